@@ -1,0 +1,120 @@
+"""Settings of the flat training scripts: declared once at the top of a script, set by config files and --key=value.
+
+A setting is a module-level line of the script above its imports' end marker, `# -- end of settings`:
+
+    name = default                 # reason                (the type is the default's; ints are fine for floats)
+    name: int | None = None        # reason                (or the annotation's)
+
+A config file is plain Python: `name = value` lines, later lines may use earlier ones and the defaults; names that begin
+with an underscore are the file's own. Files stack from left to right, --name=value wins. Everything else is an error.
+"""
+
+import ast
+import difflib
+import os
+import sys
+import types
+import typing
+
+
+class ConfigError(ValueError):
+    """Bad input by the user: one line that names what is wrong and what would help."""
+
+
+class Setting(typing.NamedTuple):
+    default: object
+    type: object
+    reason: str
+
+
+def declared(script):
+    """{name: Setting} in the order of the script's source, up to the line `# -- end of settings`."""
+    source = open(script).read().split("# -- end of settings")[0]
+    lines, settings = source.splitlines(), {}
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            name = (node.targets[0] if isinstance(node, ast.Assign) else node.target).id
+            default = ast.literal_eval(node.value)
+            kind = type(default) if isinstance(node, ast.Assign) else eval(ast.unparse(node.annotation), vars(typing))
+            reason = lines[node.end_lineno - 1][node.end_col_offset:].strip().removeprefix("#").strip()
+            settings[name] = Setting(default, kind, reason)
+    return settings
+
+
+def parse(settings, arguments):
+    """Command-line arguments, without the script's name -> (all settings, those that were set), two dicts.
+
+    Raises ConfigError. `--help` prints every setting with its default and reason, and exits.
+    """
+    if "--help" in arguments or "-h" in arguments:
+        print("settings, as name = default: set them in config files or as --name=value\n")
+        for name, setting in settings.items():
+            print(f"  {name} = {setting.default!r}\n      {setting.reason}")
+        sys.exit(0)
+    given = {}
+    for argument in arguments:  # files first, whatever the order: the command line wins
+        if not argument.startswith("-"):
+            given.update(read_file(settings, argument, given))
+    for argument in arguments:
+        if argument.startswith("-"):
+            name, equals, text = argument.removeprefix("--").partition("=")
+            if not equals or not argument.startswith("--"):
+                raise ConfigError(f"{argument}: write --name=value (--help lists the names)")
+            given[name] = checked(settings, name, literal(text), "the command line")
+    return {name: setting.default for name, setting in settings.items()} | given, given
+
+
+def read_file(settings, path, given):
+    """The settings that the config file `path` assigns: {name: value}."""
+    if not os.path.isfile(path):
+        near = difflib.get_close_matches(os.path.basename(path), sorted(os.listdir(os.path.dirname(__file__))), 1)
+        raise ConfigError(f"{path}: there is no such config file" + (f"; did you mean config/{near[0]}?" if near else ""))
+    before = {name: setting.default for name, setting in settings.items()} | given
+    names = dict(before)
+    try:
+        exec(compile(open(path).read(), path, "exec"), names)
+    except Exception as error:
+        raise ConfigError(f"{path}: {type(error).__name__}: {error}") from error
+    return {name: checked(settings, name, value, path) for name, value in names.items()
+            if not name.startswith("_") and not isinstance(value, types.ModuleType)
+            and (name not in before or value is not before[name])}
+
+
+def literal(text):
+    """A Python literal, or the text itself where it is none: --out_dir=out needs no quotes."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def checked(settings, name, value, place):
+    """The value, as its setting's type; an int becomes a float where one is meant. Raises ConfigError."""
+    if name not in settings:
+        near = difflib.get_close_matches(name, settings, 1, 0)
+        raise ConfigError(f"{place}: there is no setting {name!r}; the nearest is {near[0]!r} (--help lists all)")
+    kind = settings[name].type
+    kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    for kind in kinds:
+        if typing.get_origin(kind) is typing.Literal:
+            if value in typing.get_args(kind) and any(value is choice or value == choice and type(value) is type(choice)
+                                                      for choice in typing.get_args(kind)):
+                return value
+        elif type(value) is (type(None) if kind is None else kind):
+            return value
+    if float in kinds and type(value) is int:
+        return float(value)
+    wanted = " or ".join(
+        " | ".join(map(repr, typing.get_args(kind))) if typing.get_origin(kind) is typing.Literal
+        else getattr(kind, "__name__", str(kind)) for kind in kinds)
+    raise ConfigError(f"{place}: {name}={value!r} must be {wanted.replace('NoneType', 'None')}")
+
+
+def main(run, script):
+    """Run `run(settings, given)` of a script from the command line; a ConfigError becomes one line and exit status 2."""
+    try:
+        run(*parse(declared(script), sys.argv[1:]))
+    except ConfigError as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"{os.path.basename(script)}: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,153 @@
+"""GPT-2, in one file: the model, its sizes, pretrained weights, and what a step of it costs.
+
+References: Radford et al., "Language Models are Unsupervised Multitask Learners" (2019), and OpenAI's released code.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn as nn
+from torch.nn import functional as F
+
+# Dense bf16 peak of one device in FLOP/s, from the vendors' data sheets; the first key found in the device's name counts.
+PEAK_FLOPS = {"GH200": 989e12, "H200": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "B200": 2250e12,
+              "A100": 312e12, "L40S": 362e12, "L4": 121e12, "A40": 150e12, "A10G": 70e12, "V100": 125e12, "4090": 165e12}
+
+
+@dataclass
+class GPTConfig:
+    """Sizes: 11M is (6, 6, 384) with 65 characters; GPT-2 124M (12, 12, 768), 355M (24, 16, 1024), 1.5B (48, 25, 1600)."""
+    block_size: int = 1024
+    vocab_size: int = 50304  # GPT-2's 50257 rounded up to a multiple of 64, which matrix units like better
+    n_layer: int = 12
+    n_head: int = 12
+    n_embd: int = 768
+    dropout: float = 0.0
+    bias: bool = True  # in linear layers and layer norms, as in GPT-2; without it is a bit better and faster
+
+
+class CausalSelfAttention(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
+        self.n_head, self.dropout = config.n_head, config.dropout
+
+    def forward(self, x):
+        B, T, C = x.shape
+        heads = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)
+        q, k, v = heads.permute(2, 0, 3, 1, 4)  # 3 x (B, nh, T, hs)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=self.dropout if self.training else 0.0)
+        y = self.c_proj(y.transpose(1, 2).reshape(B, T, C))
+        return F.dropout(y, self.dropout, self.training)
+
+
+class MLP(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
+        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
+        self.dropout = config.dropout
+
+    def forward(self, x):
+        return F.dropout(self.c_proj(F.gelu(self.c_fc(x), approximate="tanh")), self.dropout, self.training)
+
+
+class Block(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.attn = CausalSelfAttention(config)
+        self.ln_2 = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.mlp = MLP(config)
+
+    def forward(self, x):
+        x = x + self.attn(self.ln_1(x))
+        return x + self.mlp(self.ln_2(x))
+
+
+class GPT(nn.Module):
+    """GPT-2 with its output layer tied to the token embedding. Module names are those of transformers' GPT-2."""
+
+    def __init__(self, config):
+        super().__init__()
+        if config.n_embd % config.n_head:
+            raise ValueError(f"n_embd={config.n_embd} must be a multiple of n_head={config.n_head}")
+        self.config = config
+        self.transformer = nn.ModuleDict(dict(
+            wte=nn.Embedding(config.vocab_size, config.n_embd),
+            wpe=nn.Embedding(config.block_size, config.n_embd),
+            h=nn.ModuleList(Block(config) for _ in range(config.n_layer)),
+            ln_f=nn.LayerNorm(config.n_embd, bias=config.bias)))
+        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.lm_head.weight = self.transformer.wte.weight
+        for name, p in self.named_parameters():  # GPT-2's initialisation; layer norms keep ones and zeros
+            if name.endswith("c_proj.weight"):  # it ends in the residual stream, which adds 2 n_layer such terms
+                nn.init.normal_(p, std=0.02 / math.sqrt(2 * config.n_layer))
+            elif p.dim() >= 2:
+                nn.init.normal_(p, std=0.02)
+            elif name.endswith("bias"):
+                nn.init.zeros_(p)
+
+    def forward(self, tokens, targets=None):
+        """tokens (B, T) int64 -> logits (B, T, vocab_size), or the mean cross-entropy in nats against targets (B, T)."""
+        T = tokens.size(1)
+        if T > self.config.block_size:
+            raise ValueError(f"{T} tokens do not fit the context of {self.config.block_size}")
+        x = self.transformer.wte(tokens) + self.transformer.wpe(torch.arange(T, device=tokens.device))  # (B, T, C)
+        x = F.dropout(x, self.config.dropout, self.training)
+        for block in self.transformer.h:
+            x = block(x)
+        logits = self.lm_head(self.transformer.ln_f(x))
+        if targets is None:
+            return logits
+        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+
+    @torch.no_grad()
+    def generate(self, tokens, max_new_tokens, temperature=1.0, top_k=None):
+        """Continue tokens (B, T) by sampling, one token at a time: (B, T + max_new_tokens). temperature 0 is greedy."""
+        for _ in range(max_new_tokens):
+            logits = self(tokens[:, -self.config.block_size:])[:, -1]
+            if top_k is not None:
+                kth = logits.topk(min(top_k, logits.size(-1))).values[:, -1:]
+                logits = logits.masked_fill(logits < kth, -torch.inf)
+            if temperature == 0:
+                new = logits.argmax(-1, keepdim=True)
+            else:
+                new = torch.multinomial(F.softmax(logits / temperature, dim=-1), 1)
+            tokens = torch.cat([tokens, new], dim=1)
+        return tokens
+
+    @classmethod
+    def from_pretrained(cls, name, dropout=0.0):
+        """OpenAI's weights through transformers: name is gpt2 (124M), gpt2-medium, gpt2-large, gpt2-xl, or a local folder."""
+        from transformers import GPT2LMHeadModel
+        return cls.from_transformers(GPT2LMHeadModel.from_pretrained(name), dropout)
+
+    @classmethod
+    def from_transformers(cls, theirs, dropout=0.0):
+        """A GPT with the weights of a transformers GPT2LMHeadModel: the same logits."""
+        c = theirs.config
+        model = cls(GPTConfig(c.n_positions, c.vocab_size, c.n_layer, c.n_head, c.n_embd, dropout, bias=True))
+        weights = theirs.state_dict()
+        with torch.no_grad():
+            for name, p in model.named_parameters():
+                w = weights[name]
+                # OpenAI's "Conv1D" layers hold the transposed matrix of a Linear
+                p.copy_(w.T if p.dim() == 2 and name.startswith("transformer.h.") else w)
+        return model
+
+    def num_params(self):
+        """Parameters without position embeddings: the count that the scaling laws and the FLOP estimate use."""
+        return sum(p.numel() for p in self.parameters()) - self.transformer.wpe.weight.numel()
+
+    def flops_per_token(self):
+        """Training FLOPs for one token: 6 per parameter, and attention's (PaLM, Chowdhery et al., 2022, appendix B)."""
+        c = self.config
+        return 6 * self.num_params() + 12 * c.n_layer * c.n_embd * c.block_size
+
+
+def peak_flops(device_name):
+    """Peak of a device by its name, in FLOP/s; None where it is not known."""
+    return next((peak for key, peak in PEAK_FLOPS.items() if key in device_name), None)

@@ -1,0 +1,15 @@
+"""MADA and the optimizers that it contains or is compared with: `from optim import MADA`."""
+
+from torch.optim import SGD, Adam, AdamW
+
+from .adan import Adan
+from .avgrad import AVGrad
+from .build import OPTIMIZERS, build
+from .engine import ParameterizedOptimizer
+from .hyperadam import HyperAdam
+from .lion import Lion
+from .mada import MADA
+from .yogi import Yogi
+
+__all__ = ["MADA", "HyperAdam", "AVGrad", "Adan", "Lion", "Yogi", "Adam", "AdamW", "SGD",
+           "ParameterizedOptimizer", "OPTIMIZERS", "build"]

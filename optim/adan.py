@@ -1,0 +1,30 @@
+"""Adan: Adaptive Nesterov momentum (Xie et al., 2023), in the published code's convention of the betas."""
+
+import torch
+
+from .engine import ParameterizedOptimizer
+
+
+def adan(g, *, m, d, n, g_prev, beta1, beta2, beta3, bias1, bias2, bias3, t, eps):
+    """Algorithm 1 with bias corrections. m: moment of g; d: of the difference of gradients; n: of the squared sum."""
+    difference = g - torch.where(t == 1, g, g_prev)
+    m = beta1 * m + (1 - beta1) * g
+    d = beta2 * d + (1 - beta2) * difference
+    n = beta3 * n + (1 - beta3) * (g + beta2 * difference) ** 2
+    direction = (m / bias1 + beta2 * d / bias2) / ((n / bias3).sqrt() + eps)
+    return direction, {"m": m, "d": d, "n": n, "g_prev": g}
+
+
+class Adan(ParameterizedOptimizer):
+    """Adan with decoupled weight decay (the published code's no_prox=True). Its paper takes 5 to 10 times Adam's lr.
+
+    betas: of the gradient, of the difference, of the second moment; MADA calls them beta1, beta3, beta2.
+    """
+
+    domain = {"beta1": (0.0, 1.0), "beta2": (0.0, 1.0), "beta3": (0.0, 1.0)}
+    rule = staticmethod(adan)
+
+    def __init__(self, params, lr=1e-3, betas=(0.98, 0.92, 0.99), *, eps=1e-8, weight_decay=0.0, max_grad_norm=None):
+        super().__init__(params, lr=lr, coefficients=dict(zip(self.domain, betas, strict=True)),
+                         buffers=("m", "d", "n", "g_prev"), constants={"eps": eps}, weight_decay=weight_decay,
+                         max_grad_norm=max_grad_norm)

@@ -1,0 +1,23 @@
+"""AVGrad: Adam with the running average of its second moments in place of AMSGrad's maximum (MADA paper, eq. (5))."""
+
+from .engine import ParameterizedOptimizer
+
+
+def avgrad(g, *, m, v, v_avg, beta1, beta2, bias1, bias2, t, eps):
+    """Eq. (5), with Adam's bias corrections."""
+    m = beta1 * m + (1 - beta1) * g
+    v = beta2 * v + (1 - beta2) * g * g
+    v_avg = (v + (t - 1) * v_avg) / t
+    return m / bias1 / ((v_avg / bias2).sqrt() + eps), {"m": m, "v": v, "v_avg": v_avg}
+
+
+class AVGrad(ParameterizedOptimizer):
+    """AVGrad with decoupled weight decay. Same learning rates and betas as Adam. Raises ValueError as torch's AdamW does."""
+
+    domain = {"beta1": (0.0, 1.0), "beta2": (0.0, 1.0)}
+    rule = staticmethod(avgrad)
+
+    def __init__(self, params, lr=1e-3, betas=(0.9, 0.95), *, eps=1e-8, weight_decay=0.0, max_grad_norm=None):
+        super().__init__(params, lr=lr, coefficients=dict(zip(self.domain, betas, strict=True)),
+                         buffers=("m", "v", "v_avg"), constants={"eps": eps}, weight_decay=weight_decay,
+                         max_grad_norm=max_grad_norm)

@@ -1,0 +1,64 @@
+"""From a name and flat settings to an optimizer: one row per optimizer, and nothing else in the repo knows their names."""
+
+import inspect
+from functools import partial
+
+import torch
+from torch.optim import SGD, AdamW
+
+from .adan import Adan
+from .avgrad import AVGrad
+from .hyperadam import HyperAdam
+from .lion import Lion
+from .mada import MADA
+from .yogi import Yogi
+
+OPTIMIZERS = {
+    "mada": MADA,
+    "hyperadam": HyperAdam,
+    "avgrad": AVGrad,
+    "adan": Adan,
+    "lion": Lion,
+    "yogi": Yogi,
+    "adam": partial(AdamW, fused=True),  # the paper's "Adam" is AdamW
+    "amsgrad": partial(AdamW, amsgrad=True, fused=True),
+    "sgd": partial(SGD, momentum=0.9),  # its weight decay is an L2 penalty, not decoupled
+}
+
+
+def build(name, params, *, max_grad_norm=None, **settings):
+    """The optimizer `name` for `params`, with `settings` under their flat names: lr, weight_decay, beta1, rho, ...
+
+    A setting that is None keeps the optimizer's default; beta1, beta2, ... fill its `betas` in its own convention.
+    Every optimizer that comes back clips to `max_grad_norm` in step() (None or 0: no clipping), leaves the norm of the
+    raw gradient in `.grad_norm`, and changes nothing on a gradient that is not finite but counts it in `.skipped_steps`.
+    Raises ValueError naming an unknown optimizer or a setting that it does not have.
+    """
+    if name not in OPTIMIZERS:
+        raise ValueError(f"optimizer {name!r} does not exist: choose one of {', '.join(OPTIMIZERS)}")
+    arguments = inspect.signature(OPTIMIZERS[name]).parameters
+    kwargs = {key: value for key, value in settings.items() if value is not None}
+    if "betas" in arguments:
+        default = arguments["betas"].default
+        kwargs["betas"] = tuple(kwargs.pop(f"beta{i}", value) for i, value in enumerate(default, start=1))
+    for key in kwargs:
+        if key not in arguments:
+            raise ValueError(f"optimizer {name!r} has no setting {key!r}: leave it at None")
+    if "max_grad_norm" in arguments:
+        return OPTIMIZERS[name](params, max_grad_norm=max_grad_norm or None, **kwargs)
+    optimizer = OPTIMIZERS[name](params, **kwargs)
+    optimizer.skipped_steps = 0
+    optimizer.register_step_pre_hook(partial(clip_or_skip, max_grad_norm=max_grad_norm))
+    return optimizer
+
+
+def clip_or_skip(optimizer, args, kwargs, max_grad_norm):
+    """Before the step of an optimizer that cannot do it itself: clip, or drop gradients that are not finite."""
+    grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    optimizer.grad_norm = torch.nn.utils.get_total_norm(grads)
+    if not optimizer.grad_norm.isfinite():
+        optimizer.skipped_steps += 1
+        optimizer.zero_grad()
+    elif max_grad_norm:
+        torch.nn.utils.clip_grads_with_norm_(
+            [p for group in optimizer.param_groups for p in group["params"]], max_grad_norm, optimizer.grad_norm)

@@ -1,0 +1,118 @@
+"""MADA: Meta-Adaptive Optimizers through hyper-gradient descent (Ozkara et al., ICML 2024), appendix C.1."""
+
+import torch
+
+from .engine import ParameterizedOptimizer
+
+
+def sqrt(x):
+    """Square root whose derivative at 0 is 0 instead of infinite: V = 0 occurs at unused embedding rows."""
+    positive = x > 0
+    return torch.where(positive, torch.where(positive, x, 1.0).sqrt(), 0.0)
+
+
+def mada(g, *, m=None, v=None, s=None, n=None, l=None, g_prev=None, v_mixed=None,
+         beta1, beta2, beta3, rho, c, gamma, bias1, bias2, bias3, t, eps, lion_betas, yogi, rule, second_moment):
+    """The update rule of MADA for one tensor. Returns its direction and {buffer: new value}.
+
+    g: clipped gradient. Buffers, of g's shape: m first moment; v second moment; s its running average (AVGrad) or
+    maximum (AMSGrad); n moment of the gradient difference (Adan); l momentum of Lion; g_prev the previous gradient;
+    v_mixed the interpolated second moment of eq. (3), which AMSGrad's form of Yogi refers to. A buffer that is None
+    leaves out the part it belongs to: the coefficient of that part is fixed where the part does not count.
+    beta1 ... gamma: coefficients; bias_i = 1 - beta_i^t; t = 1, 2, ...: all 0-D. The rest are plain constants.
+    rule: "paper" is appendix C.1 with the bias corrections of the base optimizers, "authors" what the released code
+    computes. second_moment: "avgrad" is eq. (5), "amsgrad" is eq. (3).
+    """
+    paper, first, new = rule == "paper", t == 1, {}
+    adaptive = lion = 0.0
+
+    if m is not None:  # gamma is not fixed at 0
+        m = new["m"] = beta1 * m + (1 - beta1) * g
+        first_moment, g_hat = m / bias1, g
+        if n is not None:  # Adan: beta3 is not fixed at 0
+            if not paper:
+                n = torch.where(first, g * g, n)
+            d = g - torch.where(first, g, g_prev) if paper else g
+            n = new["n"] = beta3 * n + (1 - beta3) * d
+            first_moment = first_moment + beta3 * (n / bias3 if paper else n)
+            g_hat = g + beta3 * d
+        if not paper:
+            v = torch.where(first, 1e-15, v)
+
+        g2 = w = g_hat * g_hat
+        if yogi:  # c is not fixed at 1
+            v_last = v if v_mixed is None else v_mixed
+            w = c * g2 + (1 - c) * (v_last + g2 * torch.sign(g2 - v_last))
+        v = new["v"] = beta2 * v + (1 - beta2) * w
+
+        V = v
+        if s is not None:  # AVGrad or AMSGrad: rho is not fixed at 1
+            if not paper:
+                s = torch.where(first, 1e-15, s)
+            s = new["s"] = torch.maximum(s, v) if second_moment == "amsgrad" else s + (v - s) / t
+            V = rho * v + (1 - rho) * (s if paper else s.detach())
+        if v_mixed is not None:
+            new["v_mixed"] = V
+        adaptive = first_moment / (sqrt(V / bias2) + eps)
+
+    if l is not None:  # Lion: gamma is not fixed at 1
+        u_decay, l_decay = lion_betas
+        l_new = new["l"] = l_decay * l + (1 - l_decay) * g
+        lion = torch.sign(u_decay * (l if paper else l_new) + (1 - u_decay) * g)
+
+    if g_prev is not None:
+        new["g_prev"] = g
+    return gamma * adaptive + (1 - gamma) * lion, new
+
+
+class MADA(ParameterizedOptimizer):
+    """Learns, while it trains, where to stand between Adam, AVGrad, Yogi, Adan and Lion. Drop-in for AdamW.
+
+    The defaults start at Adam. Corners, for (beta3, rho, c, gamma): Adam (0, 1, 1, 1), AVGrad (0, 0, 1, 1),
+    Yogi (0, 1, 0, 1), Adan (beta3, 1, 1, 1), Lion gamma = 0; AMSGrad is AVGrad's with second_moment="amsgrad".
+
+    params: tensors or param groups; `lr` and `weight_decay` may differ by group, coefficients are shared by all.
+    betas, beta3, rho, c, gamma: initial coefficients. A learned one must start in its `domain`.
+    eps: added to the root of the second moment. weight_decay: decoupled. lion_betas: of the update, of the momentum.
+    learn: the coefficients that move; with learn=() this is a fixed optimizer (the paper's MADA-FS).
+    hyper_lr, hyper_momentum: of the coefficients; a number or a dict by name, whose missing names keep the default
+        (5e-4 for beta1 and beta2, 1e-1 for the others, the paper's OpenWebText setting; no momentum).
+    hyper_start, hyper_clip, max_grad_norm: see ParameterizedOptimizer. Clipping belongs inside: the hyper-gradient
+        needs the raw gradient, so pass max_grad_norm instead of calling clip_grad_norm_ before step().
+    rule: "paper" or "authors" (what the published code computes). second_moment: "avgrad" or "amsgrad".
+
+    State per parameter, at most: m, v, s, n, l, g_prev and the last gradient g; a part whose coefficient is fixed
+    where it does not count costs neither memory nor time. Raises ValueError naming an argument out of its domain.
+    """
+
+    domain = {"beta1": (0.01, 0.99), "beta2": (0.501, 0.99), "beta3": (0.0, 0.99),
+              "rho": (0.0, 1.0), "c": (0.0, 1.0), "gamma": (0.0, 1.0)}
+    default_hyper_lr = {"beta1": 5e-4, "beta2": 5e-4, "beta3": 1e-1, "rho": 1e-1, "c": 1e-1, "gamma": 1e-1}
+    rule = staticmethod(mada)
+
+    def __init__(self, params, lr=1e-3, betas=(0.9, 0.95), *, beta3=0.0, rho=1.0, c=1.0, gamma=1.0, eps=1e-8,
+                 weight_decay=0.0, lion_betas=(0.95, 0.98), hyper_lr=None, hyper_momentum=0.0, hyper_start=0,
+                 hyper_clip=10.0, learn=("beta1", "beta2", "beta3", "rho", "c", "gamma"), max_grad_norm=None,
+                 rule="paper", second_moment="avgrad"):
+        if rule not in ("paper", "authors"):
+            raise ValueError(f"rule={rule!r} must be 'paper' or 'authors'")
+        if second_moment not in ("avgrad", "amsgrad"):
+            raise ValueError(f"second_moment={second_moment!r} must be 'avgrad' or 'amsgrad'")
+        if not eps > 0:
+            raise ValueError(f"eps={eps!r} must be positive")
+        coefficients = dict(zip(self.domain, (*betas, beta3, rho, c, gamma), strict=True))
+
+        counts = {name: name in learn or coefficients[name] != neutral
+                  for name, neutral in dict(beta3=0, rho=1, c=1, gamma=1).items()}
+        buffers = ["l"] if counts["gamma"] else []
+        if gamma > 0 or "gamma" in learn:
+            buffers += ["m", "v"] + ["s"] * counts["rho"] + ["n"] * counts["beta3"]
+            buffers += ["g_prev"] * (counts["beta3"] and rule == "paper")
+            buffers += ["v_mixed"] * (counts["rho"] and counts["c"] and second_moment == "amsgrad")
+        super().__init__(
+            params, lr=lr, coefficients=coefficients, buffers=buffers, weight_decay=weight_decay, learn=learn,
+            constants=dict(eps=eps, lion_betas=tuple(lion_betas), yogi=counts["c"], rule=rule, second_moment=second_moment),
+            hyper_lr=self.default_hyper_lr if hyper_lr is None else
+            {**self.default_hyper_lr, **hyper_lr} if isinstance(hyper_lr, dict) else hyper_lr,
+            hyper_momentum={**dict.fromkeys(self.domain, 0.0), **hyper_momentum} if isinstance(hyper_momentum, dict) else hyper_momentum,
+            hyper_start=hyper_start, hyper_clip=hyper_clip, max_grad_norm=max_grad_norm)

@@ -84,7 +84,7 @@ from tqdm import tqdm
 
 import config
 import optim
-from config import ConfigError
+from config import UserError
 from model import GPT, GPTConfig, peak_flops
 
 MODEL_SETTINGS = ("block_size", "n_layer", "n_head", "n_embd", "dropout", "bias", "vocab_size")
@@ -113,13 +113,13 @@ class Tokens:
             self.meta = json.load(open(os.path.join(folder, "meta.json")))
             size = os.path.getsize(self.path) // np.dtype(self.meta["dtype"]).itemsize
         except FileNotFoundError as error:
-            raise ConfigError(f"dataset={dataset!r}: {os.path.relpath(error.filename, REPO)} is missing; "
+            raise UserError(f"dataset={dataset!r}: {os.path.relpath(error.filename, REPO)} is missing; "
                               f"run: python data/{dataset}/prepare.py") from None
         if size != self.meta["counts"][split]:
-            raise ConfigError(f"{self.path} has {size:,} tokens and meta.json says {self.meta['counts'][split]:,}; "
+            raise UserError(f"{self.path} has {size:,} tokens and meta.json says {self.meta['counts'][split]:,}; "
                               f"run again: python data/{dataset}/prepare.py")
         if size <= block_size:
-            raise ConfigError(f"block_size={block_size} needs more than the {size:,} tokens of {self.path}")
+            raise UserError(f"block_size={block_size} needs more than the {size:,} tokens of {self.path}")
         self.size = size
 
     def windows(self, starts):
@@ -127,7 +127,7 @@ class Tokens:
         data = np.memmap(self.path, dtype=self.meta["dtype"], mode="r")  # a lasting map would hold every page it touched
         rows = np.stack([data[i:i + self.block_size + 1] for i in starts]).astype(np.int64)
         if rows.max() >= self.meta["vocab_size"]:
-            raise ConfigError(f"{self.path} holds token {rows.max()}, beyond meta.json's vocabulary of {self.meta['vocab_size']}")
+            raise UserError(f"{self.path} holds token {rows.max()}, beyond meta.json's vocabulary of {self.meta['vocab_size']}")
         rows = torch.from_numpy(rows)
         return rows[:, :-1], rows[:, 1:]
 
@@ -145,19 +145,19 @@ class Tokens:
 def train(cfg, given=()):
     """One training run. cfg: all settings, a dict; given: names of those that were set rather than defaulted.
 
-    Returns the last validation loss. Raises ConfigError on bad settings, before anything is written.
+    Returns the last validation loss. Raises UserError on bad settings, before anything is written.
     """
     # resume: the run's own settings, unless others are given; what its state depends on stays
     checkpoint = None
     if cfg["init_from"] == "resume":
         path = os.path.join(cfg["out_dir"], "ckpt_last.pt")
         if not os.path.exists(path):
-            raise ConfigError(f"init_from='resume': there is no {path}; start with --init_from=scratch, or name the --out_dir")
+            raise UserError(f"init_from='resume': there is no {path}; start with --init_from=scratch, or name the --out_dir")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         before = checkpoint["config"]
         for name in STATE_SETTINGS:
             if name in given and cfg[name] != before[name]:
-                raise ConfigError(f"{name}={cfg[name]!r}: a resumed run keeps {name}={before[name]!r}; leave it out")
+                raise UserError(f"{name}={cfg[name]!r}: a resumed run keeps {name}={before[name]!r}; leave it out")
         cfg = {**cfg, **{name: value for name, value in before.items() if name not in given}, "init_from": "resume"}
     resolved, cfg = cfg, type("Settings", (), cfg)
 
@@ -170,7 +170,7 @@ def train(cfg, given=()):
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device={device!r} cannot be used here: {str(error).splitlines()[0]}") from None
+        raise UserError(f"device={device!r} cannot be used here: {str(error).splitlines()[0]}") from None
     if ranks > 1 and device == "cuda":
         device = f"cuda:{local_rank}"
     device_type = device.partition(":")[0]
@@ -190,7 +190,7 @@ def train(cfg, given=()):
     micro = cfg.micro_batch_size or share
     if left or not share or share % micro:
         valid = [n for n in range(1, share + 1) if not left and share % n == 0]
-        raise ConfigError(
+        raise UserError(
             f"batch_size={cfg.batch_size} cannot be divided over {ranks} processes" + (
                 f" x micro_batch_size={micro}; valid micro_batch_size: {', '.join(map(str, valid))}" if valid else
                 f"; valid numbers of processes: {', '.join(str(n) for n in range(1, cfg.batch_size + 1) if cfg.batch_size % n == 0)}"))
@@ -219,11 +219,11 @@ def train(cfg, given=()):
         else:
             model = GPT.from_pretrained(cfg.init_from, cfg.dropout)
     except (ValueError, OSError) as error:
-        raise ConfigError(str(error).splitlines()[0]) from None
+        raise UserError(str(error).splitlines()[0]) from None
     if model.config.vocab_size < train_data.meta["vocab_size"]:
-        raise ConfigError(f"vocab_size={model.config.vocab_size} is less than the data's {train_data.meta['vocab_size']}")
+        raise UserError(f"vocab_size={model.config.vocab_size} is less than the data's {train_data.meta['vocab_size']}")
     if model.config.block_size < cfg.block_size:
-        raise ConfigError(f"block_size={cfg.block_size} is more than {cfg.init_from}'s {model.config.block_size}")
+        raise UserError(f"block_size={cfg.block_size} is more than {cfg.init_from}'s {model.config.block_size}")
     model.to(device)
 
     # optimizer
@@ -234,7 +234,7 @@ def train(cfg, given=()):
             cfg.optimizer, [{"params": matrices, "weight_decay": cfg.weight_decay}, {"params": others, "weight_decay": 0.0}],
             lr=cfg.learning_rate, max_grad_norm=cfg.grad_clip, **{name: resolved[name] for name in OPTIMIZER_SETTINGS})
     except ValueError as error:
-        raise ConfigError(str(error)) from None
+        raise UserError(str(error)) from None
     scaler = torch.amp.GradScaler(device_type, enabled=dtype == "float16")
 
     # where the run stands
@@ -245,7 +245,7 @@ def train(cfg, given=()):
         scaler.load_state_dict(checkpoint["scaler"])
         it, best = checkpoint["iter"], checkpoint["best_val_loss"]
         if it >= cfg.max_iters:
-            raise ConfigError(f"the run in {cfg.out_dir} has all its {it} steps; to go on, raise --max_iters")
+            raise UserError(f"the run in {cfg.out_dir} has all its {it} steps; to go on, raise --max_iters")
 
     # only now is anything started or written
     if ranks > 1:

@@ -10,6 +10,7 @@ with an underscore are the file's own. Files stack from left to right, --name=va
 """
 
 import ast
+import contextlib
 import difflib
 import os
 import sys
@@ -17,8 +18,19 @@ import types
 import typing
 
 
-class ConfigError(ValueError):
+class UserError(ValueError):
     """Bad input by the user: one line that names what is wrong and what would help."""
+
+
+@contextlib.contextmanager
+def one_line_errors(script):
+    """Around a script's main: a UserError becomes one line on stderr (from rank 0) and exit status 2."""
+    try:
+        yield
+    except UserError as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"{os.path.basename(script)}: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 class Setting(typing.NamedTuple):
@@ -44,7 +56,7 @@ def declared(script):
 def parse(settings, arguments):
     """Command-line arguments, without the script's name -> (all settings, those that were set), two dicts.
 
-    Raises ConfigError. `--help` prints every setting with its default and reason, and exits.
+    Raises UserError. `--help` prints every setting with its default and reason, and exits.
     """
     if "--help" in arguments or "-h" in arguments:
         print("settings, as name = default: set them in config files or as --name=value\n")
@@ -59,7 +71,7 @@ def parse(settings, arguments):
         if argument.startswith("-"):
             name, equals, text = argument.removeprefix("--").partition("=")
             if not equals or not argument.startswith("--"):
-                raise ConfigError(f"{argument}: write --name=value (--help lists the names)")
+                raise UserError(f"{argument}: write --name=value (--help lists the names)")
             given[name] = checked(settings, name, literal(text), "the command line")
     return {name: setting.default for name, setting in settings.items()} | given, given
 
@@ -68,13 +80,13 @@ def read_file(settings, path, given):
     """The settings that the config file `path` assigns: {name: value}."""
     if not os.path.isfile(path):
         near = difflib.get_close_matches(os.path.basename(path), sorted(os.listdir(os.path.dirname(__file__))), 1)
-        raise ConfigError(f"{path}: there is no such config file" + (f"; did you mean config/{near[0]}?" if near else ""))
+        raise UserError(f"{path}: there is no such config file" + (f"; did you mean config/{near[0]}?" if near else ""))
     before = {name: setting.default for name, setting in settings.items()} | given
     names = dict(before)
     try:
         exec(compile(open(path).read(), path, "exec"), names)
     except Exception as error:
-        raise ConfigError(f"{path}: {type(error).__name__}: {error}") from error
+        raise UserError(f"{path}: {type(error).__name__}: {error}") from error
     return {name: checked(settings, name, value, path) for name, value in names.items()
             if not name.startswith("_") and not isinstance(value, types.ModuleType)
             and (name not in before or value is not before[name])}
@@ -89,10 +101,10 @@ def literal(text):
 
 
 def checked(settings, name, value, place):
-    """The value, as its setting's type; an int becomes a float where one is meant. Raises ConfigError."""
+    """The value, as its setting's type; an int becomes a float where one is meant. Raises UserError."""
     if name not in settings:
         near = difflib.get_close_matches(name, settings, 1, 0)
-        raise ConfigError(f"{place}: there is no setting {name!r}; the nearest is {near[0]!r} (--help lists all)")
+        raise UserError(f"{place}: there is no setting {name!r}; the nearest is {near[0]!r} (--help lists all)")
     kind = settings[name].type
     kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
     for kind in kinds:
@@ -107,14 +119,10 @@ def checked(settings, name, value, place):
     wanted = " or ".join(
         " | ".join(map(repr, typing.get_args(kind))) if typing.get_origin(kind) is typing.Literal
         else getattr(kind, "__name__", str(kind)) for kind in kinds)
-    raise ConfigError(f"{place}: {name}={value!r} must be {wanted.replace('NoneType', 'None')}")
+    raise UserError(f"{place}: {name}={value!r} must be {wanted.replace('NoneType', 'None')}")
 
 
 def main(run, script):
-    """Run `run(settings, given)` of a script from the command line; a ConfigError becomes one line and exit status 2."""
-    try:
+    """Run `run(settings, given)` of a flat script with the settings of its command line."""
+    with one_line_errors(script):
         run(*parse(declared(script), sys.argv[1:]))
-    except ConfigError as error:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"{os.path.basename(script)}: {error}", file=sys.stderr)
-        sys.exit(2)

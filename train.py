@@ -9,8 +9,33 @@
 `python train.py --help` lists the settings. Unknown or ill-typed settings and missing data end with one line and status 2.
 """
 
+import dataclasses
+import math
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from datetime import timedelta
+from threading import Event
+from types import SimpleNamespace
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+import config
+import metrics
+import optim
+from config import UserError
+from data.tokens import Tokens
+from model import GPT, GPTConfig, peak_flops
+
 # what and where
 out_dir = "out"  # folder of metrics.jsonl, ckpt_last.pt and ckpt_best.pt
+overwrite = False  # start anew in an out_dir that holds another run, which is lost
 init_from = "scratch"  # "scratch", "resume" (from out_dir's ckpt_last.pt), or "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"
 seed = 1337  # of the initial weights, the data order and dropout
 # data
@@ -51,47 +76,23 @@ lr_decay_iters: int | None = None  # end of the cosine; None: max_iters
 max_iters = 100_000  # optimizer steps in all
 # watching
 eval_interval = 1000  # steps between evaluations, each of which writes a checkpoint
-eval_iters = 200  # validation micro-batches: fixed windows, evenly spread over the split; 0 for all of it
+eval_iters = 0  # validation batches, of batch_size fixed windows spread evenly over the split; 0: the whole split
 log_interval = 10  # steps between lines in metrics.jsonl
 wandb_log = False  # also log to Weights & Biases, from rank 0; offline where WANDB_API_KEY is not set
 wandb_project = "mada"  # project there
 wandb_run_name: str | None = None  # None: the name of out_dir
 # system
 device = "auto"  # "cuda", "mps", "cpu", or "cuda:1"; "auto" takes the first of these three that there is
-dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of the matrix products; "auto": bfloat16 on GPUs that have it
-compile: Literal["auto", True, False] = "auto"  # torch.compile; "auto": on CUDA where Triton is installed
+dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of matrix products; "auto": bfloat16 on GPUs that have it
+compile: bool | Literal["auto"] = "auto"  # torch.compile of the model; "auto": on CUDA, where it works
 timeout_minutes = 10  # after which a rank that waits for the others gives up
 # -- end of settings
-
-import dataclasses
-import importlib.util
-import json
-import math
-import os
-import signal
-import subprocess
-import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
-from datetime import timedelta
-
-import numpy as np
-import torch
-import torch.distributed as dist
-from torch.nn.parallel import DistributedDataParallel
-from tqdm import tqdm
-
-import config
-import optim
-from config import UserError
-from model import GPT, GPTConfig, peak_flops
 
 MODEL_SETTINGS = ("block_size", "n_layer", "n_head", "n_embd", "dropout", "bias", "vocab_size")
 OPTIMIZER_SETTINGS = ("beta1", "beta2", "beta3", "rho", "c", "gamma", "eps", "momentum", "learn", "hyper_lr",
                       "hyper_momentum", "hyper_start", "rule", "second_moment")
-STATE_SETTINGS = ("dataset", "batch_size", "seed", "optimizer", *MODEL_SETTINGS, *OPTIMIZER_SETTINGS)  # resume keeps these
-REPO = os.path.dirname(os.path.abspath(__file__))
+KEPT_SETTINGS = ("seed", "dataset", "batch_size", "optimizer", "weight_decay", "grad_clip",  # by a resumed run
+                 *MODEL_SETTINGS, *OPTIMIZER_SETTINGS)
 
 
 def learning_rate_at(it, cfg):
@@ -103,102 +104,69 @@ def learning_rate_at(it, cfg):
     return cfg.min_lr + 0.5 * (1 + math.cos(math.pi * progress)) * (cfg.learning_rate - cfg.min_lr)
 
 
-class Tokens:
-    """One split of a prepared data set, as windows of block_size tokens and their successors."""
-
-    def __init__(self, dataset, split, block_size):
-        folder = os.path.join(REPO, "data", dataset)
-        self.path, self.block_size = os.path.join(folder, f"{split}.bin"), block_size
-        try:
-            self.meta = json.load(open(os.path.join(folder, "meta.json")))
-            size = os.path.getsize(self.path) // np.dtype(self.meta["dtype"]).itemsize
-        except FileNotFoundError as error:
-            raise UserError(f"dataset={dataset!r}: {os.path.relpath(error.filename, REPO)} is missing; "
-                              f"run: python data/{dataset}/prepare.py") from None
-        if size != self.meta["counts"][split]:
-            raise UserError(f"{self.path} has {size:,} tokens and meta.json says {self.meta['counts'][split]:,}; "
-                              f"run again: python data/{dataset}/prepare.py")
-        if size <= block_size:
-            raise UserError(f"block_size={block_size} needs more than the {size:,} tokens of {self.path}")
-        self.size = size
-
-    def windows(self, starts):
-        """Windows at starts (B,) -> tokens and targets, each (B, block_size) int64."""
-        data = np.memmap(self.path, dtype=self.meta["dtype"], mode="r")  # a lasting map would hold every page it touched
-        rows = np.stack([data[i:i + self.block_size + 1] for i in starts]).astype(np.int64)
-        if rows.max() >= self.meta["vocab_size"]:
-            raise UserError(f"{self.path} holds token {rows.max()}, beyond meta.json's vocabulary of {self.meta['vocab_size']}")
-        rows = torch.from_numpy(rows)
-        return rows[:, :-1], rows[:, 1:]
-
-    def random_starts(self, seed, it, count):
-        """The batch of step `it`: a function of the seed and the step alone."""
-        return np.random.default_rng((seed, it)).integers(0, self.size - self.block_size, count)
-
-    def spread_starts(self, count):
-        """At most `count` windows (0: all) that do not overlap, evenly spread over the split."""
-        whole = (self.size - 1) // self.block_size
-        count = min(count, whole) if count else whole
-        return np.arange(count) * whole // count * self.block_size
+def cannot_compile(device):
+    """Why torch.compile does not work here, in one line; None where it does."""
+    try:
+        torch.compile(lambda x: x.sin() + 1)(torch.zeros(8, device=device))
+    except Exception as error:  # whatever a missing compiler, Triton or driver raises
+        return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+    return None
 
 
 def train(cfg, given=()):
     """One training run. cfg: all settings, a dict; given: names of those that were set rather than defaulted.
 
-    Returns the last validation loss. Raises UserError on bad settings, before anything is written.
+    Returns the last validation loss. Raises UserError on bad settings, before anything is written, and on divergence.
     """
     # resume: the run's own settings, unless others are given; what its state depends on stays
+    last = os.path.join(cfg["out_dir"], "ckpt_last.pt")
     checkpoint = None
     if cfg["init_from"] == "resume":
-        path = os.path.join(cfg["out_dir"], "ckpt_last.pt")
-        if not os.path.exists(path):
-            raise UserError(f"init_from='resume': there is no {path}; start with --init_from=scratch, or name the --out_dir")
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        if not os.path.exists(last):
+            raise UserError(f"init_from='resume': there is no {last}; start with --init_from=scratch, or name the --out_dir")
+        checkpoint = torch.load(last, map_location="cpu", weights_only=True)
         before = checkpoint["config"]
-        for name in STATE_SETTINGS:
+        for name in KEPT_SETTINGS:
             if name in given and cfg[name] != before[name]:
-                raise UserError(f"{name}={cfg[name]!r}: a resumed run keeps {name}={before[name]!r}; leave it out")
+                raise UserError(f"{name}={cfg[name]!r}: a resumed run keeps its {name}={before[name]!r}; leave it out")
         cfg = {**cfg, **{name: value for name, value in before.items() if name not in given}, "init_from": "resume"}
-    resolved, cfg = cfg, type("Settings", (), cfg)
+    elif os.path.exists(last) and not cfg["overwrite"]:
+        raise UserError(f"out_dir={cfg['out_dir']!r} holds another run: go on with --init_from=resume, name another "
+                        "--out_dir, or lose it with --overwrite=True")
+    resolved, cfg = cfg, SimpleNamespace(**cfg)
 
-    # processes and device
+    # processes, device, number format
     ranks, rank, local_rank = (int(os.environ.get(name, default)) for name, default in
                                (("WORLD_SIZE", 1), ("RANK", 0), ("LOCAL_RANK", 0)))
     device = cfg.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device={device!r} cannot be used here: {str(error).splitlines()[0]}") from None
     if ranks > 1 and device == "cuda":
         device = f"cuda:{local_rank}"
+    try:
+        torch.empty(1, device=device).zero_()
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device={device!r} cannot be used here: {str(error).splitlines()[0]}") from None
     device_type = device.partition(":")[0]
     device_name = torch.cuda.get_device_name(device) if device_type == "cuda" else device_type
-    cores = torch.get_num_threads()
     dtype = cfg.dtype
     if dtype == "auto":
         dtype = "float32" if device_type != "cuda" else "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
-    compiled = cfg.compile
-    if compiled == "auto":
-        compiled = device_type == "cuda" and importlib.util.find_spec("triton") is not None
     autocast = nullcontext() if dtype == "float32" else torch.autocast(device_type, getattr(torch, dtype))
     torch.set_float32_matmul_precision("high")
 
     # batch: global = ranks x micro-steps x micro-batch
     share, left = divmod(cfg.batch_size, ranks)
-    micro = cfg.micro_batch_size or share
-    if left or not share or share % micro:
-        valid = [n for n in range(1, share + 1) if not left and share % n == 0]
-        raise UserError(
-            f"batch_size={cfg.batch_size} cannot be divided over {ranks} processes" + (
-                f" x micro_batch_size={micro}; valid micro_batch_size: {', '.join(map(str, valid))}" if valid else
-                f"; valid numbers of processes: {', '.join(str(n) for n in range(1, cfg.batch_size + 1) if cfg.batch_size % n == 0)}"))
+    micro = cfg.micro_batch_size or share or 1
+    if left or share % micro:
+        what, number = ("numbers of processes", cfg.batch_size) if left else ("micro_batch_size", share)
+        raise UserError(f"batch_size={cfg.batch_size} cannot be divided over {ranks} processes and micro_batch_size={micro}; "
+                        f"valid {what}: {', '.join(str(n) for n in range(1, number + 1) if number % n == 0)}")
     accumulation = share // micro
 
     # data
     train_data, val_data = (Tokens(cfg.dataset, split, cfg.block_size) for split in ("train", "val"))
-    val_starts = val_data.spread_starts(cfg.eval_iters * micro * ranks)
+    val_starts = val_data.spread_starts(cfg.eval_iters * cfg.batch_size)
 
     def batch(it):
         """This rank's part of step `it`: tokens and targets, each (accumulation, micro, block_size)."""
@@ -213,7 +181,9 @@ def train(cfg, given=()):
     # model
     torch.manual_seed(cfg.seed)
     try:
-        if cfg.init_from in ("scratch", "resume"):
+        if checkpoint:
+            model = GPT(GPTConfig(**checkpoint["model_config"]))
+        elif cfg.init_from == "scratch":
             sizes = {name: resolved[name] for name in MODEL_SETTINGS}
             model = GPT(GPTConfig(**sizes | {"vocab_size": cfg.vocab_size or train_data.meta["vocab_size"]}))
         else:
@@ -248,6 +218,11 @@ def train(cfg, given=()):
             raise UserError(f"the run in {cfg.out_dir} has all its {it} steps; to go on, raise --max_iters")
 
     # only now is anything started or written
+    compiled = cfg.compile if cfg.compile != "auto" else device_type == "cuda"
+    if compiled and (problem := cannot_compile(device)):
+        if cfg.compile != "auto":
+            raise UserError(f"compile=True: torch.compile does not work here: {problem}")
+        compiled = False
     if ranks > 1:
         if device_type == "cuda":
             torch.cuda.set_device(device)
@@ -255,16 +230,23 @@ def train(cfg, given=()):
     stepper = torch.compile(model) if compiled else model
     if ranks > 1:
         stepper = DistributedDataParallel(stepper, device_ids=[local_rank] if device_type == "cuda" else None)
-    log = Log(resolved, it, {
-        "config": resolved, "git": git_revision(), "seed": cfg.seed, "torch": torch.__version__, "device": device_name,
-        "ranks": ranks, "cpu_threads": cores, "dtype": dtype, "compile": compiled, "accumulation": accumulation,
-        "parameters": sum(p.numel() for p in model.parameters()), "data": train_data.meta}) if rank == 0 else None
+
+    parameters, meta = sum(p.numel() for p in model.parameters()), train_data.meta
     if rank == 0:
-        meta = train_data.meta
-        log.say(f"{sum(p.numel() for p in model.parameters()):,} parameters, {cfg.optimizer}, on {ranks} x {device_name}, {dtype}")
-        log.say(f"{cfg.dataset}: {meta['counts']['train']:,} + {meta['counts']['val']:,} tokens, from {meta['source']}")
-        log.say(f"each step: {accumulation} x {ranks} x {micro} sequences of {cfg.block_size} tokens; "
-                f"first checkpoint after step {min(cfg.max_iters, (it // cfg.eval_interval + 1) * cfg.eval_interval)}")
+        key = os.environ.get("WANDB_API_KEY")
+        log = metrics.Metrics(cfg.out_dir, {
+            "config": resolved, "git": metrics.git_revision(), "seed": cfg.seed, "torch": torch.__version__,
+            "device": device_name, "ranks": ranks, "cpu_threads": torch.get_num_threads(), "dtype": dtype,
+            "compile": compiled, "accumulation": accumulation, "parameters": parameters, "data": meta,
+        }, it, cfg.max_iters, wandb=dict(
+            project=cfg.wandb_project, name=cfg.wandb_run_name or os.path.basename(os.path.normpath(cfg.out_dir)),
+            mode=os.environ.get("WANDB_MODE") or ("online" if key else "offline")) if cfg.wandb_log else None)
+        if cfg.compile == "auto" and device_type == "cuda" and not compiled:
+            log.say(f"without torch.compile, which does not work here: {problem}")
+        log.say(f"{parameters:,} parameters, optimizer {cfg.optimizer}, on {ranks} x {device_name}, {dtype}")
+        log.say(f"{cfg.dataset}: {meta['counts']['train']:,} + {meta['counts']['val']:,} tokens from {meta['source']}")
+        log.say(f"each step: {accumulation} x {ranks} x {micro} sequences of {cfg.block_size} tokens; first checkpoint "
+                f"after step {min(cfg.max_iters, (it // cfg.eval_interval + 1) * cfg.eval_interval)}, in {cfg.out_dir}")
     peak = peak_flops(device_name)
 
     def mean_over_ranks(value):
@@ -276,12 +258,12 @@ def train(cfg, given=()):
     def validation_loss():
         """Mean loss over the fixed windows, which the ranks share. Training randomness is not touched."""
         model.eval()
-        total = torch.zeros((), dtype=torch.float64, device="cpu" if device_type == "mps" else device)
+        total = torch.zeros((), device=device)
         mine = val_starts[rank::ranks]
         for i in range(0, len(mine), micro):
             x, y = map(on_device, val_data.windows(mine[i:i + micro]))
             with autocast:
-                total += model(x, y).to(total) * len(x)
+                total += model(x, y) * len(x)
         model.train()
         return mean_over_ranks(total) * ranks / len(val_starts)
 
@@ -289,35 +271,34 @@ def train(cfg, given=()):
         """Write a checkpoint of tensors and plain containers, whole or not at all."""
         path = os.path.join(cfg.out_dir, name)
         torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(),
-                    "iter": it, "best_val_loss": best, "config": resolved, "data": train_data.meta,
-                    "model_config": dataclasses.asdict(model.config)}, path + ".tmp")
-        os.replace(path + ".tmp", path)
-
-    stop = torch.zeros(1)  # set by SIGTERM or ctrl-C: finish the step, save, leave
-    handlers = {name: signal.signal(name, lambda *_: stop.fill_(1)) for name in (signal.SIGTERM, signal.SIGINT)}
+                    "iter": it, "best_val_loss": best, "config": resolved, "data": meta,
+                    "model_config": dataclasses.asdict(model.config)}, path + ".part")
+        os.replace(path + ".part", path)
 
     # the loop
+    stop = Event()  # set by SIGTERM or ctrl-C: finish the step, save, leave
+    handlers = {name: signal.signal(name, lambda *_: stop.set()) for name in (signal.SIGTERM, signal.SIGINT)}
+    loader = ThreadPoolExecutor(max_workers=1)
+    coming = loader.submit(batch, it + 1)
+    val_loss, saved, lost, since = math.nan, it, 0, None
     model.train()
-    val_loss, losses_lost, steps_timed, started = None, 0, 0, time.perf_counter()
-    with ThreadPoolExecutor(max_workers=1) as loader:
-        coming = loader.submit(batch, it + 1)
+    try:
         if it == 0:
-            val_loss = best = validation_loss()
+            val_loss = validation_loss()
             if rank == 0:
                 log.write({"iter": 0, "val_loss": val_loss})
-            started = time.perf_counter()
-        while it < cfg.max_iters and not stop:
+        while it < cfg.max_iters:
             it += 1
             x, y = coming.result()
             coming = loader.submit(batch, it + 1)  # read while the model computes
             lr = learning_rate_at(it, cfg)
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            torch.manual_seed((cfg.seed * cfg.max_iters + it) * ranks + rank)  # dropout: a function of seed, step and rank
+            # dropout, like the batch, depends on the seed and the step; ranks see different sequences and draw differently
+            torch.manual_seed(int(np.random.SeedSequence((cfg.seed, it, rank)).generate_state(1)[0]))
             train_loss = torch.zeros((), device=device)
             for i in range(accumulation):
-                last = i == accumulation - 1
-                with nullcontext() if last or ranks == 1 else stepper.no_sync():
+                with stepper.no_sync() if ranks > 1 and i < accumulation - 1 else nullcontext():
                     with autocast:
                         loss = stepper(x[i], y[i]) / accumulation
                     scaler.scale(loss).backward()
@@ -326,14 +307,58 @@ def train(cfg, given=()):
             scaler.step(optimizer)
             scaler.update()
             optimizer.zero_grad()
-            steps_timed += 1
 
             done = it == cfg.max_iters
-            logging, evaluating = it % cfg.log_interval == 0 or it == 1 or done, it % cfg.eval_interval == 0 or done
-            if logging or evaluating:
-                if ranks > 1:
-                    dist.all_reduce(stop.to(device), dist.ReduceOp.MAX)
-                record = {"iter": it, "train_loss": mean_over_ranks(train_loss), "lr": lr}
-                seconds = (time.perf_counter() - started) / steps_timed
-                record |= {"grad_norm": float(optimizer.grad_norm), "step_ms": 1e3 * seconds,
-                           "tokens_per_s": cfg.batch_size * cfg.block_size / seconds}
+            evaluating = done or it % cfg.eval_interval == 0
+            logging = evaluating or it == 1 or it % cfg.log_interval == 0
+            if logging:
+                record = {"iter": it, "train_loss": mean_over_ranks(train_loss), "lr": lr,
+                          "grad_norm": float(optimizer.grad_norm)}
+                if since is not None:  # the first step, which compiles and allocates, is not timed
+                    seconds = (time.perf_counter() - since[1]) / (it - since[0])
+                    tokens_per_s = cfg.batch_size * cfg.block_size / seconds
+                    record |= {"step_ms": 1e3 * seconds, "tokens_per_s": tokens_per_s}
+                    if peak:
+                        record["mfu"] = model.flops_per_token() * tokens_per_s / (peak * ranks)
+                for name in ("coefficients", "hyper_gradients", "skipped_steps"):
+                    if hasattr(optimizer, name):
+                        record[name] = getattr(optimizer, name)
+                if evaluating:
+                    record["val_loss"] = val_loss = validation_loss()
+                if rank == 0:
+                    log.write(record)
+                if evaluating and math.isfinite(val_loss):
+                    is_best, best, saved = val_loss < best, min(best, val_loss), it
+                    if rank == 0:
+                        save("ckpt_last.pt")
+                        if is_best:
+                            save("ckpt_best.pt")
+                lost = 0 if math.isfinite(record["train_loss"]) else lost + 1
+                if lost == 3:
+                    raise UserError(f"the loss is not finite at step {it} and at the two log lines before; the last good "
+                                    f"checkpoint is " + (f"{last}, of step {saved}" if saved else "none") +
+                                    "; a lower learning_rate may help")
+                if mean_over_ranks(torch.tensor(float(stop.is_set()), device=device)) > 0:
+                    stop.set()
+                since = it, time.perf_counter()
+            if stop.is_set() and (logging or ranks == 1):  # several ranks agree on it when they log
+                if saved < it:
+                    saved = it
+                    if rank == 0:
+                        save("ckpt_last.pt")
+                if rank == 0:
+                    log.say(f"stopped after step {it}; go on with --init_from=resume --out_dir={cfg.out_dir}")
+                break
+    finally:
+        loader.shutdown(cancel_futures=True)
+        for name, handler in handlers.items():
+            signal.signal(name, handler)
+        if rank == 0:
+            log.close()
+        if ranks > 1:
+            dist.destroy_process_group()
+    return val_loss
+
+
+if __name__ == "__main__":
+    config.main(train, __file__)

@@ -1,6 +1,6 @@
 """Settings of the flat training scripts: declared once at the top of a script, set by config files and --key=value.
 
-A setting is a module-level line of the script above its imports' end marker, `# -- end of settings`:
+A setting is a module-level line of the script above the line `# -- end of settings`:
 
     name = default                 # reason                (the type is the default's; ints are fine for floats)
     name: int | None = None        # reason                (or the annotation's)
@@ -106,20 +106,18 @@ def checked(settings, name, value, place):
         near = difflib.get_close_matches(name, settings, 1, 0)
         raise UserError(f"{place}: there is no setting {name!r}; the nearest is {near[0]!r} (--help lists all)")
     kind = settings[name].type
-    kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-    for kind in kinds:
-        if typing.get_origin(kind) is typing.Literal:
-            if value in typing.get_args(kind) and any(value is choice or value == choice and type(value) is type(choice)
-                                                      for choice in typing.get_args(kind)):
+    choices = typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
+    for choice in choices:
+        if typing.get_origin(choice) is typing.Literal:
+            if isinstance(value, str) and value in typing.get_args(choice):
                 return value
-        elif type(value) is (type(None) if kind is None else kind):
+        elif type(value) is choice:
             return value
-    if float in kinds and type(value) is int:
+    if float in choices and type(value) is int:
         return float(value)
-    wanted = " or ".join(
-        " | ".join(map(repr, typing.get_args(kind))) if typing.get_origin(kind) is typing.Literal
-        else getattr(kind, "__name__", str(kind)) for kind in kinds)
-    raise UserError(f"{place}: {name}={value!r} must be {wanted.replace('NoneType', 'None')}")
+    words = [" or ".join(map(repr, typing.get_args(choice))) if typing.get_origin(choice) is typing.Literal
+             else "None" if choice is type(None) else choice.__name__ for choice in choices]
+    raise UserError(f"{place}: {name}={value!r} must be {' or '.join(words)}")
 
 
 def main(run, script):

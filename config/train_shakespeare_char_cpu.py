@@ -1,0 +1,24 @@
+# A small GPT learns Shakespeare, character by character, under MADA: 2 CPU cores, under 4 minutes, validation loss <= 1.70.
+# 12 sequences x 128 characters = 1,536 characters per step; 2,000 steps read 3.1M characters, 3 times the training text.
+out_dir = "out/shakespeare-char-cpu"
+dataset = "shakespeare_char"
+batch_size = 12
+block_size = 128
+
+n_layer = 4
+n_head = 4
+n_embd = 128  # 0.8M parameters
+
+learning_rate = 3e-3
+min_lr = 3e-4
+warmup_iters = 100
+max_iters = 2000
+
+optimizer = "mada"
+beta1 = 0.9
+beta2 = 0.99
+hyper_lr = 2.5e-3  # the paper's on Shakespeare (appendix C.2)
+hyper_momentum = 0.5
+
+eval_interval = 500
+log_interval = 20

@@ -1,0 +1,57 @@
+"""Reading prepared token files: what train.py and scripts/evaluate.py see of a data set."""
+
+import json
+import os
+
+import numpy as np
+import torch
+
+from config import UserError
+
+FOLDER = os.path.dirname(os.path.abspath(__file__))
+
+
+class Tokens:
+    """One split of data/<dataset>/, as windows of block_size tokens and their successors.
+
+    Raises UserError where the split is missing, is not what its meta.json says, or is shorter than a window.
+    """
+
+    def __init__(self, dataset, split, block_size):
+        folder = os.path.join(FOLDER, dataset)
+        self.path, self.block_size = os.path.join(folder, f"{split}.bin"), block_size
+        prepare = f"run: python data/{dataset}/prepare.py"
+        try:
+            with open(os.path.join(folder, "meta.json")) as file:
+                self.meta = json.load(file)
+            size = os.path.getsize(self.path) // np.dtype(self.meta["dtype"]).itemsize
+        except FileNotFoundError as error:
+            if not os.path.exists(os.path.join(folder, "prepare.py")):
+                known = sorted(name for name in os.listdir(FOLDER) if os.path.exists(os.path.join(FOLDER, name, "prepare.py")))
+                raise UserError(f"dataset={dataset!r}: there is no data/{dataset}; there are {', '.join(known)}") from None
+            raise UserError(f"dataset={dataset!r}: {os.path.relpath(error.filename, os.path.dirname(FOLDER))} is missing; "
+                            f"{prepare}") from None
+        if split not in self.meta["counts"] or size != self.meta["counts"][split]:
+            raise UserError(f"dataset={dataset!r}: {split}.bin has {size:,} tokens, which meta.json does not say; {prepare}")
+        if size <= block_size:
+            raise UserError(f"block_size={block_size} needs more than the {size:,} tokens of {dataset}'s {split}.bin")
+        self.size = size
+
+    def windows(self, starts):
+        """Windows at starts (B,) -> tokens and targets, each (B, block_size) int64."""
+        data = np.memmap(self.path, dtype=self.meta["dtype"], mode="r")  # a lasting map would hold every page it touched
+        rows = np.stack([data[i:i + self.block_size + 1] for i in starts]).astype(np.int64)
+        if rows.max() >= self.meta["vocab_size"]:
+            raise UserError(f"{self.path} holds token {rows.max()}, beyond the {self.meta['vocab_size']} of its meta.json")
+        rows = torch.from_numpy(rows)
+        return rows[:, :-1], rows[:, 1:]
+
+    def random_starts(self, seed, it, count):
+        """Where the `count` windows of step `it` begin: a function of the seed and the step alone."""
+        return np.random.default_rng((seed, it)).integers(0, self.size - self.block_size, count)
+
+    def spread_starts(self, count):
+        """At most `count` windows (0: all) that do not overlap, evenly spread over the split, in order."""
+        whole = (self.size - 1) // self.block_size
+        count = min(count, whole) if count else whole
+        return np.arange(count) * whole // count * self.block_size

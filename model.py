@@ -5,10 +5,13 @@ References: Radford et al., "Language Models are Unsupervised Multitask Learners
 
 import math
 from dataclasses import dataclass
+from pickle import UnpicklingError
 
 import torch
 import torch.nn as nn
 from torch.nn import functional as F
+
+from config import UserError
 
 # Dense bf16 peak of one device in FLOP/s, from the vendors' data sheets; the first key found in the device's name counts.
 PEAK_FLOPS = {"GH200": 989e12, "H200": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "B200": 2250e12,
@@ -105,10 +108,13 @@ class GPT(nn.Module):
         return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
 
     @torch.no_grad()
-    def generate(self, tokens, max_new_tokens, temperature=1.0, top_k=None):
-        """Continue tokens (B, T) by sampling, one token at a time: (B, T + max_new_tokens). temperature 0 is greedy."""
+    def generate(self, tokens, max_new_tokens, temperature=1.0, top_k=None, vocab_size=None):
+        """Continue tokens (B, T) by sampling, one token at a time: (B, T + max_new_tokens).
+
+        temperature 0 is greedy; top_k: only the k likeliest; vocab_size: ids below it, where the model's is rounded up.
+        """
         for _ in range(max_new_tokens):
-            logits = self(tokens[:, -self.config.block_size:])[:, -1]
+            logits = self(tokens[:, -self.config.block_size:])[:, -1, :vocab_size]
             if top_k is not None:
                 kth = logits.topk(min(top_k, logits.size(-1))).values[:, -1:]
                 logits = logits.masked_fill(logits < kth, -torch.inf)
@@ -121,7 +127,7 @@ class GPT(nn.Module):
 
     @classmethod
     def from_pretrained(cls, name, dropout=0.0):
-        """OpenAI's weights through transformers: name is gpt2 (124M), gpt2-medium, gpt2-large, gpt2-xl, or a local folder."""
+        """OpenAI's weights through transformers: gpt2 (124M), gpt2-medium, gpt2-large, gpt2-xl, or a local folder."""
         from transformers import GPT2LMHeadModel
         return cls.from_transformers(GPT2LMHeadModel.from_pretrained(name), dropout)
 
@@ -146,6 +152,22 @@ class GPT(nn.Module):
         """Training FLOPs for one token: 6 per parameter, and attention's (PaLM, Chowdhery et al., 2022, appendix B)."""
         c = self.config
         return 6 * self.num_params() + 12 * c.n_layer * c.n_embd * c.block_size
+
+
+def load(name):
+    """A model to use, from a checkpoint of train.py or "gpt2", "gpt2-medium", ... -> model, meta.json of its tokens.
+
+    Raises UserError where there is no such model or checkpoint.
+    """
+    try:
+        if name.endswith(".pt"):
+            checkpoint = torch.load(name, map_location="cpu", weights_only=True)
+            model = GPT(GPTConfig(**checkpoint["model_config"]))
+            model.load_state_dict(checkpoint["model"])
+            return model, checkpoint["data"]
+        return GPT.from_pretrained(name), {"tokenizer": "gpt2", "vocab_size": 50257}
+    except (OSError, ValueError, KeyError, RuntimeError, UnpicklingError) as error:
+        raise UserError(f"{name}: no model can be read from it: {str(error).strip().splitlines()[0]}") from None
 
 
 def peak_flops(device_name):

@@ -55,3 +55,19 @@ class Tokens:
         whole = (self.size - 1) // self.block_size
         count = min(count, whole) if count else whole
         return np.arange(count) * whole // count * self.block_size
+
+
+def tokenizer(meta):
+    """encode, decode of a data set by its meta.json: text -> ids, ids -> text. Raises UserError on unknown characters."""
+    if meta["tokenizer"] == "gpt2":
+        from data.prepared import gpt2_tokenizer
+        gpt2 = gpt2_tokenizer()
+        return gpt2.encode_ordinary, gpt2.decode
+    ids = {char: i for i, char in enumerate(meta["chars"])}
+
+    def encode(text):
+        if unknown := set(text) - set(ids):
+            raise UserError(f"the model does not know the characters {''.join(sorted(unknown))!r}")
+        return [ids[char] for char in text]
+
+    return encode, lambda tokens: "".join(meta["chars"][i] for i in tokens)

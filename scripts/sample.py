@@ -1,0 +1,44 @@
+"""Let a model write: a checkpoint of train.py, or OpenAI's gpt2, gpt2-medium, gpt2-large, gpt2-xl.
+
+    python scripts/sample.py out/shakespeare-char-cpu/ckpt_best.pt --prompt "ROMEO:" --temperature 0.8 --top_k 40
+    python scripts/sample.py gpt2-xl --prompt "What is the answer to life?" --tokens 100
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from config import UserError, one_line_errors
+from data.tokens import tokenizer
+from model import load
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="a checkpoint, or gpt2, gpt2-medium, gpt2-large, gpt2-xl")
+    parser.add_argument("--prompt", default="\n", help="text to go on from; characters for a character model")
+    parser.add_argument("--tokens", type=int, default=500, help="tokens to write")
+    parser.add_argument("--temperature", type=float, default=0.8, help="below 1 is safer, 0 always takes the likeliest")
+    parser.add_argument("--top_k", type=int, help="draw from the k likeliest tokens only")
+    parser.add_argument("--seed", type=int, default=1337)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args()
+    if args.temperature < 0 or args.tokens < 1 or (args.top_k is not None and args.top_k < 1):
+        raise UserError("--temperature must be at least 0, --tokens and --top_k at least 1")
+    if not args.prompt:
+        raise UserError("--prompt must have at least one character")
+
+    model, meta = load(args.model)
+    encode, decode = tokenizer(meta)
+    tokens = torch.tensor([encode(args.prompt)], device=args.device)
+    torch.manual_seed(args.seed)
+    model.to(args.device).eval()
+    print(decode(model.generate(tokens, args.tokens, args.temperature, args.top_k, meta["vocab_size"])[0].tolist()))
+
+
+if __name__ == "__main__":
+    with one_line_errors(__file__):
+        main()

@@ -59,8 +59,7 @@ def update(rule, scalars, grad, clip, x, lr, decay, g, buffers, last_scalars=Non
         clipped = upcast(grad) * clip
         direction, new = rule(clipped, **state, **scalars)
         x.copy_(upcast(x) * (1 - lr * decay) - lr * direction)
-        if g is not None:
-            g.copy_(clipped)
-            new = state
         for name, part in zip(buffers, parts, strict=True):
-            part.copy_(new[name])
+            part.copy_((new if g is None else state)[name])
+        if g is not None:
+            g.copy_(clipped)  # last: the new value of a buffer may be g itself

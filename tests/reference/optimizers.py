@@ -1,0 +1,170 @@
+"""Optimizers written down from their papers, one tensor at a time, slow and plain. Nothing here is imported from optim/.
+
+`HyperDescent` is Algorithm 1 of MADA's paper with the graph of the last update really kept: autograd differentiates the
+next loss through it. It takes any rule (g, state, q, t, eps) -> (direction, new state) with coefficients q.
+"""
+
+import torch
+
+DOMAIN = {"beta1": (0.01, 0.99), "beta2": (0.501, 0.99), "beta3": (0.0, 0.99),
+          "rho": (0.0, 1.0), "c": (0.0, 1.0), "gamma": (0.0, 1.0)}
+
+
+class Plain(torch.optim.Optimizer):
+    """Decoupled weight decay, then x <- x - lr * self.direction(g, state, t, **settings of the group)."""
+
+    defaults = {}
+
+    def __init__(self, params, lr, weight_decay=0.0, **settings):
+        super().__init__(params, dict(lr=lr, weight_decay=weight_decay, **{**type(self).defaults, **settings}))
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            settings = {key: group[key] for key in type(self).defaults}
+            for p in group["params"]:
+                state = self.state[p]
+                state["t"] = state.get("t", 0) + 1
+                direction = self.direction(p.grad, state, **settings)
+                p.copy_(p * (1 - group["lr"] * group["weight_decay"]) - group["lr"] * direction)
+
+
+class AVGrad(Plain):
+    """MADA paper, eq. (5), with Adam's bias corrections: the second moment is the mean of all second moments so far."""
+    defaults = dict(betas=(0.9, 0.95), eps=1e-8)
+
+    def direction(self, g, state, betas, eps):
+        b1, b2 = betas
+        state["m"] = b1 * state.get("m", 0) + (1 - b1) * g
+        state["v"] = b2 * state.get("v", 0) + (1 - b2) * g**2
+        state["sum"] = state.get("sum", 0) + state["v"]
+        mean = state["sum"] / state["t"]
+        return state["m"] / (1 - b1 ** state["t"]) / ((mean / (1 - b2 ** state["t"])).sqrt() + eps)
+
+
+class Yogi(Plain):
+    """Zaheer et al. (2018), Algorithm 2: v <- v - (1 - b2) sign(v - g^2) g^2; from v = 0, with Adam's bias corrections."""
+    defaults = dict(betas=(0.9, 0.999), eps=1e-3)
+
+    def direction(self, g, state, betas, eps):
+        b1, b2 = betas
+        state["m"] = b1 * state.get("m", 0) + (1 - b1) * g
+        v = state.get("v", torch.zeros_like(g))
+        state["v"] = v - (1 - b2) * torch.sign(v - g**2) * g**2
+        return state["m"] / (1 - b1 ** state["t"]) / ((state["v"] / (1 - b2 ** state["t"])).sqrt() + eps)
+
+
+class Adan(Plain):
+    """Xie et al. (2023), Algorithm 1, as published with no_prox=True: betas of g, of its difference, of the square."""
+    defaults = dict(betas=(0.98, 0.92, 0.99), eps=1e-8)
+
+    def direction(self, g, state, betas, eps):
+        b1, b2, b3 = betas
+        difference = g - state.get("g_last", g)
+        state["g_last"] = g.clone()
+        state["m"] = b1 * state.get("m", 0) + (1 - b1) * g
+        state["v"] = b2 * state.get("v", 0) + (1 - b2) * difference
+        state["n"] = b3 * state.get("n", 0) + (1 - b3) * (g + b2 * difference) ** 2
+        denominator = state["n"].sqrt() / (1 - b3 ** state["t"]) ** 0.5 + eps
+        return (state["m"] / (1 - b1 ** state["t"]) + b2 * state["v"] / (1 - b2 ** state["t"])) / denominator
+
+
+class Lion(Plain):
+    """Chen et al. (2023), Algorithm 2."""
+    defaults = dict(betas=(0.9, 0.99))
+
+    def direction(self, g, state, betas):
+        m = state.get("m", torch.zeros_like(g))
+        state["m"] = betas[1] * m + (1 - betas[1]) * g
+        return torch.sign(betas[0] * m + (1 - betas[0]) * g)
+
+
+def mada(g, state, q, t, eps, second_moment="avgrad", lion_betas=(0.95, 0.98)):
+    """MADA paper, appendix C.1, with each base optimizer's bias correction; "amsgrad" is the form of its section 2."""
+    b1, b2, b3, rho, c, gamma = q.values()
+    zero = torch.zeros_like(g)
+    difference = g - state.get("g_last", g)
+    m = b1 * state.get("m", zero) + (1 - b1) * g
+    n = b3 * state.get("n", zero) + (1 - b3) * difference
+    g_hat = g + b3 * difference
+    v_yogi = state.get("V" if second_moment == "amsgrad" else "v", zero)
+    w = c * g_hat**2 + (1 - c) * (v_yogi + g_hat**2 * torch.sign(g_hat**2 - v_yogi))
+    v = b2 * state.get("v", zero) + (1 - b2) * w
+    s = state.get("s", zero)
+    s = torch.maximum(s, v) if second_moment == "amsgrad" else (v + (t - 1) * s) / t
+    V = rho * v + (1 - rho) * s
+    adaptive = (m / (1 - b1**t) + b3 * n / (1 - b3**t)) / ((V / (1 - b2**t)).sqrt() + eps)
+    l = state.get("l", zero)
+    u = lion_betas[0] * l + (1 - lion_betas[0]) * g
+    l = lion_betas[1] * l + (1 - lion_betas[1]) * g
+    return gamma * adaptive + (1 - gamma) * torch.sign(u), dict(m=m, n=n, v=v, s=s, V=V, l=l, g_last=g)
+
+
+def adam(g, state, q, t, eps):
+    """Kingma and Ba (2015), Algorithm 1."""
+    b1, b2 = q.values()
+    m = b1 * state.get("m", 0) + (1 - b1) * g
+    v = b2 * state.get("v", 0) + (1 - b2) * g**2
+    return m / (1 - b1**t) / ((v / (1 - b2**t)).sqrt() + eps), dict(m=m, v=v)
+
+
+class HyperDescent:
+    """Hyper-gradient descent on the coefficients of `rule`: coefficients first, then parameters.
+
+    params: {name: leaf tensor}; coefficients: {name: float}, their `domain` is DOMAIN's; lr, weight_decay: {name: float}
+    by parameter; hyper_lr, hyper_momentum: {coefficient: float}. After `step`, the parameters in `x` hang on the graph of
+    the last update, in which the coefficients `q` are leaves.
+    """
+
+    def __init__(self, rule, params, coefficients, *, lr, weight_decay, learn, hyper_lr, hyper_momentum, hyper_start=0,
+                 hyper_clip=10.0, max_grad_norm=None, eps=1e-8, **rule_settings):
+        self.rule, self.settings = rule, dict(eps=eps, **rule_settings)
+        self.x = dict(params)
+        self.q = {name: torch.tensor(value, dtype=torch.float64, requires_grad=True) for name, value in coefficients.items()}
+        self.lr, self.weight_decay = lr, weight_decay
+        self.learn, self.hyper_lr, self.hyper_momentum = learn, hyper_lr, hyper_momentum
+        self.hyper_start, self.hyper_clip, self.max_grad_norm = hyper_start, hyper_clip, max_grad_norm
+        self.steps = 0
+        self.velocity = dict.fromkeys(coefficients, 0.0)
+        self.hyper_gradients = dict.fromkeys(coefficients, 0.0)
+        self.state = {name: {} for name in params}
+        self.t = dict.fromkeys(params, 0)
+
+    @property
+    def coefficients(self):
+        return {name: value.item() for name, value in self.q.items()}
+
+    def step(self, loss, lr_factor=1.0, frozen=()):
+        """loss: {name: tensor} -> 0-D tensor; parameters in `frozen` have no gradient in this step. Returns the loss."""
+        x = {name: p.detach() if name in frozen else p for name, p in self.x.items()}
+        active = [name for name in x if name not in frozen]
+        value = loss(x)
+        gradients = torch.autograd.grad(value, [x[name] for name in active] + list(self.q.values()), materialize_grads=True)
+        g = dict(zip(active, gradients))
+        h = dict(zip(self.q, gradients[len(active):], strict=True))
+
+        self.steps += 1
+        q = {}
+        for name, coefficient in self.coefficients.items():
+            if name in self.learn:
+                self.hyper_gradients[name] = h[name].item()
+                push = min(max(h[name].item(), -self.hyper_clip), self.hyper_clip) if self.steps > self.hyper_start else 0.0
+                self.velocity[name] = self.hyper_momentum[name] * self.velocity[name] + push
+                low, high = DOMAIN[name]
+                coefficient = min(max(coefficient - self.hyper_lr[name] * self.velocity[name], low), high)
+            q[name] = torch.tensor(coefficient, dtype=torch.float64, requires_grad=True)
+        self.q = q
+
+        if self.max_grad_norm is not None:
+            norm = sum((part**2).sum() for part in g.values()).sqrt()
+            g = {name: part * min(1.0, self.max_grad_norm / (norm.item() + 1e-6)) for name, part in g.items()}
+        for name in x:
+            if name in frozen:
+                self.x[name] = x[name].clone().requires_grad_()
+                continue
+            self.t[name] += 1
+            direction, state = self.rule(g[name], self.state[name], q, self.t[name], **self.settings)
+            self.state[name] = {key: part.detach() for key, part in state.items()}
+            lr = self.lr[name] * lr_factor
+            self.x[name] = x[name].detach() * (1 - lr * self.weight_decay[name]) - lr * direction
+        return value.item()

@@ -1,0 +1,97 @@
+"""The rules are the right ones: MADA as the authors' code computes it, MADA at its corners, every baseline of optim/.
+
+    python -m pytest tests/test_optim_rules.py
+"""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from reference import optimizers as plain
+from reference import problem
+
+from optim import MADA, AVGrad, Adan, HyperAdam, Lion, Yogi
+
+TOLERANCE = 1e-12  # absolute, in float64, for losses, parameters, coefficients and hyper-gradients
+STEPS = 50
+
+RECORDED = json.loads((Path(__file__).parent / "reference" / "authors_code.json").read_text())
+ALL = ("beta1", "beta2", "beta3", "rho", "c", "gamma")
+FIXED = dict(learn=())
+STILL = dict(learn=ALL, hyper_lr=0.0)  # the whole machinery at work, but the coefficients stay
+
+# name: (ours, its settings, theirs, its settings)
+CORNERS = {
+    "adam": (MADA, dict(), torch.optim.AdamW, dict(betas=(0.9, 0.95))),
+    "adam other betas": (MADA, dict(betas=(0.5, 0.8), eps=1e-6), torch.optim.AdamW, dict(betas=(0.5, 0.8), eps=1e-6)),
+    "avgrad": (MADA, dict(rho=0.0), plain.AVGrad, dict()),
+    "yogi": (MADA, dict(betas=(0.9, 0.98), c=0.0, eps=1e-3), plain.Yogi, dict(betas=(0.9, 0.98))),
+    "adan": (MADA, dict(betas=(0.98, 0.99), beta3=0.92), plain.Adan, dict(betas=(0.98, 0.92, 0.99))),
+    "lion": (MADA, dict(gamma=0.0), plain.Lion, dict(betas=(0.95, 0.98))),
+    "lion anywhere": (MADA, dict(beta3=0.3, rho=0.4, c=0.5, gamma=0.0), plain.Lion, dict(betas=(0.95, 0.98))),
+    "lion other betas": (MADA, dict(gamma=0.0, lion_betas=(0.9, 0.99)), plain.Lion, dict()),
+    "amsgrad": (MADA, dict(rho=0.0, second_moment="amsgrad"), torch.optim.AdamW, dict(betas=(0.9, 0.95), amsgrad=True)),
+    "adam, other second moment": (MADA, dict(second_moment="amsgrad"), torch.optim.AdamW, dict(betas=(0.9, 0.95))),
+}
+BASELINES = {
+    "HyperAdam": (HyperAdam, dict(learn=()), torch.optim.AdamW, dict(betas=(0.9, 0.95))),
+    "HyperAdam still": (HyperAdam, dict(hyper_lr=0.0), torch.optim.AdamW, dict(betas=(0.9, 0.95))),
+    "AVGrad": (AVGrad, dict(), plain.AVGrad, dict()),
+    "Yogi": (Yogi, dict(), plain.Yogi, dict()),
+    "Adan": (Adan, dict(), plain.Adan, dict()),
+    "Lion": (Lion, dict(), plain.Lion, dict()),
+    "Lion other betas": (Lion, dict(betas=(0.95, 0.98)), plain.Lion, dict(betas=(0.95, 0.98))),
+}
+ROWS = {**{f"{name}, {how}": (ours, {**args, **extra}, theirs, their_args)
+           for name, (ours, args, theirs, their_args) in CORNERS.items()
+           for how, extra in dict(fixed=FIXED, still=STILL).items()}, **BASELINES}
+
+
+def close(ours, theirs):
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("run", RECORDED)
+def test_authors_rule_equals_their_code(run):
+    recorded, settings = RECORDED[run]["trajectory"], RECORDED[run]["settings"]
+    params, variant = problem.parameters(settings["variant"]), settings["variant"]
+    init = dict(settings["init"])
+    optimizer = MADA(problem.decayed(params, settings["weight_decay"]), lr=settings["peak_lr"],
+                     betas=(init.pop("beta1"), init.pop("beta2")), **init, eps=settings["eps"], learn=settings["learn"],
+                     hyper_lr=settings["hyper_lr"], hyper_momentum=settings["hyper_momentum"],
+                     hyper_start=settings["hyper_start"], max_grad_norm=settings["grad_clip"] or None, rule="authors")
+    for row in recorded:
+        loss, = problem.train(optimizer, params, [row["t"]], settings["steps"], variant)
+        close(loss, row["loss"])
+        close(optimizer.coefficients, row["coefficients"])
+        close(optimizer.hyper_gradients, {name: row["hyper_grad"][name] if name in settings["learn"] else 0.0 for name in ALL})
+        if row["grad_norm"] is not None:
+            close(optimizer.grad_norm.item(), row["grad_norm"])
+    for name, values in RECORDED[run]["final"].items():
+        close(params[name].detach(), torch.tensor(values, dtype=torch.float64))
+    close(problem.loss(params, settings["steps"] + 1, variant).item(), RECORDED[run]["final_loss"])
+
+
+@pytest.mark.parametrize("clip", [None, 0.5], ids=["", "clipped"])
+@pytest.mark.parametrize("row", ROWS)
+def test_equals_its_base_optimizer(row, clip):
+    """50 steps with decay and schedule; ours is saved and loaded into a new optimizer in the middle."""
+    ours, args, theirs, their_args = ROWS[row]
+    x, y = problem.parameters(), problem.parameters()
+    optimizer = ours(problem.decayed(x, 0.1), lr=0.02, max_grad_norm=clip, **args)
+    losses = problem.train(optimizer, x, range(1, STEPS // 2 + 1), STEPS)
+
+    torch.save(optimizer.state_dict(), file := io.BytesIO())
+    file.seek(0)
+    x = {name: p.detach().clone().requires_grad_() for name, p in x.items()}
+    optimizer = ours(problem.decayed(x, 0.0), max_grad_norm=clip, **args)  # decay and lr come with the state
+    optimizer.load_state_dict(torch.load(file, weights_only=True))
+    losses += problem.train(optimizer, x, range(STEPS // 2 + 1, STEPS + 1), STEPS)
+
+    reference = theirs(problem.decayed(y, 0.1), lr=0.02, **their_args)
+    close(losses, problem.train(reference, y, range(1, STEPS + 1), STEPS, clip=clip))
+    close(list(x.values()), list(y.values()))
+    start = ours(list(problem.parameters().values()), **args).coefficients
+    assert optimizer.coefficients == start

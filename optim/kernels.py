@@ -33,6 +33,8 @@ def vjp(rule, wrt, scalars, cotangent, g, buffers):
             leaves = {name: scalars[name].detach().requires_grad_() for name in wrt}
             state = {name: upcast(part) for name, part in zip(buffers, parts, strict=True)}
             direction, _ = rule(upcast(g), **state, **{**scalars, **leaves})
+        if not direction.requires_grad:  # Lion's corner: no coefficient but gamma counts there
+            return total
         total += torch.stack(torch.autograd.grad(
             direction, list(leaves.values()), cotangent.to(direction.dtype), materialize_grads=True))
     return total

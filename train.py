@@ -304,7 +304,7 @@ def train(cfg, given=()):
                     scaler.scale(loss).backward()
                 train_loss += loss.detach()
             scaler.unscale_(optimizer)
-            scaler.step(optimizer)
+            optimizer.step()  # not scaler.step: it skips by itself, and counts, what is not finite
             scaler.update()
             optimizer.zero_grad()
 

@@ -233,6 +233,9 @@ def train(cfg, given=()):
 
     parameters, meta = sum(p.numel() for p in model.parameters()), train_data.meta
     if rank == 0:
+        for name in () if checkpoint else ("ckpt_last.pt", "ckpt_best.pt"):  # of a run that is overwritten
+            if os.path.exists(os.path.join(cfg.out_dir, name)):
+                os.remove(os.path.join(cfg.out_dir, name))
         key = os.environ.get("WANDB_API_KEY")
         log = metrics.Metrics(cfg.out_dir, {
             "config": resolved, "git": metrics.git_revision(), "seed": cfg.seed, "torch": torch.__version__,

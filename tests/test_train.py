@@ -1,0 +1,306 @@
+"""train.py does what it promises: runs that resume, share their work or are killed compute what one straight run does.
+
+    python -m pytest -q tests/test_train.py        # half a minute on 2 cores
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+import data.tokens
+import metrics
+import optim
+import train
+from config import UserError
+
+TIMES = ("step_ms", "tokens_per_s")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """Where the tiny data set is, for this process; one thread, as the other processes have."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.setattr(data.tokens, "FOLDER", tiny.write_data(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path / "data"
+    torch.set_num_threads(threads)
+
+
+def state(out_dir, name="ckpt_last.pt"):
+    """What a run's checkpoint holds of the training itself."""
+    checkpoint = torch.load(f"{out_dir}/{name}", weights_only=True)
+    return {key: checkpoint[key] for key in ("model", "optimizer", "scaler", "iter", "best_val_loss")}
+
+
+def records(out_dir):
+    """A run's records without what a clock says."""
+    return [{key: value for key, value in record.items() if key not in TIMES} for record in metrics.read(out_dir)[1]]
+
+
+def losses(out_dir, key="train_loss"):
+    return [record[key] for record in metrics.read(out_dir)[1] if key in record]
+
+
+def start(*command, **environment):
+    """A process of its own with one thread, that finds this process's data set."""
+    return subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"} | environment, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+# resuming
+
+@pytest.mark.parametrize("settings", [dict(optimizer=name) for name in optim.OPTIMIZERS] + [
+    dict(optimizer="mada", dropout=0.2), dict(optimizer="mada", hyper_momentum=0.5, hyper_start=3, micro_batch_size=2),
+    dict(optimizer="adam", dtype="bfloat16")], ids=lambda s: "-".join(map(str, s.values())))
+def test_resume_equals_the_straight_run(settings):
+    tiny.run(out_dir="straight", **settings)
+    tiny.run(out_dir="parts", max_iters=4, **settings)
+    tiny.run(out_dir="parts", init_from="resume", **settings)
+    assert tiny.same(state("straight"), state("parts"))
+    assert records("straight") == records("parts")
+    assert losses("straight")[-1] < losses("straight")[0] - 0.01  # and it learns
+
+
+def test_a_resumed_run_keeps_its_settings():
+    tiny.run(out_dir="run", max_iters=4, weight_decay=0.3)
+    settings = dict.fromkeys(tiny.SETTINGS)
+    train.train(train.config.parse(train.config.declared(train.__file__), [])[0] |
+                dict(init_from="resume", out_dir="run", max_iters=6), {"init_from", "out_dir", "max_iters"})
+    header, lines = metrics.read("run")
+    assert header["resumed_at"] == [4] and lines[-1]["iter"] == 6
+    assert header["config"] | settings == {**header["config"], **settings}
+    assert header["config"]["weight_decay"] == 0.3
+    with pytest.raises(UserError, match="optimizer='lion'.*keeps its optimizer='mada'"):
+        tiny.run(out_dir="run", init_from="resume", max_iters=8, optimizer="lion", weight_decay=0.3)
+    with pytest.raises(UserError, match="has all its 6 steps.*--max_iters"):
+        tiny.run(out_dir="run", init_from="resume", max_iters=6, weight_decay=0.3)
+    with pytest.raises(UserError, match="there is no .*ckpt_last.pt"):
+        tiny.run(out_dir="elsewhere", init_from="resume")
+
+
+@pytest.mark.parametrize("name, status", [("SIGTERM", 0), ("SIGINT", 0), ("SIGKILL", -signal.SIGKILL)])
+def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(folder, name, status):
+    settings = dict(out_dir="stopped", max_iters=100_000, eval_interval=10, dropout=0.1, lr_decay_iters=50)
+    process = start(sys.executable, tiny.__file__, folder, *tiny.arguments(**settings))
+    while process.poll() is None and not (os.path.exists("stopped/metrics.jsonl") and len(records("stopped")) > 15):
+        time.sleep(0.02)
+    process.send_signal(getattr(signal, name))
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == status and "Traceback" not in output, output
+    step = state("stopped")["iter"]
+    if status == 0:
+        assert f"stopped after step {step}; go on with --init_from=resume" in output
+    else:
+        assert step >= 10 and step % 10 == 0
+    settings["max_iters"] = step + 7
+    tiny.run(**settings, init_from="resume")
+    tiny.run(**settings | dict(out_dir="straight"))
+    assert tiny.same(state("straight"), state("stopped"))
+    assert losses("straight") == losses("stopped")
+
+
+# sharing the work
+
+@pytest.mark.parametrize("micro", [1, 2, 4])
+def test_the_micro_batch_is_no_part_of_the_mathematics(micro):
+    tiny.run(out_dir="whole")
+    tiny.run(out_dir="parts", micro_batch_size=micro)
+    for key in ("train_loss", "val_loss", "grad_norm"):
+        assert losses("parts", key) == pytest.approx(losses("whole", key), rel=1e-4)
+
+
+def test_two_processes_compute_what_one_does(folder):
+    settings = dict(out_dir="two", micro_batch_size=2, grad_clip=0.5)
+    torchrun = start(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
+                     tiny.__file__, folder, *tiny.arguments(**settings))
+    output = torchrun.communicate(timeout=120)[0]
+    assert torchrun.returncode == 0, output
+    tiny.run(**settings | dict(out_dir="one"))
+    for key in ("train_loss", "val_loss", "grad_norm"):
+        assert losses("two", key) == pytest.approx(losses("one", key), rel=1e-4)
+    assert [list(values.values()) for values in losses("two", "coefficients")] == [
+        pytest.approx(list(values.values()), abs=1e-4) for values in losses("one", "coefficients")]
+    header = metrics.read("two")[0]
+    assert (header["ranks"], header["accumulation"]) == (2, 2)
+    first, second = (torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert tiny.same(first, second)  # parameters, moments and coefficients
+    assert first[1]["param_groups"][0]["coefficients"].tolist() == list(losses("two", "coefficients")[-1].values())
+
+
+def test_two_processes_that_are_stopped_agree_on_the_step(folder):
+    settings = dict(out_dir="stopped", max_iters=100_000, eval_interval=1000, log_interval=3)
+    ranks = [start(sys.executable, tiny.__file__, folder, *tiny.arguments(**settings), WORLD_SIZE="2", RANK=str(rank),
+                   MASTER_ADDR="localhost", MASTER_PORT="29571") for rank in (0, 1)]
+    while all(rank.poll() is None for rank in ranks) and not (
+            os.path.exists("stopped/metrics.jsonl") and len(records("stopped")) > 5):
+        time.sleep(0.02)
+    ranks[1].send_signal(signal.SIGTERM)  # one is enough
+    outputs = [rank.communicate(timeout=60)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], outputs
+    assert state("stopped")["iter"] == records("stopped")[-1]["iter"]
+    assert tiny.same(*(torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)))
+
+
+@pytest.mark.parametrize("ranks, micro, message", [
+    (1, 3, "valid micro_batch_size: 1, 2, 4, 8"), (4, 4, "valid micro_batch_size: 1, 2"),
+    (3, None, "valid numbers of processes: 1, 2, 4, 8"), (16, None, "valid numbers of processes: 1, 2, 4, 8")])
+def test_a_batch_that_cannot_be_divided_says_what_can(monkeypatch, ranks, micro, message):
+    monkeypatch.setenv("WORLD_SIZE", str(ranks))
+    with pytest.raises(UserError, match=f"batch_size=8 .*{message}$"):
+        tiny.run(micro_batch_size=micro)
+    assert not os.path.exists("out")
+
+
+# the data
+
+@pytest.fixture
+def read(monkeypatch):
+    """The windows that a run reads from the training split: one list of starts per step."""
+    starts, windows = [], data.tokens.Tokens.windows
+    monkeypatch.setattr(data.tokens.Tokens, "windows", lambda self, at: (
+        self.path.endswith("train.bin") and starts.append(at.tolist()), windows(self, at))[1])
+    return starts
+
+
+def test_the_batch_is_a_function_of_seed_and_step(read):
+    def steps(**settings):
+        read.clear()
+        tiny.run(overwrite=True, **settings)
+        return read[:settings.get("max_iters", 8)]  # prefetching reads one more
+
+    straight = steps()
+    assert len({tuple(batch) for batch in straight}) == 8 and all(len(batch) == 8 for batch in straight)
+    assert steps(micro_batch_size=2) == straight
+    assert steps(eval_interval=1, eval_iters=1) == straight
+    assert steps(optimizer="sgd", n_layer=2) == straight
+    assert steps(seed=1) != straight
+    assert steps(max_iters=3) + steps(init_from="resume", max_iters=8)[:5] == straight
+
+
+def test_evaluation_does_not_disturb_training():
+    tiny.run(out_dir="often", eval_interval=1, eval_iters=0, dropout=0.2)
+    tiny.run(out_dir="once", eval_interval=8, dropout=0.2)
+    assert losses("often") == losses("once")
+    assert len(losses("often", "val_loss")) == 9 and len(losses("once", "val_loss")) == 2
+
+
+def test_memory_does_not_grow_with_the_data_that_is_read(folder):
+    size = 40_000_000
+    os.truncate(folder / "tiny" / "train.bin", 2 * size)
+    meta = folder / "tiny" / "meta.json"
+    meta.write_text(meta.read_text().replace('"train": 4000', f'"train": {size}'))
+    tokens = data.tokens.Tokens("tiny", "train", 256)
+
+    def resident():
+        return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    tokens.windows(tokens.random_starts(0, 0, 64))
+    before = resident()
+    for step in range(100):
+        tokens.windows(tokens.random_starts(0, step, 64))
+    assert resident() - before < size / 4
+
+
+def test_a_token_beyond_the_vocabulary_is_an_error(folder, monkeypatch):
+    monkeypatch.setattr(data.tokens, "FOLDER", tiny.write_data(folder / "short", vocab_size=20))
+    with pytest.raises(UserError, match="(train|val).bin holds token 26, beyond the 20 of its meta.json"):
+        tiny.run()
+
+
+# what it leaves behind
+
+def test_metrics():
+    tiny.run(log_interval=2)
+    header, lines = metrics.read("out")
+    assert {"config", "git", "seed", "torch", "device"} <= header.keys()
+    assert header["config"] == train.config.parse(train.config.declared(train.__file__), tiny.arguments(log_interval=2))[0]
+    assert (header["seed"], header["torch"], header["device"]) == (1337, torch.__version__, "cpu")
+    assert [line["iter"] for line in lines] == [0, 1, 2, 4, 6, 8]
+    assert [line["iter"] for line in lines if "val_loss" in line] == [0, 4, 8]
+    for line in lines[1:]:
+        assert {"train_loss", "lr", "grad_norm"} <= line.keys()
+        assert line["coefficients"].keys() == line["hyper_gradients"].keys() == {"beta1", "beta2", "beta3", "rho", "c", "gamma"}
+        assert line["lr"] == pytest.approx(train.learning_rate_at(line["iter"], SimpleNamespace(**header["config"])))
+    for line in lines[2:]:  # the first step is not timed
+        assert line["tokens_per_s"] == pytest.approx(8 * 16 / line["step_ms"] * 1e3) and line["step_ms"] > 0
+    assert any(lines[-1]["hyper_gradients"].values()) and lines[-1]["coefficients"] != lines[1]["coefficients"]
+    tiny.run(out_dir="adam", optimizer="adam", max_iters=1)
+    assert "coefficients" not in records("adam")[-1]
+
+
+def test_checkpoints_are_plain():
+    tiny.run(max_iters=1, compile=False)
+    for name in ("ckpt_last.pt", "ckpt_best.pt"):
+        checkpoint = torch.load(f"out/{name}", weights_only=True)
+        assert not any("module." in key or "_orig_mod." in key for key in checkpoint["model"])
+        assert checkpoint["config"]["dataset"] == "tiny" and checkpoint["data"]["chars"] == tiny.CHARS
+    assert sorted(os.listdir("out")) == ["ckpt_best.pt", "ckpt_last.pt", "metrics.jsonl"]
+
+
+def test_the_best_checkpoint_is_the_best():
+    tiny.run(learning_rate=3e-2, min_lr=3e-2, eval_interval=1, optimizer="sgd")
+    tiny.run(out_dir="out", init_from="resume", learning_rate=10.0, min_lr=10.0, max_iters=11, eval_interval=1, optimizer="sgd")
+    by_step = {line["iter"]: line["val_loss"] for line in records("out") if line["iter"]}
+    best = state("out", "ckpt_best.pt")
+    assert best["best_val_loss"] == by_step[best["iter"]] == min(by_step.values()) < by_step[11]
+    assert state("out")["iter"] == 11 and state("out")["best_val_loss"] == best["best_val_loss"]
+
+
+def test_another_run_is_not_overwritten_by_accident():
+    tiny.run(max_iters=2)
+    before = open("out/metrics.jsonl").read()
+    with pytest.raises(UserError, match="'out' holds another run.*--init_from=resume.*--overwrite=True"):
+        tiny.run(max_iters=3)
+    assert open("out/metrics.jsonl").read() == before
+    tiny.run(max_iters=3, overwrite=True)
+    assert state("out")["iter"] == 3
+
+
+@pytest.mark.parametrize("optimizer", ["mada", "adam", "sgd"])
+def test_divergence_ends_the_run_and_leaves_the_last_good_checkpoint(optimizer):
+    tiny.run(max_iters=4, optimizer=optimizer)
+    before = state("out")
+    with pytest.raises(UserError, match="not finite at step .* last good checkpoint is .*ckpt_last.pt, of step 4"):
+        tiny.run(init_from="resume", learning_rate=1e30, max_iters=100, optimizer=optimizer)
+    assert tiny.same(state("out"), before)
+
+
+def test_overwriting_leaves_nothing_of_the_other_run():
+    tiny.run(max_iters=4)
+    with pytest.raises(UserError, match="last good checkpoint is none"):
+        tiny.run(overwrite=True, learning_rate=1e30, max_iters=20)
+    assert os.listdir("out") == ["metrics.jsonl"]
+
+
+def test_float16_survives_a_first_step_that_overflows(monkeypatch):
+    scaler = torch.amp.GradScaler
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda *args, **kwargs: scaler(*args, init_scale=2.0 ** 24, **kwargs))
+    tiny.run(dtype="float16", max_iters=30, lr_decay_iters=30)
+    assert losses("out")[-1] < losses("out")[0] - 0.1
+
+
+def test_the_learning_rate_is_that_of_appendix_c2():
+    cfg = SimpleNamespace(learning_rate=6e-4, min_lr=1.5e-5, warmup_iters=2000, lr_decay_iters=None, max_iters=100_000)
+    for step, expected in {1: 3e-7, 1000: 3e-4, 2000: 6e-4, 51_000: (6e-4 + 1.5e-5) / 2, 100_000: 1.5e-5}.items():
+        assert train.learning_rate_at(step, cfg) == pytest.approx(expected)
+    rates = [train.learning_rate_at(step, cfg) for step in range(2000, 100_001, 1000)]
+    assert rates == sorted(rates, reverse=True)
+    cfg.lr_decay_iters = 50_000
+    assert train.learning_rate_at(50_000, cfg) == pytest.approx(1.5e-5) == train.learning_rate_at(80_000, cfg)
+
+
+def test_wandb_offline_needs_no_key(tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    tiny.run(wandb_log=True, max_iters=2)
+    assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))

@@ -1,0 +1,69 @@
+"""What the tests train: a data set of a few thousand characters, a model of a few thousand parameters, on a CPU.
+
+As a script it is train.py on that data, for tests that need processes of their own, and leaves each rank's end state:
+
+    python tests/tiny.py FOLDER --out_dir=out/tiny --max_iters=20        # FOLDER: where write_data put the data set
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+import config
+import data.tokens
+import optim
+import train
+
+CHARS = "\nabcdefghijklmnopqrstuvwxyz"
+SETTINGS = dict(dataset="tiny", batch_size=8, block_size=16, n_layer=1, n_head=2, n_embd=16, learning_rate=1e-2, min_lr=1e-3,
+                warmup_iters=2, lr_decay_iters=8, max_iters=8, eval_interval=4, eval_iters=2, log_interval=1, device="cpu")
+
+
+def write_data(folder, vocab_size=len(CHARS)):
+    """The data set "tiny" in `folder`: a noisy alphabet, as data/<name>/prepare.py would leave it."""
+    rng = np.random.default_rng(0)
+    splits = {name: (np.arange(size) + rng.integers(0, 2, size)) % len(CHARS) for name, size in (("train", 4000), ("val", 1000))}
+    os.makedirs(folder / "tiny")
+    for name, tokens in splits.items():
+        tokens.astype(np.uint16).tofile(folder / "tiny" / f"{name}.bin")
+    meta = {"tokenizer": "char", "chars": CHARS, "vocab_size": vocab_size, "dtype": "uint16", "source": "tests/tiny.py",
+            "counts": {name: len(tokens) for name, tokens in splits.items()}}
+    (folder / "tiny" / "meta.json").write_text(json.dumps(meta))
+    return folder
+
+
+def arguments(**settings):
+    """The command line of a tiny run."""
+    return [f"--{name}={value!r}" for name, value in (SETTINGS | settings).items()]
+
+
+def run(**settings):
+    """A tiny run in this process; data.tokens.FOLDER must be where its data is. Returns its validation loss."""
+    return train.train(*config.parse(config.declared(train.__file__), arguments(**settings)))
+
+
+def same(a, b):
+    """Whether two states are equal bit for bit: tensors in plain containers."""
+    if isinstance(a, torch.Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return list(a) == list(b) and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    data.tokens.FOLDER = sys.argv.pop(1)
+    made, build = [], optim.build
+    optim.build = lambda *args, **kwargs: made.append(build(*args, **kwargs)) or made[0]
+    config.main(train.train, train.__file__)
+    parameters = [group["params"] for group in made[0].param_groups]
+    torch.save([parameters, made[0].state_dict()], f"{data.tokens.FOLDER}/rank{os.environ.get('RANK', 0)}.pt")

@@ -46,6 +46,8 @@ def build(name, params, *, max_grad_norm=None, **settings):
             raise ValueError(f"optimizer {name!r} has no setting {key!r}: leave it at None")
     if "max_grad_norm" in arguments:
         return OPTIMIZERS[name](params, max_grad_norm=max_grad_norm or None, **kwargs)
+    if max_grad_norm is not None and not max_grad_norm >= 0:
+        raise ValueError(f"max_grad_norm={max_grad_norm!r} must not be negative or NaN")
     optimizer = OPTIMIZERS[name](params, **kwargs)
     optimizer.skipped_steps = 0
     optimizer.register_step_pre_hook(partial(clip_or_skip, max_grad_norm=max_grad_norm))

@@ -56,7 +56,7 @@ class ParameterizedOptimizer(Optimizer):
         Raises ValueError naming the argument that is out of its domain.
         """
         for name, value in dict(lr=lr, weight_decay=weight_decay, hyper_start=hyper_start, hyper_clip=hyper_clip,
-                                max_grad_norm=max_grad_norm).items():
+                                max_grad_norm=max_grad_norm, eps=(constants or {}).get("eps")).items():
             if value is not None and not value >= 0:
                 raise ValueError(f"{name}={value!r} must not be negative or NaN")
         learn = (learn,) if isinstance(learn, str) else tuple(learn)

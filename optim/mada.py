@@ -100,6 +100,8 @@ class MADA(ParameterizedOptimizer):
             raise ValueError(f"second_moment={second_moment!r} must be 'avgrad' or 'amsgrad'")
         if not eps > 0:
             raise ValueError(f"eps={eps!r} must be positive")
+        if len(lion_betas) != 2 or not all(0 <= beta < 1 for beta in lion_betas):
+            raise ValueError(f"lion_betas={lion_betas!r} must be two numbers in [0, 1)")
         coefficients = dict(zip(self.domain, (*betas, beta3, rho, c, gamma), strict=True))
 
         counts = {name: name in learn or coefficients[name] != neutral

@@ -81,7 +81,8 @@ TRAJECTORIES = {
     "hyper-gradient not clamped": (INTERIOR, dict(hyper_clip=float("inf"), hyper_lr=1.0)),
     "eps": (INTERIOR, dict(eps=1e-3)),
     "other Lion": (INTERIOR, dict(lion_betas=(0.9, 0.99))),
-    "everything": (INTERIOR, dict(hyper_lr=0.2, hyper_momentum=0.7, hyper_start=3, hyper_clip=0.01, max_grad_norm=0.5, eps=1e-6)),
+    "everything": (INTERIOR, dict(hyper_lr=0.2, hyper_momentum=0.7, hyper_start=3, hyper_clip=0.01, max_grad_norm=0.5,
+                                  eps=1e-6)),
 }
 SUBSETS = list(chain.from_iterable(combinations(ALL, size) for size in range(7)))
 

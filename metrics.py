@@ -38,7 +38,7 @@ class Metrics:
     def __init__(self, out_dir, header, start, total, wandb=None):
         os.makedirs(out_dir, exist_ok=True)
         path, records = os.path.join(out_dir, FILE), []
-        if start:
+        if start and os.path.exists(path):  # not where only the checkpoint was brought here
             before, records = read(out_dir)
             header = header | {"resumed_at": [*before.get("resumed_at", []), start]}
             records = [record for record in records if record["iter"] <= start]

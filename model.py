@@ -77,6 +77,8 @@ class GPT(nn.Module):
         super().__init__()
         if config.n_embd % config.n_head:
             raise ValueError(f"n_embd={config.n_embd} must be a multiple of n_head={config.n_head}")
+        if not 0 <= config.dropout < 1:
+            raise ValueError(f"dropout={config.dropout} must lie in [0, 1)")
         self.config = config
         self.transformer = nn.ModuleDict(dict(
             wte=nn.Embedding(config.vocab_size, config.n_embd),

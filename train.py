@@ -93,6 +93,8 @@ OPTIMIZER_SETTINGS = ("beta1", "beta2", "beta3", "rho", "c", "gamma", "eps", "mo
                       "hyper_momentum", "hyper_start", "rule", "second_moment")
 KEPT_SETTINGS = ("seed", "dataset", "batch_size", "optimizer", "weight_decay", "grad_clip",  # by a resumed run
                  *MODEL_SETTINGS, *OPTIMIZER_SETTINGS)
+LEAST = dict(seed=0, batch_size=1, micro_batch_size=1, block_size=1, n_layer=1, n_head=1, n_embd=1, grad_clip=0, min_lr=0,
+             warmup_iters=0, lr_decay_iters=1, max_iters=1, eval_interval=1, eval_iters=0, log_interval=1, timeout_minutes=1)
 
 
 def learning_rate_at(it, cfg):
@@ -133,6 +135,9 @@ def train(cfg, given=()):
     elif os.path.exists(last) and not cfg["overwrite"]:
         raise UserError(f"out_dir={cfg['out_dir']!r} holds another run: go on with --init_from=resume, name another "
                         "--out_dir, or lose it with --overwrite=True")
+    for name, least in LEAST.items():
+        if cfg[name] is not None and not cfg[name] >= least:
+            raise UserError(f"{name}={cfg[name]!r} must be at least {least}")
     resolved, cfg = cfg, SimpleNamespace(**cfg)
 
     # processes, device, number format
@@ -188,8 +193,11 @@ def train(cfg, given=()):
             model = GPT(GPTConfig(**sizes | {"vocab_size": cfg.vocab_size or train_data.meta["vocab_size"]}))
         else:
             model = GPT.from_pretrained(cfg.init_from, cfg.dropout)
-    except (ValueError, OSError) as error:
-        raise UserError(str(error).splitlines()[0]) from None
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    except OSError as error:
+        raise UserError(f"init_from={cfg.init_from!r} is not scratch or resume, and cannot be had as pretrained weights: "
+                        f"{str(error).splitlines()[0]}") from None
     if model.config.vocab_size < train_data.meta["vocab_size"]:
         raise UserError(f"vocab_size={model.config.vocab_size} is less than the data's {train_data.meta['vocab_size']}")
     if model.config.block_size < cfg.block_size:
@@ -337,15 +345,16 @@ def train(cfg, given=()):
                         if is_best:
                             save("ckpt_best.pt")
                 lost = 0 if math.isfinite(record["train_loss"]) else lost + 1
-                if lost == 3:
-                    raise UserError(f"the loss is not finite at step {it} and at the two log lines before; the last good "
-                                    f"checkpoint is " + (f"{last}, of step {saved}" if saved else "none") +
-                                    "; a lower learning_rate may help")
-                if mean_over_ranks(torch.tensor(float(stop.is_set()), device=device)) > 0:
-                    stop.set()
+                if lost == 3 or lost and done:
+                    raise UserError(f"the loss is not finite at step {it}{' and at the two log lines before' * (lost == 3)}; "
+                                    f"the last good checkpoint is {f'{last}, of step {saved}' if saved else 'none'}; "
+                                    "a lower learning_rate may help")
                 since = it, time.perf_counter()
-            if stop.is_set() and (logging or ranks == 1):  # several ranks agree on it when they log
-                if saved < it:
+            stopping = stop.is_set()
+            if ranks > 1:  # they agree on it when they log
+                stopping = logging and mean_over_ranks(torch.tensor(float(stopping), device=device)) > 0
+            if stopping:
+                if saved < it and train_loss.isfinite():
                     saved = it
                     if rank == 0:
                         save("ckpt_last.pt")

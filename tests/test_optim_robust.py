@@ -267,6 +267,19 @@ def test_low_precision_learns_and_stays_finite(name, dtype):
     assert problem.loss({key: p.double() for key, p in params.items()}, 1).item() < 0.9 * first
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", OURS)
+def test_low_precision_is_computed_in_float32(name, dtype):
+    """The first step is float32's, rounded once: 1 element in 100 may fall on the other side of a rounding boundary."""
+    low = problem.wave((1_000,), 0.7, 0.1, 0.5).to(dtype).requires_grad_()
+    full = low.detach().float().requires_grad_()
+    low.grad = problem.wave((1_000,), 0.3, 0.2, 1.0).to(dtype)
+    full.grad = low.grad.float()
+    for p in (low, full):
+        make(name, [p]).step()
+    assert (low != full.to(dtype)).sum() <= 10
+
+
 @pytest.mark.parametrize("name", OURS)
 def test_parameters_of_several_precisions(name):
     """Together they go where each goes alone, and their hyper-gradients add up."""
@@ -500,6 +513,19 @@ def test_distributed_checkpointing_moves_no_coefficient(name):
     train(model, optimizer, range(5, 9))
     train(other, empty, range(5, 9))
     same((dict(model.named_parameters()), optimizer), (dict(other.named_parameters()), empty))
+
+
+@pytest.mark.parametrize("name,buffers", {"mada": 7, "mada from adam": 7, "mada fixed": 6, "mada authors": 6, "hyperadam": 3,
+                                          "avgrad": 3, "yogi": 2, "adan": 4, "lion": 1}.items())
+def test_state_is_no_larger_than_promised(name, buffers):
+    """In tensors of the parameter's size; a fixed optimizer does not keep the gradient."""
+    p = torch.ones(1_000, requires_grad=True)
+    optimizer = make(name, [p])
+    for _ in range(3):
+        p.grad = torch.ones_like(p)
+        optimizer.step()
+    state = optimizer.state_dict()["state"][0].values()
+    assert sum(x.numel() * x.element_size() for x in state if isinstance(x, torch.Tensor)) // 4_000 <= buffers
 
 
 def resident():

@@ -58,8 +58,10 @@ def main():
     out_dir = parser.parse_args().out_dir
     try:
         header, records = metrics.read(out_dir)
-    except FileNotFoundError:
+    except OSError:
         raise UserError(f"{out_dir}: there is no {metrics.FILE}; name the out_dir of a run of train.py") from None
+    except ValueError:
+        raise UserError(f"{out_dir}: there is no run in its {metrics.FILE}") from None
     path = os.path.join(out_dir, "curves.png")
     draw(header, records, path)
     print(path)

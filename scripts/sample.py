@@ -31,6 +31,11 @@ def main():
     if not args.prompt:
         raise UserError("--prompt must have at least one character")
 
+    try:
+        torch.empty(1, device=args.device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {args.device} cannot be used here: {str(error).splitlines()[0]}") from None
+
     model, meta = load(args.model)
     encode, decode = tokenizer(meta)
     tokens = torch.tensor([encode(args.prompt)], device=args.device)

@@ -1,0 +1,84 @@
+"""What is done with a finished run: scripts/plot.py draws it, scripts/sample.py lets its model write.
+
+    python -m pytest -q tests/test_scripts.py        # a few seconds
+"""
+
+import os
+import runpy
+import sys
+
+import matplotlib.image
+import pytest
+import tiny
+import torch
+
+import data.tokens
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    """The folder of a finished run."""
+    folder, before = tmp_path_factory.mktemp("run"), data.tokens.FOLDER
+    data.tokens.FOLDER = tiny.write_data(folder / "data")
+    tiny.run(out_dir=str(folder / "out"), max_iters=30, lr_decay_iters=30)
+    data.tokens.FOLDER = before
+    return folder / "out"
+
+
+@pytest.fixture
+def script(monkeypatch, capsys):
+    """Run scripts/<name>.py with arguments -> exit status, stdout, stderr."""
+    def run(name, *arguments):
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+        status = 0
+        try:
+            runpy.run_path(str(tiny.ROOT / "scripts" / f"{name}.py"), run_name="__main__")
+        except SystemExit as end:
+            status = end.code
+        return status, *capsys.readouterr()
+    return run
+
+
+@pytest.mark.parametrize("optimizer", ["mada", "adam"])
+def test_plot(script, out, tmp_path, optimizer):
+    if optimizer == "mada":
+        folder = out
+    else:  # no coefficients to draw
+        folder = tmp_path
+        lines = (out / "metrics.jsonl").read_text().replace('"coefficients"', '"nothing"')
+        (folder / "metrics.jsonl").write_text(lines + '{"iter": 31, "train')  # killed while it wrote
+    assert script("plot", folder) == (0, f"{folder}/curves.png\n", "")
+    height, width = matplotlib.image.imread(folder / "curves.png").shape[:2]
+    assert (height > width * 0.9) == (optimizer == "mada")  # two pictures above each other, or one
+
+
+def test_sample_writes_as_much_as_is_asked(script, out):
+    status, text, error = script("sample", out / "ckpt_best.pt", "--prompt", "abc", "--tokens", 40)
+    assert (status, error) == (0, "")
+    assert len(text) == 3 + 40 + 1 and text.startswith("abc") and set(text) <= set(tiny.CHARS)
+    again = script("sample", out / "ckpt_best.pt", "--prompt", "abc", "--tokens", 40)[1]
+    other = script("sample", out / "ckpt_best.pt", "--prompt", "abc", "--tokens", 40, "--seed", 1)[1]
+    assert text == again != other
+    greedy = [script("sample", out / "ckpt_last.pt", "--tokens", 20, "--temperature", 0, "--seed", seed)[1] for seed in (1, 2)]
+    assert greedy[0] == greedy[1] == script("sample", out / "ckpt_last.pt", "--tokens", 20, "--top_k", 1)[1]
+
+
+@pytest.mark.parametrize("name, arguments, message", [
+    ("plot", ["nowhere"], "nowhere: there is no metrics.jsonl"),
+    ("plot", ["OUT/metrics.jsonl"], "name the out_dir of a run"),
+    ("plot", ["empty"], "empty: there is no run in its metrics.jsonl"),
+    ("sample", ["nowhere/ckpt_best.pt"], "nowhere/ckpt_best.pt: no model can be read from it"),
+    ("sample", ["OUT"], "no model can be read from it"),
+    ("sample", ["OUT/metrics.jsonl"], "no model can be read from it"),
+    ("sample", ["OUT/ckpt_best.pt", "--prompt", "a+b=C"], "does not know the characters '+=C'"),
+    ("sample", ["OUT/ckpt_best.pt", "--prompt", ""], "--prompt must have at least one character"),
+    ("sample", ["OUT/ckpt_best.pt", "--temperature", "-1"], "--temperature must be at least 0"),
+    ("sample", ["OUT/ckpt_best.pt", "--tokens", "0"], "--tokens and --top_k at least 1"),
+    ("sample", ["OUT/ckpt_best.pt", "--device", "abacus"], "--device abacus cannot be used here")])
+def test_what_cannot_be_done_is_one_line(script, out, tmp_path, monkeypatch, name, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    os.mkdir("empty")
+    open("empty/metrics.jsonl", "w").close()
+    status, output, error = script(name, *(argument.replace("OUT", str(out)) for argument in arguments))
+    assert (status, output) == (2, "") and error.count("\n") == 1
+    assert error.startswith(f"{name}.py: ") and message in error

@@ -84,7 +84,7 @@ def test_sizes(sizes, parameters, without_positions):
 
 
 def test_flops_are_twice_the_multiplications_of_forward_and_backward():
-    """Every matrix takes part in 3 products of 2 FLOPs per entry and token; attention in 2 of block_size x n_embd, times 6."""
+    """2 FLOPs per entry and token in each of a matrix's 3 products, and in attention's 3 x 2 of block_size x n_embd."""
     from torch.utils.flop_counter import FlopCounterMode
     model = gpt(n_embd=64, n_head=1, block_size=32, bias=False, vocab_size=64)
     x = tokens(2, 32)

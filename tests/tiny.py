@@ -20,6 +20,8 @@ import data.tokens
 import optim
 import train
 
+torch.set_num_threads(1)  # the fastest for so little, and rounding depends on it: all processes of the tests have the same
+
 CHARS = "\nabcdefghijklmnopqrstuvwxyz"
 SETTINGS = dict(dataset="tiny", batch_size=8, block_size=16, n_layer=1, n_head=2, n_embd=16, learning_rate=1e-2, min_lr=1e-3,
                 warmup_iters=2, lr_decay_iters=8, max_iters=8, eval_interval=4, eval_iters=2, log_interval=1, device="cpu")
@@ -61,7 +63,6 @@ def same(a, b):
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     data.tokens.FOLDER = sys.argv.pop(1)
     made, build = [], optim.build
     optim.build = lambda *args, **kwargs: made.append(build(*args, **kwargs)) or made[0]

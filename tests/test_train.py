@@ -5,6 +5,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -134,8 +135,10 @@ def test_two_processes_compute_what_one_does(folder):
 
 def test_two_processes_that_are_stopped_agree_on_the_step(folder):
     settings = dict(out_dir="stopped", max_iters=100_000, eval_interval=1000, log_interval=3)
+    with socket.create_server(("localhost", 0)) as free:
+        port = str(free.getsockname()[1])
     ranks = [start(sys.executable, tiny.__file__, folder, *tiny.arguments(**settings), WORLD_SIZE="2", RANK=str(rank),
-                   MASTER_ADDR="localhost", MASTER_PORT="29571") for rank in (0, 1)]
+                   MASTER_ADDR="localhost", MASTER_PORT=port) for rank in (0, 1)]
     while all(rank.poll() is None for rank in ranks) and not (
             os.path.exists("stopped/metrics.jsonl") and len(records("stopped")) > 5):
         time.sleep(0.02)
@@ -205,7 +208,9 @@ def test_the_batch_is_a_function_of_seed_and_step(read):
 def test_evaluation_does_not_disturb_training():
     tiny.run(out_dir="often", eval_interval=1, eval_iters=0, dropout=0.2)
     tiny.run(out_dir="once", eval_interval=8, dropout=0.2)
+    tiny.run(out_dir="without")
     assert losses("often") == losses("once")
+    assert not set(losses("often")) & set(losses("without"))  # dropout is on again after an evaluation
     assert len(losses("often", "val_loss")) == 9 and len(losses("once", "val_loss")) == 2
 
 

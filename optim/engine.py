@@ -1,25 +1,42 @@
 """The engine under every optimizer of this folder: an elementwise rule whose coefficients may be learned.
 
-A rule is a pure function of tensors, `direction, new_buffers = rule(g, **buffers, **scalars, **constants)`.
-The engine remembers what the last update was computed from, and at the next step
+A rule is a pure function of tensors, `direction, new_buffers = rule(g, **buffers, **coefficients, ...)`. The engine
+remembers what the last update was computed from, and makes two passes over the parameters per step:
 
-1. takes the vector-Jacobian product of that update with the new raw gradient: the hyper-gradient,
-2. reduces it over ranks and moves the learned coefficients q by projected hyper-SGD (Algorithm 1 of the paper),
-3. clips the gradient and applies the rule with the new q.
+look back   takes the vector-Jacobian product of the last update with the new raw gradient, which is the hyper-gradient,
+            and completes that update: the buffers take the values it gave them;
+move        clips the gradient and applies the rule with the new coefficients.
 
-Nothing is kept between steps but the rule's buffers and the last gradient: evaluating the rule again is cheaper
-than holding autograd's graph, and no graph through the model is needed. With `learn=()` not even the gradient is kept.
+In between, the hyper-gradient is reduced over ranks and moves the learned coefficients q by projected hyper-SGD
+(Algorithm 1 of the paper). Nothing is kept between steps but the rule's buffers and the last gradient: evaluating the
+rule again is cheaper than holding autograd's graph, and no graph through the model is needed. With `learn=()` there is
+only the second pass, and not even the gradient is kept. No step waits for the device.
 """
-
-from functools import partial
 
 import torch
 import torch.distributed as dist
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from .kernels import advance, update, vjp
+from .hyper import HYPER_OPTIMIZERS
+from .passes import passes, squares
 
-HYPER_STATE = ("coefficients", "hyper_gradients", "hyper_velocity", "hyper_step", "skipped_steps")
+HYPER_STATE = ("coefficients", "hyper_gradients", "hyper_velocity", "hyper_square", "hyper_step", "skipped_steps", "last_lr",
+               "hyper_lr", "hyper_momentum", "bounds")
+
+
+def local(x):
+    """This rank's part of a sharded tensor; other tensors are whole on every rank."""
+    return x.to_local() if isinstance(x, DTensor) else x
+
+
+def copies(p):
+    """How many ranks hold the same elements of p: all of them under DDP, one under FSDP."""
+    ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    if isinstance(p, DTensor):
+        for size, placement in zip(p.device_mesh.shape, p.placements, strict=True):
+            ranks //= size if placement.is_shard() else 1
+    return ranks
 
 
 class ParameterizedOptimizer(Optimizer):
@@ -28,29 +45,37 @@ class ParameterizedOptimizer(Optimizer):
     rule(g, *, <buffers>, <coefficients>, <scalars>, t, <constants>) -> (direction, {buffer: new value})
         Elementwise in g and the buffers, which start at zero. Coefficients, scalars and t are 0-D tensors; t = 1, 2, ...
         counts the updates of that parameter. It is differentiated, so its derivative must be finite everywhere.
+        The operations it may use are those of codegen.OPS; with others it still runs, more slowly.
     scalars(q, t) -> {name: tensor}
         What depends on the coefficients but not on the elements. Differentiated too. Unless a subclass says otherwise,
         the bias corrections bias_i = 1 - beta_i^t of all coefficients beta_i.
     domain: {coefficient: (low, high)}: learned coefficients are projected on this box.
+    low_precision: names of the buffers that bear `state_dtype=torch.bfloat16`.
     """
 
     domain: dict[str, tuple[float, float]] = {}
+    low_precision: tuple[str, ...] = ()
 
     @staticmethod
     def scalars(q, t):
         return {name.replace("beta", "bias"): 1 - value ** t for name, value in q.items() if name.startswith("beta")}
 
     def __init__(self, params, *, lr, coefficients, buffers, constants=None, weight_decay=0.0, learn=(), hyper_lr=0.0,
-                 hyper_momentum=0.0, hyper_start=0, hyper_clip=10.0, max_grad_norm=None):
+                 hyper_momentum=0.0, hyper_start=0, hyper_clip=10.0, hyper_optimizer="sgd", per_group=False,
+                 lr_range=(0.1, 10.0), state_dtype=None, max_grad_norm=None):
         """
         params: tensors or param groups; `lr` and `weight_decay` (decoupled, as in AdamW) may differ by group.
         coefficients: initial values, {name: float}, one for every name in `domain`.
         buffers: names of the rule's state tensors; each has the parameter's shape and dtype.
-        constants: {name: value} handed to the rule as they are.
-        learn: names of the coefficients that hyper-gradient descent moves; the others never change.
+        constants: {name: value} handed to the rule as they are; hashable values.
+        learn: names of the coefficients that hyper-gradient descent moves; the others never change. "lr" stands for a
+            factor on the learning rate, 1 at the start and kept in `lr_range`.
         hyper_lr, hyper_momentum: a number, or {name: number} with every learned coefficient in it.
         hyper_start: for that many steps the hyper-gradient is taken to be 0.
         hyper_clip: bound on the absolute value of each hyper-gradient; None for no bound.
+        hyper_optimizer: "sgd", the paper's; "sign"; or "adam", whose first decay is hyper_momentum.
+        per_group: every param group learns coefficients of its own.
+        state_dtype: dtype of the last gradient and of the buffers in `low_precision`; None: the parameter's.
         max_grad_norm: clip the gradient to that global norm inside step(), after the hyper-gradient was taken from
             the raw one; None for no clipping. Do not clip before step() as well.
         Raises ValueError naming the argument that is out of its domain.
@@ -59,23 +84,31 @@ class ParameterizedOptimizer(Optimizer):
                                 max_grad_norm=max_grad_norm, eps=(constants or {}).get("eps")).items():
             if value is not None and not value >= 0:
                 raise ValueError(f"{name}={value!r} must not be negative or NaN")
+        if hyper_optimizer not in HYPER_OPTIMIZERS:
+            raise ValueError(f"hyper_optimizer={hyper_optimizer!r} must be one of {', '.join(HYPER_OPTIMIZERS)}")
+        if not 0 <= lr_range[0] <= 1 <= lr_range[1]:
+            raise ValueError(f"lr_range={lr_range!r} must hold 1, where the factor starts, and nothing negative")
         learn = (learn,) if isinstance(learn, str) else tuple(learn)
+        if "lr" in learn:
+            self.domain, coefficients = self.domain | {"lr": tuple(lr_range)}, coefficients | {"lr": 1.0}
         self.check_names("learn", learn)
         for name, value in coefficients.items():
             low, high = self.domain[name] if name in learn else (0, 1)
             if not low <= value <= high or (name.startswith("beta") and value == 1):
                 raise ValueError(f"{name}={value!r} must lie in [{low}, {high}]" + (
                     f" to be learned; or leave {name!r} out of `learn`" if name in learn and 0 <= value < 1 else ""))
-        size = len(self.domain)
+        free = (-torch.inf, torch.inf)
+        zeros = torch.zeros(len(self.domain), dtype=torch.float64)
         super().__init__(params, dict(
-            lr=lr, weight_decay=weight_decay, max_grad_norm=max_grad_norm,
-            buffers=tuple(buffers), constants=dict(constants or {}), learn=learn,
+            lr=lr, weight_decay=weight_decay, max_grad_norm=max_grad_norm, buffers=tuple(buffers),
+            constants=dict(constants or {}), learn=learn, hyper_start=hyper_start, hyper_clip=hyper_clip,
+            hyper_optimizer=hyper_optimizer, per_group=per_group, state_dtype=state_dtype,
             hyper_lr=self.by_name("hyper_lr", hyper_lr, learn),
             hyper_momentum=self.by_name("hyper_momentum", hyper_momentum, learn),
-            hyper_start=hyper_start, hyper_clip=hyper_clip, last_lr=0.0,
-            coefficients=torch.tensor([float(coefficients[name]) for name in self.domain], dtype=torch.float64),
-            hyper_gradients=torch.zeros(size, dtype=torch.float64), hyper_velocity=torch.zeros(size, dtype=torch.float64),
-            hyper_step=torch.zeros((), dtype=torch.float64), skipped_steps=torch.zeros((), dtype=torch.float64)))
+            bounds=zeros.new_tensor([self.domain[name] if name in learn else free for name in self.domain]),
+            coefficients=zeros.new_tensor([float(coefficients[name]) for name in self.domain]),
+            hyper_gradients=zeros, hyper_velocity=zeros, hyper_square=zeros, hyper_step=zeros.new_zeros(()),
+            skipped_steps=zeros.new_zeros(()), last_lr=zeros.new_zeros(())))
 
     def check_names(self, argument, names):
         for name in names:
@@ -84,23 +117,23 @@ class ParameterizedOptimizer(Optimizer):
                                  f"it has {', '.join(self.domain)}")
 
     def by_name(self, argument, value, learn):
-        """A number for all coefficients, or {name: number} -> a list in the order of `domain`, 0 where not learned."""
+        """A number for all coefficients, or {name: number} -> (len(domain),) float64, 0 where not learned."""
         values = value if isinstance(value, dict) else dict.fromkeys(self.domain, value)
         self.check_names(argument, values)
         for name in learn:
             if name not in values or not values[name] >= 0:
                 raise ValueError(f"{argument}: {name!r} needs a number >= 0, not {values.get(name)!r}")
-        return [float(values[name]) if name in learn else 0.0 for name in self.domain]
+        return torch.tensor([float(values[name]) if name in learn else 0.0 for name in self.domain], dtype=torch.float64)
 
     def add_param_group(self, param_group):
-        """Add a group, in mid-training too: it starts from the coefficients that the others have learned."""
+        """Add a group, in mid-training too: it starts from the coefficients that the first one has learned."""
         super().add_param_group(param_group)
-        group = self.param_groups[-1]
+        first, group = self.param_groups[0], self.param_groups[-1]
         if any(p.is_complex() for p in group["params"]):
             raise ValueError("complex parameters are not supported: pass torch.view_as_real(p)")
         for name in HYPER_STATE:
-            group[name] = self.param_groups[0][name].to(self.param_groups[0]["params"][0].device, copy=True)
-        group["last_lr"] = 0.0
+            group[name] = first[name].to(first["params"][0].device)
+        group["last_lr"] = torch.zeros_like(group["last_lr"])
 
     def __setstate__(self, state):
         """Also called by load_state_dict: brings the hyper-state to where the parameters are."""
@@ -109,17 +142,31 @@ class ParameterizedOptimizer(Optimizer):
             for name in HYPER_STATE:
                 group[name] = group[name].to(self.param_groups[0]["params"][0].device, torch.float64)
 
+    def load_state_dict(self, state_dict):
+        """As torch's, but buffers keep the dtype that they were saved in, which torch changes to the parameter's."""
+        super().load_state_dict(state_dict)
+        saved = [i for group in state_dict["param_groups"] for i in group["params"]]
+        params = [p for group in self.param_groups for p in group["params"]]
+        for i, p in zip(saved, params, strict=True):
+            for name, value in state_dict["state"].get(i, {}).items():
+                if value.dtype != self.state[p][name].dtype:
+                    self.state[p][name] = value.to(p.device, copy=True)
+
     # What a reader may ask for. Reading changes nothing; on a GPU it waits for the step to finish.
 
     @property
     def coefficients(self):
-        """{name: current value}."""
-        return dict(zip(self.domain, self.param_groups[0]["coefficients"].tolist(), strict=True))
+        """{name: current value}; with per_group, a list of them, one per group."""
+        return self.read("coefficients")
 
     @property
     def hyper_gradients(self):
-        """{name: last raw hyper-gradient}: before clamping, 0 for what is not learned."""
-        return dict(zip(self.domain, self.param_groups[0]["hyper_gradients"].tolist(), strict=True))
+        """{name: last raw hyper-gradient}: before clamping, 0 for what is not learned; with per_group, a list."""
+        return self.read("hyper_gradients")
+
+    def read(self, key):
+        values = [dict(zip(self.domain, group[key].tolist(), strict=True)) for group in self.param_groups]
+        return values if self.param_groups[0]["per_group"] else values[0]
 
     @property
     def skipped_steps(self):
@@ -137,105 +184,160 @@ class ParameterizedOptimizer(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
-        if any(grad.is_sparse for grad in grads):
+        groups = self.param_groups
+        params = [p for group in groups for p in group["params"] if p.grad is not None]
+        if any(p.grad.is_sparse for p in params):
             raise RuntimeError(f"{type(self).__name__} does not support sparse gradients: make the embedding dense")
-        self.grad_norm = torch.nn.utils.get_total_norm(grads)
-        if not self.grad_norm.isfinite():
-            for group in self.param_groups:
-                group["skipped_steps"] += 1
-            return loss
+        self.grad_norm = self.norm(params)
+        ok = self.grad_norm.isfinite()
 
-        last_rows = [dict(zip(self.pending(group), self.rows(group, self.pending(group)), strict=True))
-                     for group in self.param_groups]
-        self.learn_coefficients()
-        limit = self.param_groups[0]["max_grad_norm"]
-        clip = 1.0 if limit is None else (limit / (self.grad_norm + 1e-6)).clamp(max=1.0)  # as clip_grad_norm_ has it
-        for group, old in zip(self.param_groups, last_rows, strict=True):
-            self.update_group(group, old, clip)
+        h = self.look_back(ok)
+        self.learn_coefficients(h, ok)
+        steps = [self.start(group, p) for group in groups for p in group["params"] if p.grad is not None]
+        if steps:
+            torch._foreach_add_(steps, ok.to(steps[0]))
+        self.move(ok)
+        for group in groups:
+            lr = group["lr"]
+            group["last_lr"] = torch.where(ok, lr if isinstance(lr, torch.Tensor) else float(lr), group["last_lr"])
+            group["skipped_steps"] = group["skipped_steps"] + ~ok
         return loss
 
-    def pending(self, group):
-        """Parameters whose last update is not completed yet: their state holds its gradient, "g"."""
-        return [p for p in group["params"] if "g" in self.state.get(p, ())]
+    def norm(self, params):
+        """Global 2-norm of the gradients, over all groups and shards. 0-D float64."""
+        total = torch.zeros_like(self.param_groups[0]["skipped_steps"])
+        sharded = any(isinstance(p, DTensor) for p in params)
+        for n in sorted(set(map(copies, params))):
+            rows = [(local(p.grad),) for p in params if copies(p) == n]
+            total += squares()(rows, total.new_zeros(len(rows), 0)).sum() / (n if sharded else 1)
+        if sharded:
+            dist.all_reduce(total)
+        return total.sqrt()
 
-    def rows(self, group, params, q=None):
-        """The rule's 0-D arguments at the current step of each parameter: one {name: float64 tensor} per parameter.
+    def start(self, group, p):
+        """Make the state of a parameter that has none. Returns its step count."""
+        state = self.state[p]
+        if not state:
+            state["step"] = torch.zeros((), dtype=torch.float32, device=p.device)
+        for name in group["buffers"] + (("g",) if group["learn"] else ()):
+            if name not in state:
+                low = group["state_dtype"] if name == "g" or name in self.low_precision else None
+                state[name] = torch.zeros_like(p, dtype=low)
+        return state["step"]
 
-        q: {coefficient: 0-D tensor}; the group's own if None.
+    def batches(self, chosen):
+        """Parameters that go through the same loops: ((passes, number of copies), [(group index, parameters), ...]) each."""
+        batches = {}
+        for i, group in enumerate(self.param_groups):
+            loops = passes(self.rule, self.scalars, tuple(self.domain), group["buffers"],
+                           tuple(group["constants"].items()), group["learn"])
+            for n in sorted(set(map(copies, group["params"]))):
+                params = [p for p in group["params"] if chosen(p) and copies(p) == n]
+                if params:
+                    batches.setdefault((loops, n), []).append((i, params))
+        return batches.items()
+
+    def scalar_table(self, params, q):
+        """The rule's scalars at the current step of each parameter: (parameters, names) float64; q: (len(domain),)."""
+        t = torch.stack([self.state[p]["step"] for p in params]).to(q).clamp(min=1)
+        named = dict(zip(self.domain, q.unbind(), strict=True))
+        columns = [*named.values(), *self.scalars(named, t).values(), t]
+        return torch.stack([column.expand_as(t) for column in columns], dim=1)
+
+    def look_back(self, ok):
+        """Completes the last updates; returns h_q = sum over parameters of <g_t, dx_{t-1}/dq> of this rank, by group.
+
+        dx_{t-1}/dq = -lr_{t-1} d direction_{t-1}/dq. The loop runs over the elements, down to one sum per scalar; the
+        chain from the scalars to q, a few numbers per parameter, is autograd's. (groups, len(domain)) float64.
+        A parameter without gradient is frozen for now: its last update is completed and nothing is left pending.
         """
-        if not params:
-            return []
-        q = q or dict(zip(self.domain, group["coefficients"].unbind(), strict=True))
-        t = torch.stack([self.state[p]["step"] for p in params]).to(group["coefficients"])
-        table = {name: value.expand_as(t).unbind() for name, value in {**q, **self.scalars(q, t), "t": t}.items()}
-        return [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)]
+        h = [torch.zeros_like(group["coefficients"]) for group in self.param_groups]
+        for ((look_back, _, wrt), n), members in self.batches(lambda p: "g" in self.state.get(p, ())):
+            rows, tables, leaves = [], [], []
+            for i, params in members:
+                group = self.param_groups[i]
+                leaves.append(group["coefficients"].detach().requires_grad_())
+                with torch.enable_grad():
+                    tables.append(self.scalar_table(params, leaves[-1]))
+                for p in params:
+                    state = self.state[p]
+                    grad = torch.zeros_like(state["g"]) if p.grad is None else p.grad
+                    rows.append(tuple(map(local, (grad, state["g"], *(state[name] for name in group["buffers"])))))
+            scalars = torch.cat(tables).detach()
+            # a parameter whose every gradient so far was not finite has state, but no update to look back on
+            live = torch.stack([self.state[p]["step"] > 0 for _, params in members for p in params])[:, None]
+            sums = look_back(rows, torch.cat([(live & ok).to(scalars), scalars], dim=1))
+            cotangent = torch.zeros_like(scalars)
+            cotangent[:, list(wrt)] = torch.where(live, sums, 0.0)
+            parts = cotangent.split([len(table) for table in tables])
+            for (i, params), table, q, part in zip(members, tables, leaves, parts, strict=True):
+                gradient, = torch.autograd.grad(table, q, part)
+                h[i] -= self.param_groups[i]["last_lr"] * gradient / n
+                for p in params:
+                    if p.grad is None:
+                        del self.state[p]["g"]
+        return torch.stack(h)
 
-    def buffers(self, group, p):
-        return {name: self.state[p][name] for name in group["buffers"]}
-
-    def hyper_gradient(self, group):
-        """h_q = sum over parameters of <g_t, dx_{t-1}/dq> with dx_{t-1}/dq = -lr_{t-1} d direction_{t-1}/dq.
-
-        The rule's vector-Jacobian product runs over the elements, down to one sum per scalar; the chain from the
-        scalars to q, a few numbers per parameter, is autograd's. Returns (len(domain),) float64, 0 where not learned.
-        """
-        h = torch.zeros_like(group["coefficients"])
-        params = [p for p in self.pending(group) if p.grad is not None and p.numel() > 0]
-        if not params:
-            return h
-        q = {name: value.clone().requires_grad_(name in group["learn"])
-             for name, value in zip(self.domain, group["coefficients"].unbind(), strict=True)}
-        with torch.enable_grad():
-            rows = self.rows(group, params, q)
-        wrt = [name for name, value in rows[0].items() if value.requires_grad]
-        sums = [vjp(partial(self.rule, **group["constants"]), wrt, {name: value.detach() for name, value in row.items()},
-                    p.grad, self.state[p]["g"], self.buffers(group, p)).to(h.device)
-                for p, row in zip(params, rows, strict=True)]
-        gradients = torch.autograd.grad([row[name] for row in rows for name in wrt],
-                                        [q[name] for name in group["learn"]], torch.cat(sums).unbind())
-        for i, name in enumerate(self.domain):
-            if name in group["learn"]:
-                h[i] = -group["last_lr"] * gradients[group["learn"].index(name)]
-        return h
-
-    def learn_coefficients(self):
-        """The hyper-gradient of the last update, reduced over ranks, then one step of projected hyper-SGD."""
-        if not any(group["learn"] for group in self.param_groups):
+    def learn_coefficients(self, h, ok):
+        """Reduce the hyper-gradients over ranks, then one step of projected hyper-SGD (or another hyper-optimizer)."""
+        groups = self.param_groups
+        if not any(group["learn"] for group in groups):
             return
-        h = sum(self.hyper_gradient(group).to(self.param_groups[0]["coefficients"]) for group in self.param_groups)
+        if not groups[0]["per_group"]:
+            h = h.sum(0, keepdim=True)
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(h)
-            h /= dist.get_world_size()
-        low, high = h.new_tensor(list(self.domain.values())).unbind(1)
-        for group in self.param_groups:
-            group["hyper_step"] = group["hyper_step"] + 1
-            group["hyper_gradients"] = h.clone()
+        for group, h in zip(groups, h, strict=False):
+            learned = group["bounds"][:, 0] > -torch.inf
+            h = torch.where(learned, h, 0.0)
+            k = group["hyper_step"] + 1
             bound = torch.inf if group["hyper_clip"] is None else group["hyper_clip"]
-            push = torch.where(group["hyper_step"] > group["hyper_start"], h.clamp(-bound, bound), 0.0)
-            group["hyper_velocity"] = h.new_tensor(group["hyper_momentum"]) * group["hyper_velocity"] + push
-            learned = torch.tensor([name in group["learn"] for name in self.domain], device=h.device)
-            q = group["coefficients"]
-            moved = (q - h.new_tensor(group["hyper_lr"]) * group["hyper_velocity"]).clamp(low, high)
-            group["coefficients"] = torch.where(learned, moved, q)
+            push = torch.where(k > group["hyper_start"], h.clamp(-bound, bound), 0.0)
+            step, velocity, square = HYPER_OPTIMIZERS[group["hyper_optimizer"]](
+                push, group["hyper_velocity"], group["hyper_square"], group["hyper_momentum"], k)
+            q = (group["coefficients"] - group["hyper_lr"] * step).clamp(*group["bounds"].unbind(1))
+            new = dict(coefficients=q, hyper_gradients=h, hyper_velocity=velocity, hyper_square=square, hyper_step=k)
+            group.update({name: torch.where(ok, value, group[name]) for name, value in new.items()})
+        if not groups[0]["per_group"]:
+            for group in groups[1:]:
+                group.update({name: groups[0][name] for name in HYPER_STATE if name.startswith(("coef", "hyper_"))})
 
-    def update_group(self, group, last_rows, clip):
-        """Complete the last update of every parameter and make the next one; last_rows: {parameter: its old row}."""
-        rule = partial(self.rule, **group["constants"])
-        params = [p for p in group["params"] if p.grad is not None]
-        for p in self.pending(group):
-            if p.grad is None:  # frozen for now: this is the last moment at which its coefficients are known
-                advance(rule, last_rows[p], self.state[p].pop("g"), self.buffers(group, p))
-        for p in params:
-            state = self.state[p]
-            if not state:
-                state["step"] = torch.zeros((), dtype=torch.float32, device=p.device)
-                state.update((name, torch.zeros_like(p)) for name in group["buffers"])
-            state["step"] += 1
-            if group["learn"]:
-                state.setdefault("g", torch.zeros_like(p))
-        for p, row in zip(params, self.rows(group, params), strict=True):
-            update(rule, row, p.grad, clip, p, group["lr"], group["weight_decay"], self.state[p].get("g"),
-                   self.buffers(group, p), last_rows.get(p))
-        lr = group["lr"]
-        group["last_lr"] = lr.clone() if isinstance(lr, torch.Tensor) else lr
+    def move(self, ok):
+        """x <- x (1 - lr decay) - lr direction, with the direction from the clipped gradient and the new coefficients."""
+        limit = self.param_groups[0]["max_grad_norm"]
+        clip = torch.ones_like(self.grad_norm)
+        if limit is not None:
+            clip = (limit / (self.grad_norm + 1e-6)).clamp(max=1.0)  # as clip_grad_norm_ has it
+        for ((_, move, _), _), members in self.batches(lambda p: p.grad is not None):
+            rows, tables = [], []
+            for i, params in members:
+                group = self.param_groups[i]
+                table = self.scalar_table(params, group["coefficients"])
+                lr = group["lr"] if isinstance(group["lr"], torch.Tensor) else torch.full_like(clip, group["lr"])
+                same = torch.stack([ok.to(table), clip, lr.to(table), torch.full_like(clip, group["weight_decay"])])
+                tables.append(torch.cat([same.expand(len(params), 4), table], dim=1))
+                names = (("g",) if group["learn"] else ()) + group["buffers"]
+                rows += [tuple(map(local, (p.grad, p, *(self.state[p][name] for name in names)))) for p in params]
+            move(rows, torch.cat(tables))
+
+    @torch.no_grad()
+    def freeze(self):
+        """From now on a fixed optimizer with the coefficients of this moment (the paper's MADA-FS), and its state only."""
+        grads = {p: p.grad for group in self.param_groups for p in group["params"]}
+        for p in grads:
+            p.grad = None
+        self.look_back(torch.ones((), dtype=torch.bool, device=self.param_groups[0]["coefficients"].device))
+        for p, grad in grads.items():
+            p.grad = grad
+        for group in self.param_groups:
+            group["learn"] = ()
+            group["hyper_lr"], group["hyper_momentum"] = torch.zeros_like(group["hyper_lr"]), torch.zeros_like(group["hyper_lr"])
+            group["bounds"] = torch.stack([torch.full_like(group["hyper_lr"], x) for x in (-torch.inf, torch.inf)], dim=1)
+            group.update(self.frozen(group))
+            for p in group["params"]:
+                for name in set(self.state.get(p, ())) - {"step", *group["buffers"]}:
+                    del self.state[p][name]
+
+    def frozen(self, group):
+        """What a fixed optimizer at this group's coefficients needs: {"buffers": ..., "constants": ...}, where it is less."""
+        return {}

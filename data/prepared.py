@@ -74,7 +74,7 @@ def download(url, path, expected=None, timeout=15):
     except OSError as error:  # urllib's errors and time-outs are OSErrors
         raise UserError(f"{url}: {error}") from None
     finally:
-        part.unlink(missing_ok=True)
+        drop(part)
 
 
 def wheel_files(requirement, names):
@@ -153,6 +153,13 @@ def writing(place):
         raise UserError(f"{place}: cannot be written: {error.strerror or error}") from error
 
 
+def drop(*parts):
+    """Remove what is left of files that were not finished, without hiding the error that left them."""
+    for part in parts:
+        with contextlib.suppress(OSError):
+            part.unlink()
+
+
 def sync(file):
     """Onto the disk, so that it is the disk's last chance to refuse."""
     file.flush()
@@ -171,7 +178,7 @@ def whole_file(path):
                 sync(file)
             os.replace(part, path)
     finally:
-        part.unlink(missing_ok=True)
+        drop(part)
 
 
 def publish(folder, names, meta):
@@ -200,8 +207,7 @@ def data_set(folder, *names):
                 sync(file)
         publish(folder, names, meta)
     finally:
-        for part in parts:
-            part.unlink(missing_ok=True)
+        drop(*parts)
 
 
 def write_tokens(folder, splits, vocab_size, expected=None, arrays=None, **meta):

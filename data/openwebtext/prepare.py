@@ -148,14 +148,14 @@ def tokenize(out, files, total, workers):
                     with whole_file(progress) as file:
                         file.write(json.dumps(state).encode())
     except OSError as error:
-        raise UserError(f"{out}: {error.strerror or error}; the same command goes on after document "
+        raise UserError(f"{out}: cannot be written: {error.strerror or error}; the same command goes on after document "
                         f"{state['documents']:,}") from error
     except KeyboardInterrupt:
         raise UserError(f"interrupted; the same command goes on after document {state['documents']:,}") from None
     except BrokenProcessPool:
         raise UserError("a worker died, perhaps for want of memory: the same command with fewer --workers goes on") from None
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        pool.shutdown(cancel_futures=True)
     if done != total:
         raise UserError(f"{out}: the files hold {done:,} documents instead of the {total:,} that were counted")
     return {"train": state["bytes"][0] // 2, "val": state["bytes"][1] // 2}

@@ -1,0 +1,166 @@
+"""OpenWebText: nanoGPT's split, every kind of source, interruption anywhere, and refusals before the work.
+
+    python -m pytest tests/test_data_openwebtext.py
+"""
+
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+from prepare_script import SHARED, environment, module, needs_shared, prepare, prepared, read, refused, script
+
+from config import UserError
+from data.documents import count_documents, document_files, documents
+from data.prepared import GPT2_EOT, gpt2_tokenizer
+
+N = 6000
+TEXTS = [f"Document {i}.\nIt has {'many ' * (i % 50)}words, like café.\n" for i in range(N)]
+
+
+def write_jsonl(path, texts):
+    path.write_text("".join(json.dumps({"text": text, "url": "x"}) + "\n" for text in texts))
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    path = tmp_path_factory.mktemp("source") / "documents.jsonl"
+    write_jsonl(path, TEXTS)
+    return path
+
+
+@pytest.fixture(scope="module")
+def straight(source, tmp_path_factory):
+    """meta.json and ids of an uninterrupted run on all documents."""
+    return prepared("openwebtext", tmp_path_factory.mktemp("straight"), "--source", source, "--workers", 2)
+
+
+def same(a, b):
+    return a[0]["counts"] == b[0]["counts"] and all(np.array_equal(a[1][split], b[1][split]) for split in ("train", "val"))
+
+
+def test_split_is_that_of_nanogpt_and_order_that_of_the_source(straight):
+    import datasets
+    split = datasets.Dataset.from_dict({"i": range(N)}).train_test_split(test_size=0.0005, seed=2357, shuffle=True)
+    tokenizer = gpt2_tokenizer()
+    for name, theirs in (("val", split["test"]["i"]), ("train", split["train"]["i"])):
+        expected = [token for i in sorted(theirs) for token in [*tokenizer.encode_ordinary(TEXTS[i]), GPT2_EOT]]
+        assert straight[1][name].tolist() == expected
+    assert straight[0]["documents"] == N and (straight[1]["val"] == GPT2_EOT).sum() == math.ceil(0.0005 * N)
+
+
+def test_parquet_and_txt_give_the_same(straight, tmp_path):
+    folder, txt = tmp_path / "parquet", tmp_path / "documents.txt"
+    folder.mkdir()
+    for i in range(3):
+        part = TEXTS[i * N // 3:(i + 1) * N // 3]
+        pyarrow.parquet.write_table(pyarrow.table({"text": part}), folder / f"train-{i}.parquet", row_group_size=500)
+    txt.write_text("<|endoftext|>\n".join(TEXTS))
+    assert same(straight, prepared("openwebtext", tmp_path / "a", "--source", folder, "--workers", 1))
+    assert same(straight, prepared("openwebtext", tmp_path / "b", "--source", txt, "--workers", 1))
+
+
+def test_after_a_full_disk_the_same_command_goes_on(source, straight, tmp_path):
+    arguments = ("openwebtext", "--source", source, "--out", tmp_path, "--workers", 1)
+    refused(prepare(*arguments, largest_file=300_000), "cannot be written", "goes on after document")
+    assert not (tmp_path / "meta.json").exists() and json.loads((tmp_path / "progress.part").read_text())["documents"] > 0
+    again = prepare(*arguments)
+    assert "going on after document" in again.stdout, again.stderr
+    assert same(straight, read(tmp_path)) and len(list(tmp_path.iterdir())) == 3
+
+
+def test_killed_or_interrupted_it_goes_on(tmp_path):
+    texts, out = [f"Text {i}. " + " ".join(str(j * i) for j in range(400)) for i in range(30)], tmp_path / "out"
+    write_jsonl(tmp_path / "long.jsonl", texts * (N // 30))
+    seen = None
+    for stop in (signal.SIGKILL, signal.SIGINT):
+        running = subprocess.Popen([sys.executable, script("openwebtext"), "--source", tmp_path / "long.jsonl", "--out", out,
+                                    "--workers", "1"], env=environment(), stderr=subprocess.PIPE, text=True)
+        progress = out / "progress.part"
+        while running.poll() is None and (not progress.exists() or progress.read_bytes() == seen):
+            time.sleep(0.005)
+        running.send_signal(stop)
+        error, seen = running.communicate()[1], progress.read_bytes()
+        assert running.returncode == (-9 if stop == signal.SIGKILL else 2) and not (out / "meta.json").exists()
+    assert error.startswith("prepare.py: interrupted; the same command goes on after document") and error.count("\n") == 1
+    _, ids = prepared("openwebtext", out, "--source", tmp_path / "long.jsonl", "--workers", 1)
+    tokens = [np.array([*gpt2_tokenizer().encode_ordinary(text), GPT2_EOT]) for text in texts]
+    chosen = np.sort(np.random.default_rng(2357).permutation(N)[:3])
+    assert np.array_equal(ids["val"], np.concatenate([tokens[i % 30] for i in chosen]))
+    assert np.array_equal(ids["train"], np.concatenate([tokens[i % 30] for i in range(N) if i not in chosen]))
+
+
+def test_other_documents_start_anew(source, tmp_path):
+    for name in ("train.bin.part", "val.bin.part"):
+        (tmp_path / name).write_bytes(b"xx" * 1000)
+    (tmp_path / "progress.part").write_text(json.dumps({"of": [["other", N], N], "documents": 5, "bytes": [2000, 2000]}))
+    meta, ids = prepared("openwebtext", tmp_path, "--source", source, "--workers", 1, "--max_docs", 10)
+    assert meta["documents"] == 10 and sum((tokens == GPT2_EOT).sum() for tokens in ids.values()) == 10
+
+
+@needs_shared
+def test_real_documents(tmp_path):
+    tokens = np.fromfile(SHARED / "openwebtext_sample" / "val.bin", np.uint16)
+    ends = np.flatnonzero(tokens == GPT2_EOT)[:101] + 1
+    documents = [tokens[a:b] for a, b in zip(ends, ends[1:])]
+    write_jsonl(tmp_path / "a.jsonl", [gpt2_tokenizer().decode(document[:-1].tolist()) for document in documents])
+    _, ids = prepared("openwebtext", tmp_path / "out", "--source", tmp_path / "a.jsonl", "--workers", 1)
+    chosen = np.random.default_rng(2357).permutation(100)[0]
+    assert np.array_equal(ids["val"], documents.pop(chosen)) and np.array_equal(ids["train"], np.concatenate(documents))
+
+
+def test_unreadable_sources_are_one_line(source, tmp_path):
+    whole, out = tmp_path / "whole.parquet", tmp_path / "out"
+    pyarrow.parquet.write_table(pyarrow.table({"text": TEXTS}), whole)
+    bad = {"cut.parquet": whole.read_bytes()[:-100], "damaged.parquet": b"PAR1" + b"\0" * 2000 + whole.read_bytes()[2004:],
+           "cut.jsonl": source.read_bytes()[:-20], "other.jsonl": b'{"body": "x"}\n' * 5, "list.jsonl": b"[1]\n" * 5,
+           "null.jsonl": b'{"text": null}\n' * 5, "latin.txt": "café\n<|endoftext|>\n".encode("latin-1") * 3}
+    for name, content in bad.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=name) as caught:
+            count_documents(tmp_path / name)
+            list(documents(tmp_path / name))
+        assert "\n" not in str(caught.value)
+    pyarrow.parquet.write_table(pyarrow.table({"content": TEXTS}), whole)
+    with pytest.raises(UserError, match="no column 'text', only content"):
+        list(documents(whole))
+    for name in ("none", "a.csv"):
+        (tmp_path / "a.csv").write_text("text\n")
+        with pytest.raises(UserError, match=name):
+            document_files(tmp_path / name)
+    refused(prepare("openwebtext", "--source", tmp_path / "damaged.parquet", "--out", out, "--workers", 1), "damaged")
+    (tmp_path / "one.txt").write_text("no separators\n")
+    refused(prepare("openwebtext", "--source", tmp_path / "one.txt", "--out", out), "one.txt: 1 documents, too few to split")
+    assert not (out / "meta.json").exists()
+
+
+def test_what_it_needs_is_said_and_too_little_refused(source, tmp_path, monkeypatch):
+    done = prepare("openwebtext", "--source", source, "--out", tmp_path / "out", "--workers", 1_000_000)
+    refused(done, "memory", "--workers")
+    assert "GB of disk" in done.stdout and "GB of memory" in done.stdout
+    refused(prepare("openwebtext", "--source", source, "--out", tmp_path / "out", "--max_docs", 1), "--max_docs")
+    loaded = module("openwebtext")
+    free = loaded.need_disk.__globals__["shutil"].disk_usage(tmp_path)._replace(free=30 * 10**9)
+    monkeypatch.setattr(loaded.need_disk.__globals__["shutil"], "disk_usage", lambda path: free)
+    monkeypatch.setattr(sys, "argv", ["prepare.py", "--out", str(tmp_path / "out"), "--workers", "1"])
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match="of disk are needed and 30.0 GB are free"):
+        loaded.main()
+
+
+def test_a_partial_export_is_refused_by_its_count(tmp_path, monkeypatch):
+    loaded = module("openwebtext")
+    monkeypatch.setattr(loaded, "say_needs", lambda *arguments: None)
+    monkeypatch.setattr(loaded, "hub_file", lambda *arguments: (Path(arguments[-1]), "commit"))
+    monkeypatch.setattr(loaded, "count_documents", lambda path: 100_000)
+    monkeypatch.setattr(sys, "argv", ["prepare.py", "--out", str(tmp_path)])
+    with pytest.raises(UserError, match="8,000,000 documents, not 8,013,769"):
+        loaded.main()
+    assert len(loaded.hub_files(250_000)) == 3

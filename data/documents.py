@@ -5,6 +5,7 @@ import json
 from config import UserError
 
 SEPARATOR = "<|endoftext|>"
+UNREADABLE = (OSError, ValueError, TypeError, KeyError, NotImplementedError, SyntaxError)  # pyarrow's, json's, PIL's errors
 
 
 def document_files(source):
@@ -25,9 +26,9 @@ def documents(path):
             if not isinstance(text, str):
                 raise UserError(f"{path}: document {number} has no text")
             yield text
-    except (KeyError, TypeError, OSError, ValueError) as error:  # pyarrow's and json's errors are among these
-        if isinstance(error, UserError):
-            raise
+    except UserError:
+        raise
+    except UNREADABLE as error:
         raise UserError(f"{path}: cannot be read after document {number:,}: {one_line(error)}") from None
 
 
@@ -38,7 +39,7 @@ def count_documents(path):
     import pyarrow.parquet
     try:
         return pyarrow.parquet.read_metadata(path).num_rows
-    except (OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise UserError(f"{path}: cannot be read: {one_line(error)}") from None
 
 

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import hashlib
+import http.client
 import json
 import os
 import shutil
@@ -71,7 +72,7 @@ def download(url, path, expected=None, timeout=15):
         if expected:
             check_sha256(part, expected)
         os.replace(part, path)
-    except OSError as error:  # urllib's errors and time-outs are OSErrors
+    except (OSError, http.client.HTTPException) as error:  # urllib's errors and time-outs are OSErrors
         raise UserError(f"{url}: {error}") from None
     finally:
         drop(part)
@@ -124,8 +125,10 @@ def hub_file(name, revision, path):
     Raises UserError.
     """
     import datasets  # seconds to import, and local sources do without
+    from huggingface_hub import try_to_load_from_cache
     try:
-        local = Path(datasets.DownloadManager().download(f"hf://datasets/{name}@{revision}/{path}"))
+        local = try_to_load_from_cache(name, path, revision=revision, repo_type="dataset")  # needs no network
+        local = Path(local or datasets.DownloadManager().download(f"hf://datasets/{name}@{revision}/{path}"))
     except Exception as error:  # whatever the hub's client raises, offline or refused
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"{name} cannot be had from the Hugging Face hub, give local files as --source ({reason})") from None

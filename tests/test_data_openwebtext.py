@@ -100,7 +100,8 @@ def test_killed_or_interrupted_it_goes_on(tmp_path):
 def test_other_documents_start_anew(source, tmp_path):
     for name in ("train.bin.part", "val.bin.part"):
         (tmp_path / name).write_bytes(b"xx" * 1000)
-    (tmp_path / "progress.part").write_text(json.dumps({"of": [["other", N], N], "documents": 5, "bytes": [2000, 2000]}))
+    before = {"of": [["documents.jsonl", 1, N], N], "documents": 5, "bytes": [2000, 2000]}
+    (tmp_path / "progress.part").write_text(json.dumps(before))
     meta, ids = prepared("openwebtext", tmp_path, "--source", source, "--workers", 1, "--max_docs", 10)
     assert meta["documents"] == 10 and sum((tokens == GPT2_EOT).sum() for tokens in ids.values()) == 10
 

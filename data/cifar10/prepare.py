@@ -17,8 +17,8 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from config import UserError, one_line_errors
-from data.documents import one_line, parquet_rows
-from data.prepared import arguments, data_set, hub_file, report, sha256
+from data.documents import UNREADABLE, one_line, parquet_rows
+from data.prepared import arguments, check_sha256, data_set, hub_file, report, sha256
 
 HUB = ("uoft-cs/cifar10", "0b2714987fa478483af9968de7c934580d0bb9a2")
 HUB_SHA256 = {"train": "8428b53a88a11ac374111006708df51469e315a22ac6d66470afd9c78d2ae883",
@@ -31,6 +31,7 @@ def parquet_file(source, split):
     """The parquet file of a split, in the folder source or from the hub. Raises UserError."""
     if not source:
         path, _ = hub_file(*HUB, f"plain_text/{split}-00000-of-00001.parquet")
+        check_sha256(path, HUB_SHA256[split])
         return path
     found = sorted(source.glob(f"{split}*.parquet"))
     if len(found) != 1:
@@ -47,7 +48,9 @@ def arrays(path, count):
                 images[n] = Image.open(io.BytesIO(row["img"]["bytes"])).convert("RGB")
                 labels[n] = row["label"]
             n += 1
-    except (OSError, ValueError, TypeError, KeyError) as error:  # PIL's and pyarrow's errors are among these
+    except UserError:
+        raise
+    except UNREADABLE as error:
         raise UserError(f"{path}: cannot be read after image {n:,}: {one_line(error)}") from None
     if n != count or labels.max() >= len(CLASSES):
         raise UserError(f"{path}: {n:,} images with labels to {labels[:n].max(initial=0)}, not {count:,} with labels to 9")

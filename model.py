@@ -151,10 +151,10 @@ class GPT(nn.Module):
         """Parameters without position embeddings: the count that the scaling laws and the FLOP estimate use."""
         return sum(p.numel() for p in self.parameters()) - self.transformer.wpe.weight.numel()
 
-    def flops_per_token(self):
+    def flops_per_token(self, context):
         """Training FLOPs for one token: 6 per parameter, and attention's (PaLM, Chowdhery et al., 2022, appendix B)."""
         c = self.config
-        return 6 * self.num_params() + 12 * c.n_layer * c.n_embd * c.block_size
+        return 6 * self.num_params() + 12 * c.n_layer * c.n_embd * context
 
 
 def load(name):

@@ -24,8 +24,11 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+import checkpoints
 import config
 import metrics
 import optim
@@ -66,6 +69,9 @@ learn: tuple | None = None  # names of the coefficients to learn; () for none
 hyper_lr: float | dict | None = None  # learning rate of the coefficients: a number, or {name: number}
 hyper_momentum: float | dict | None = None  # momentum of the coefficients, likewise
 hyper_start: int | None = None  # steps before the coefficients begin to move
+hyper_clip: float | None = None  # bound on each hyper-gradient; None: 10
+hyper_optimizer: str | None = None  # how the coefficients descend: "sgd", the paper's, "adam" or "sign"
+state_dtype: str | None = None  # "bfloat16": keep the optimizer's moments of the gradient, but not of its square, in it
 rule: str | None = None  # MADA: "paper", or "authors" for what the released code computes
 second_moment: str | None = None  # MADA: "avgrad" or "amsgrad"
 # schedule, in optimizer steps
@@ -85,12 +91,14 @@ wandb_run_name: str | None = None  # None: the name of out_dir
 device = "auto"  # "cuda", "mps", "cpu", or "cuda:1"; "auto" takes the first of these three that there is
 dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of products; "auto": bfloat16 on GPUs that have it
 compile: bool | Literal["auto"] = "auto"  # torch.compile of the model; "auto": on CUDA, where it works
+shard = False  # split parameters, gradients and optimizer state over the ranks (FSDP2) instead of copying them (DDP)
 timeout_minutes = 10  # after which a rank that waits for the others gives up
 # -- end of settings
 
 MODEL_SETTINGS = ("block_size", "n_layer", "n_head", "n_embd", "dropout", "bias", "vocab_size")
 OPTIMIZER_SETTINGS = ("beta1", "beta2", "beta3", "rho", "c", "gamma", "eps", "momentum", "learn", "hyper_lr",
-                      "hyper_momentum", "hyper_start", "rule", "second_moment")
+                      "hyper_momentum", "hyper_start", "hyper_clip", "hyper_optimizer", "state_dtype", "rule",
+                      "second_moment")
 KEPT_SETTINGS = ("seed", "dataset", "batch_size", "optimizer", "weight_decay", "grad_clip",  # by a resumed run
                  *MODEL_SETTINGS, *OPTIMIZER_SETTINGS)
 LEAST = dict(seed=0, batch_size=1, micro_batch_size=1, block_size=1, n_layer=1, n_head=1, n_embd=1, grad_clip=0, min_lr=0,
@@ -126,7 +134,7 @@ def train(cfg, given=()):
     if cfg["init_from"] == "resume":
         if not os.path.exists(last):
             raise UserError(f"init_from='resume': there is no {last}; start with --init_from=scratch, or name the --out_dir")
-        checkpoint = torch.load(last, map_location="cpu", weights_only=True)
+        checkpoint = checkpoints.read(last)
         before = checkpoint["config"]
         for name in KEPT_SETTINGS:
             if name in given and cfg[name] != before[name]:
@@ -147,7 +155,12 @@ def train(cfg, given=()):
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if ranks > 1 and device == "cuda":
+        if int(os.environ["LOCAL_WORLD_SIZE"]) > torch.cuda.device_count():
+            raise UserError(f"{os.environ['LOCAL_WORLD_SIZE']} processes but {torch.cuda.device_count()} GPUs on this "
+                            "machine: lower --nproc_per_node")
         device = f"cuda:{local_rank}"
+    if cfg.shard and ranks == 1:
+        raise UserError("shard=True splits the model over several processes: start them with torchrun")
     try:
         torch.empty(1, device=device).zero_()
     except (RuntimeError, AssertionError) as error:
@@ -193,7 +206,13 @@ def train(cfg, given=()):
             sizes = {name: resolved[name] for name in MODEL_SETTINGS}
             model = GPT(GPTConfig(**sizes | {"vocab_size": cfg.vocab_size or train_data.meta["vocab_size"]}))
         else:
+            for name in ("n_layer", "n_head", "n_embd", "bias", "vocab_size"):
+                if name in given:
+                    raise UserError(f"{name}={resolved[name]!r}: the model's size comes with {cfg.init_from}; leave it out")
             model = GPT.from_pretrained(cfg.init_from, cfg.dropout)
+            resolved |= {name: getattr(model.config, name) for name in ("n_layer", "n_head", "n_embd", "bias", "vocab_size")}
+    except UserError:
+        raise
     except ValueError as error:
         raise UserError(str(error)) from None
     except OSError as error:
@@ -203,7 +222,23 @@ def train(cfg, given=()):
         raise UserError(f"vocab_size={model.config.vocab_size} is less than the data's {train_data.meta['vocab_size']}")
     if model.config.block_size < cfg.block_size:
         raise UserError(f"block_size={cfg.block_size} is more than {cfg.init_from}'s {model.config.block_size}")
+    if checkpoint:
+        model.load_state_dict(checkpoint["model"])
     model.to(device)
+    it = checkpoint["iter"] if checkpoint else 0
+    if it >= cfg.max_iters:
+        raise UserError(f"the run in {cfg.out_dir} has all its {it} steps; to go on, raise --max_iters")
+
+    # several processes: each has the whole model (DDP), or a part of every tensor (FSDP2)
+    if ranks > 1:
+        if device_type == "cuda":
+            torch.cuda.set_device(device)
+        dist.init_process_group("nccl" if device_type == "cuda" else "gloo", timeout=timedelta(minutes=cfg.timeout_minutes))
+    if cfg.shard:
+        mesh = init_device_mesh(device_type, (ranks,))
+        for block in model.transformer.h:
+            fully_shard(block, mesh=mesh)
+        fully_shard(model, mesh=mesh)
 
     # optimizer
     matrices = [p for p in model.parameters() if p.dim() >= 2]
@@ -216,30 +251,23 @@ def train(cfg, given=()):
         raise UserError(str(error)) from None
     scaler = torch.amp.GradScaler(device_type, enabled=dtype == "float16")
 
-    # where the run stands
-    it, best = 0, math.inf
+    best = math.inf
     if checkpoint:
-        model.load_state_dict(checkpoint["model"])
-        optimizer.load_state_dict(checkpoint["optimizer"])
+        optimizer.load_state_dict(checkpoints.shared_out(checkpoint["optimizer"], [*matrices, *others]))
         scaler.load_state_dict(checkpoint["scaler"])
-        it, best = checkpoint["iter"], checkpoint["best_val_loss"]
-        if it >= cfg.max_iters:
-            raise UserError(f"the run in {cfg.out_dir} has all its {it} steps; to go on, raise --max_iters")
+        best = checkpoint["best_val_loss"]
 
-    # only now is anything started or written
+    # compilation
     compiled = cfg.compile if cfg.compile != "auto" else device_type == "cuda"
     if compiled and (problem := cannot_compile(device)):
         if cfg.compile != "auto":
             raise UserError(f"compile=True: torch.compile does not work here: {problem}")
         compiled = False
-    if ranks > 1:
-        if device_type == "cuda":
-            torch.cuda.set_device(device)
-        dist.init_process_group("nccl" if device_type == "cuda" else "gloo", timeout=timedelta(minutes=cfg.timeout_minutes))
     stepper = torch.compile(model) if compiled else model
-    if ranks > 1:
+    if ranks > 1 and not cfg.shard:
         stepper = DistributedDataParallel(stepper, device_ids=[local_rank] if device_type == "cuda" else None)
 
+    # only now is anything written
     parameters, meta = sum(p.numel() for p in model.parameters()), train_data.meta
     if rank == 0:
         for name in () if checkpoint else ("ckpt_last.pt", "ckpt_best.pt"):  # of a run that is overwritten
@@ -271,21 +299,21 @@ def train(cfg, given=()):
         """Mean loss over the fixed windows, which the ranks share. Training randomness is not touched."""
         model.eval()
         total = torch.zeros((), device=device)
-        mine = val_starts[rank::ranks]
-        for i in range(0, len(mine), micro):
-            x, y = map(on_device, val_data.windows(mine[i:i + micro]))
+        for i in range(0, len(val_starts), micro * ranks):
+            mine = val_starts[i + rank * micro:i + (rank + 1) * micro]
+            x, y = map(on_device, val_data.windows(mine if len(mine) else val_starts[:1]))  # FSDP wants all ranks to call
             with autocast:
-                total += model(x, y) * len(x)
+                total += model(x, y) * len(mine)
         model.train()
         return mean_over_ranks(total) * ranks / len(val_starts)
 
-    def save(name):
-        """Write a checkpoint of tensors and plain containers, whole or not at all."""
-        path = os.path.join(cfg.out_dir, name)
-        torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(),
-                    "iter": it, "best_val_loss": best, "config": resolved, "data": meta,
-                    "model_config": dataclasses.asdict(model.config)}, path + ".part")
-        os.replace(path + ".part", path)
+    def save(*names):
+        """Write checkpoints of whole tensors and plain containers, each complete or not at all. All ranks call it."""
+        state = checkpoints.whole({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(),
+                                   "iter": it, "best_val_loss": best, "config": resolved, "data": meta,
+                                   "model_config": dataclasses.asdict(model.config)})
+        for name in names if rank == 0 else ():
+            checkpoints.write(state, os.path.join(cfg.out_dir, name))
 
     # the loop
     stop = Event()  # set by SIGTERM or ctrl-C: finish the step, save, leave
@@ -310,7 +338,10 @@ def train(cfg, given=()):
             torch.manual_seed(int(np.random.SeedSequence((cfg.seed, it, rank)).generate_state(1)[0]))
             train_loss = torch.zeros((), device=device)
             for i in range(accumulation):
-                with stepper.no_sync() if ranks > 1 and i < accumulation - 1 else nullcontext():
+                last_part = i == accumulation - 1  # only then are gradients exchanged
+                if cfg.shard:
+                    model.set_requires_gradient_sync(last_part)
+                with nullcontext() if last_part or cfg.shard or ranks == 1 else stepper.no_sync():
                     with autocast:
                         loss = stepper(x[i], y[i]) / accumulation
                     scaler.scale(loss).backward()
@@ -331,7 +362,7 @@ def train(cfg, given=()):
                     tokens_per_s = cfg.batch_size * cfg.block_size / seconds
                     record |= {"step_ms": 1e3 * seconds, "tokens_per_s": tokens_per_s}
                     if peak:
-                        record["mfu"] = model.flops_per_token() * tokens_per_s / (peak * ranks)
+                        record["mfu"] = model.flops_per_token(cfg.block_size) * tokens_per_s / (peak * ranks)
                 for name in ("coefficients", "hyper_gradients", "skipped_steps"):
                     if hasattr(optimizer, name):
                         record[name] = getattr(optimizer, name)
@@ -341,10 +372,7 @@ def train(cfg, given=()):
                     log.write(record)
                 if evaluating and math.isfinite(val_loss):
                     is_best, best, saved = val_loss < best, min(best, val_loss), it
-                    if rank == 0:
-                        save("ckpt_last.pt")
-                        if is_best:
-                            save("ckpt_best.pt")
+                    save("ckpt_last.pt", *["ckpt_best.pt"] * is_best)
                 lost = 0 if math.isfinite(record["train_loss"]) else lost + 1
                 if lost == 3 or lost and done:
                     raise UserError(f"the loss is not finite at step {it}{' and at the two log lines before' * (lost == 3)}"
@@ -357,8 +385,7 @@ def train(cfg, given=()):
             if stopping:
                 if saved < it and train_loss.isfinite():
                     saved = it
-                    if rank == 0:
-                        save("ckpt_last.pt")
+                    save("ckpt_last.pt")
                 if rank == 0:
                     log.say(f"stopped after step {it}; go on with --init_from=resume --out_dir={cfg.out_dir}")
                 break

@@ -4,10 +4,12 @@ import inspect
 from functools import partial
 
 import torch
+from torch.distributed.tensor import DTensor
 from torch.optim import SGD, AdamW
 
 from .adan import Adan
 from .avgrad import AVGrad
+from .engine import ParameterizedOptimizer
 from .hyperadam import HyperAdam
 from .lion import Lion
 from .mada import MADA
@@ -36,8 +38,12 @@ def build(name, params, *, max_grad_norm=None, **settings):
     """
     if name not in OPTIMIZERS:
         raise ValueError(f"optimizer {name!r} does not exist: choose one of {', '.join(OPTIMIZERS)}")
-    arguments = inspect.signature(OPTIMIZERS[name]).parameters
+    arguments = dict(inspect.signature(OPTIMIZERS[name]).parameters)
+    if "options" in arguments:
+        arguments |= inspect.signature(ParameterizedOptimizer.__init__).parameters
     kwargs = {key: value for key, value in settings.items() if value is not None}
+    if "state_dtype" in kwargs:
+        kwargs["state_dtype"] = getattr(torch, kwargs["state_dtype"])
     if "betas" in arguments:
         default = arguments["betas"].default
         kwargs["betas"] = tuple(kwargs.pop(f"beta{i}", value) for i, value in enumerate(default, start=1))
@@ -57,7 +63,8 @@ def build(name, params, *, max_grad_norm=None, **settings):
 def clip_or_skip(optimizer, args, kwargs, max_grad_norm):
     """Before the step of an optimizer that cannot do it itself: clip, or drop gradients that are not finite."""
     grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    optimizer.grad_norm = torch.nn.utils.get_total_norm(grads)
+    norm = torch.nn.utils.get_total_norm(grads)
+    optimizer.grad_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
     if not optimizer.grad_norm.isfinite():
         optimizer.skipped_steps += 1
         optimizer.zero_grad()

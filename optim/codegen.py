@@ -224,7 +224,8 @@ def build_cpp(loop, dtypes):
     run = compile_cpp(print_cpp(loop, dtypes))
 
     def call(table, address, scalars, sums):
-        run(*map(ctypes.c_int64, (torch.get_num_threads(), len(table))),
+        threads = min(torch.get_num_threads(), len(table))  # waking another one costs more than a small chunk
+        run(*map(ctypes.c_int64, (threads, len(table))),
             *(ctypes.c_void_p(x.data_ptr()) for x in (table, address, scalars, sums)))
     return call
 

@@ -50,17 +50,19 @@ class ParameterizedOptimizer(Optimizer):
         What depends on the coefficients but not on the elements. Differentiated too. Unless a subclass says otherwise,
         the bias corrections bias_i = 1 - beta_i^t of all coefficients beta_i.
     domain: {coefficient: (low, high)}: learned coefficients are projected on this box.
+    default_hyper_lr: {coefficient: hyper_lr}, where none is given.
     low_precision: names of the buffers that bear `state_dtype=torch.bfloat16`.
     """
 
     domain: dict[str, tuple[float, float]] = {}
+    default_hyper_lr: dict[str, float] = {}
     low_precision: tuple[str, ...] = ()
 
     @staticmethod
     def scalars(q, t):
         return {name.replace("beta", "bias"): 1 - value ** t for name, value in q.items() if name.startswith("beta")}
 
-    def __init__(self, params, *, lr, coefficients, buffers, constants=None, weight_decay=0.0, learn=(), hyper_lr=0.0,
+    def __init__(self, params, *, lr, coefficients, buffers, constants=None, weight_decay=0.0, learn=(), hyper_lr=None,
                  hyper_momentum=0.0, hyper_start=0, hyper_clip=10.0, hyper_optimizer="sgd", per_group=False,
                  lr_range=(0.1, 10.0), state_dtype=None, max_grad_norm=None):
         """
@@ -70,7 +72,7 @@ class ParameterizedOptimizer(Optimizer):
         constants: {name: value} handed to the rule as they are; hashable values.
         learn: names of the coefficients that hyper-gradient descent moves; the others never change. "lr" stands for a
             factor on the learning rate, 1 at the start and kept in `lr_range`.
-        hyper_lr, hyper_momentum: a number, or {name: number} with every learned coefficient in it.
+        hyper_lr, hyper_momentum: a number, or {name: number}; missing names have the class's default, and no momentum.
         hyper_start: for that many steps the hyper-gradient is taken to be 0.
         hyper_clip: bound on the absolute value of each hyper-gradient; None for no bound.
         hyper_optimizer: "sgd", the paper's; "sign"; or "adam", whose first decay is hyper_momentum.
@@ -82,8 +84,8 @@ class ParameterizedOptimizer(Optimizer):
         """
         for name, value in dict(lr=lr, weight_decay=weight_decay, hyper_start=hyper_start, hyper_clip=hyper_clip,
                                 max_grad_norm=max_grad_norm, eps=(constants or {}).get("eps")).items():
-            if value is not None and not value >= 0:
-                raise ValueError(f"{name}={value!r} must not be negative or NaN")
+            if value is not None and not 0 <= value < torch.inf:
+                raise ValueError(f"{name}={value!r} must be finite and not negative")
         if hyper_optimizer not in HYPER_OPTIMIZERS:
             raise ValueError(f"hyper_optimizer={hyper_optimizer!r} must be one of {', '.join(HYPER_OPTIMIZERS)}")
         if not 0 <= lr_range[0] <= 1 <= lr_range[1]:
@@ -95,7 +97,8 @@ class ParameterizedOptimizer(Optimizer):
         for name, value in coefficients.items():
             low, high = self.domain[name] if name in learn else (0, 1)
             if not low <= value <= high or (name.startswith("beta") and value == 1):
-                raise ValueError(f"{name}={value!r} must lie in [{low}, {high}]" + (
+                end = ")" if name.startswith("beta") and high == 1 else "]"
+                raise ValueError(f"{name}={value!r} must lie in [{low}, {high}{end}" + (
                     f" to be learned; or leave {name!r} out of `learn`" if name in learn and 0 <= value < 1 else ""))
         free = (-torch.inf, torch.inf)
         zeros = torch.zeros(len(self.domain), dtype=torch.float64)
@@ -103,8 +106,8 @@ class ParameterizedOptimizer(Optimizer):
             lr=lr, weight_decay=weight_decay, max_grad_norm=max_grad_norm, buffers=tuple(buffers),
             constants=dict(constants or {}), learn=learn, hyper_start=hyper_start, hyper_clip=hyper_clip,
             hyper_optimizer=hyper_optimizer, per_group=per_group, state_dtype=state_dtype,
-            hyper_lr=self.by_name("hyper_lr", hyper_lr, learn),
-            hyper_momentum=self.by_name("hyper_momentum", hyper_momentum, learn),
+            hyper_lr=self.by_name("hyper_lr", hyper_lr, self.default_hyper_lr, learn),
+            hyper_momentum=self.by_name("hyper_momentum", hyper_momentum, dict.fromkeys(learn, 0.0), learn),
             bounds=zeros.new_tensor([self.domain[name] if name in learn else free for name in self.domain]),
             coefficients=zeros.new_tensor([float(coefficients[name]) for name in self.domain]),
             hyper_gradients=zeros, hyper_velocity=zeros, hyper_square=zeros, hyper_step=zeros.new_zeros(()),
@@ -116,14 +119,20 @@ class ParameterizedOptimizer(Optimizer):
                 raise ValueError(f"{argument}: {type(self).__name__} has no coefficient {name!r}; "
                                  f"it has {', '.join(self.domain)}")
 
-    def by_name(self, argument, value, learn):
-        """A number for all coefficients, or {name: number} -> (len(domain),) float64, 0 where not learned."""
-        values = value if isinstance(value, dict) else dict.fromkeys(self.domain, value)
-        self.check_names(argument, values)
+    def by_name(self, argument, value, default, learn):
+        """A number, {name: number} or None for the default -> (len(domain),) float64, 0 where not learned."""
+        values = default | (value or {}) if value is None or isinstance(value, dict) else dict.fromkeys(self.domain, value)
+        self.check_names(argument, value if isinstance(value, dict) else ())
         for name in learn:
-            if name not in values or not values[name] >= 0:
+            if name not in values or not 0 <= values[name] < torch.inf:
                 raise ValueError(f"{argument}: {name!r} needs a number >= 0, not {values.get(name)!r}")
         return torch.tensor([float(values[name]) if name in learn else 0.0 for name in self.domain], dtype=torch.float64)
+
+    def pair_up(self, betas):
+        """{name: value} of a rule whose coefficients are its betas."""
+        if len(betas) != len(self.domain):
+            raise ValueError(f"betas={betas!r} must be {len(self.domain)} numbers")
+        return dict(zip(self.domain, betas, strict=True))
 
     def add_param_group(self, param_group):
         """Add a group, in mid-training too: it starts from the coefficients that the first one has learned."""
@@ -331,7 +340,7 @@ class ParameterizedOptimizer(Optimizer):
             p.grad = grad
         for group in self.param_groups:
             group["learn"] = ()
-            group["hyper_lr"], group["hyper_momentum"] = torch.zeros_like(group["hyper_lr"]), torch.zeros_like(group["hyper_lr"])
+            group["hyper_lr"] = group["hyper_momentum"] = torch.zeros_like(group["hyper_lr"])
             group["bounds"] = torch.stack([torch.full_like(group["hyper_lr"], x) for x in (-torch.inf, torch.inf)], dim=1)
             group.update(self.frozen(group))
             for p in group["params"]:
@@ -339,5 +348,5 @@ class ParameterizedOptimizer(Optimizer):
                     del self.state[p][name]
 
     def frozen(self, group):
-        """What a fixed optimizer at this group's coefficients needs: {"buffers": ..., "constants": ...}, where it is less."""
+        """What less a fixed optimizer at this group's coefficients needs: {"buffers": ..., "constants": ...}."""
         return {}

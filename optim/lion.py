@@ -11,11 +11,11 @@ def lion(g, *, m, beta1, beta2, bias1, bias2, t):
 
 
 class Lion(ParameterizedOptimizer):
-    """Lion with decoupled weight decay. Its paper takes lr 3 to 10 times smaller than Adam's, weight decay as much larger."""
+    """Lion with decoupled weight decay. Its paper: lr 3 to 10 times smaller than Adam's, decay as much larger."""
 
     domain = {"beta1": (0.0, 1.0), "beta2": (0.0, 1.0)}
     rule = staticmethod(lion)
 
     def __init__(self, params, lr=1e-4, betas=(0.9, 0.99), *, weight_decay=0.0, max_grad_norm=None):
-        super().__init__(params, lr=lr, coefficients=dict(zip(self.domain, betas, strict=True)), buffers=("m",),
+        super().__init__(params, lr=lr, coefficients=self.pair_up(betas), buffers=("m",),
                          weight_decay=weight_decay, max_grad_norm=max_grad_norm)

@@ -71,15 +71,16 @@ class MADA(ParameterizedOptimizer):
     The defaults start at Adam. Corners, for (beta3, rho, c, gamma): Adam (0, 1, 1, 1), AVGrad (0, 0, 1, 1),
     Yogi (0, 1, 0, 1), Adan (beta3, 1, 1, 1), Lion gamma = 0; AMSGrad is AVGrad's with second_moment="amsgrad".
 
-    params: tensors or param groups; `lr` and `weight_decay` may differ by group, coefficients are shared by all.
+    params: tensors or param groups; `lr` and `weight_decay` may differ by group.
     betas, beta3, rho, c, gamma: initial coefficients. A learned one must start in its `domain`.
     eps: added to the root of the second moment. weight_decay: decoupled. lion_betas: of the update, of the momentum.
-    learn: the coefficients that move; with learn=() this is a fixed optimizer (the paper's MADA-FS).
+    learn: the coefficients that move; with learn=() this is a fixed optimizer, and so it is after freeze() (MADA-FS).
     hyper_lr, hyper_momentum: of the coefficients; a number or a dict by name, whose missing names keep the default
         (5e-4 for beta1 and beta2, 1e-1 for the others, the paper's OpenWebText setting; no momentum).
-    hyper_start, hyper_clip, max_grad_norm: see ParameterizedOptimizer. Clipping belongs inside: the hyper-gradient
-        needs the raw gradient, so pass max_grad_norm instead of calling clip_grad_norm_ before step().
     rule: "paper" or "authors" (what the published code computes). second_moment: "avgrad" or "amsgrad".
+    options: hyper_start=0, hyper_clip=10.0, max_grad_norm=None, hyper_optimizer="sgd", per_group=False,
+        lr_range=(0.1, 10.0), state_dtype=None: see ParameterizedOptimizer. Clipping belongs inside: the hyper-gradient
+        needs the raw gradient, so pass max_grad_norm instead of calling clip_grad_norm_ before step().
 
     State per parameter, at most: m, v, s, n, l, g_prev and the last gradient g; a part whose coefficient is fixed
     where it does not count costs neither memory nor time. Raises ValueError naming an argument out of its domain.
@@ -87,34 +88,37 @@ class MADA(ParameterizedOptimizer):
 
     domain = {"beta1": (0.01, 0.99), "beta2": (0.501, 0.99), "beta3": (0.0, 0.99),
               "rho": (0.0, 1.0), "c": (0.0, 1.0), "gamma": (0.0, 1.0)}
-    default_hyper_lr = {"beta1": 5e-4, "beta2": 5e-4, "beta3": 1e-1, "rho": 1e-1, "c": 1e-1, "gamma": 1e-1}
+    default_hyper_lr = {"beta1": 5e-4, "beta2": 5e-4, "beta3": 1e-1, "rho": 1e-1, "c": 1e-1, "gamma": 1e-1, "lr": 1e-1}
+    low_precision = ("m", "n", "l", "g_prev")  # v and s move by less than bfloat16 resolves
     rule = staticmethod(mada)
 
     def __init__(self, params, lr=1e-3, betas=(0.9, 0.95), *, beta3=0.0, rho=1.0, c=1.0, gamma=1.0, eps=1e-8,
-                 weight_decay=0.0, lion_betas=(0.95, 0.98), hyper_lr=None, hyper_momentum=0.0, hyper_start=0,
-                 hyper_clip=10.0, learn=("beta1", "beta2", "beta3", "rho", "c", "gamma"), max_grad_norm=None,
-                 rule="paper", second_moment="avgrad"):
+                 weight_decay=0.0, lion_betas=(0.95, 0.98), hyper_lr=None, hyper_momentum=0.0,
+                 learn=("beta1", "beta2", "beta3", "rho", "c", "gamma"), rule="paper", second_moment="avgrad", **options):
         if rule not in ("paper", "authors"):
             raise ValueError(f"rule={rule!r} must be 'paper' or 'authors'")
         if second_moment not in ("avgrad", "amsgrad"):
             raise ValueError(f"second_moment={second_moment!r} must be 'avgrad' or 'amsgrad'")
-        if not eps > 0:
-            raise ValueError(f"eps={eps!r} must be positive")
-        if len(lion_betas) != 2 or not all(0 <= beta < 1 for beta in lion_betas):
-            raise ValueError(f"lion_betas={lion_betas!r} must be two numbers in [0, 1)")
+        for name, pair in (("betas", betas), ("lion_betas", lion_betas)):
+            if len(pair) != 2 or not all(0 <= beta < 1 for beta in pair):
+                raise ValueError(f"{name}={pair!r} must be two numbers in [0, 1)")
         coefficients = dict(zip(self.domain, (*betas, beta3, rho, c, gamma), strict=True))
+        constants = dict(eps=eps, lion_betas=tuple(lion_betas), rule=rule, second_moment=second_moment)
+        super().__init__(params, lr=lr, coefficients=coefficients, weight_decay=weight_decay, learn=learn,
+                         **parts(coefficients, constants, learn), hyper_lr=hyper_lr, hyper_momentum=hyper_momentum,
+                         **options)
 
-        counts = {name: name in learn or coefficients[name] != neutral
-                  for name, neutral in dict(beta3=0, rho=1, c=1, gamma=1).items()}
-        buffers = ["l"] if counts["gamma"] else []
-        if gamma > 0 or "gamma" in learn:
-            buffers += ["m", "v"] + ["s"] * counts["rho"] + ["n"] * counts["beta3"]
-            buffers += ["g_prev"] * (counts["beta3"] and rule == "paper")
-            buffers += ["v_mixed"] * (counts["rho"] and counts["c"] and second_moment == "amsgrad")
-        super().__init__(
-            params, lr=lr, coefficients=coefficients, buffers=buffers, weight_decay=weight_decay, learn=learn,
-            constants=dict(eps=eps, lion_betas=tuple(lion_betas), yogi=counts["c"], rule=rule, second_moment=second_moment),
-            hyper_lr=self.default_hyper_lr if hyper_lr is None else
-            {**self.default_hyper_lr, **hyper_lr} if isinstance(hyper_lr, dict) else hyper_lr,
-            hyper_momentum={**dict.fromkeys(self.domain, 0.0), **hyper_momentum} if isinstance(hyper_momentum, dict) else hyper_momentum,
-            hyper_start=hyper_start, hyper_clip=hyper_clip, max_grad_norm=max_grad_norm)
+    def frozen(self, group):
+        return parts(dict(zip(self.domain, group["coefficients"].tolist(), strict=True)), group["constants"], ())
+
+
+def parts(coefficients, constants, learn):
+    """The buffers and constants that the rule needs, less those of parts that are fixed where they do not count."""
+    counts = {name: name in learn or coefficients[name] != neutral
+              for name, neutral in dict(beta3=0, rho=1, c=1, gamma=1).items()}
+    buffers = ["l"] if counts["gamma"] else []
+    if coefficients["gamma"] > 0 or "gamma" in learn:
+        buffers += ["m", "v"] + ["s"] * counts["rho"] + ["n"] * counts["beta3"]
+        buffers += ["g_prev"] * (counts["beta3"] and constants["rule"] == "paper")
+        buffers += ["v_mixed"] * (counts["rho"] and counts["c"] and constants["second_moment"] == "amsgrad")
+    return {"buffers": tuple(buffers), "constants": constants | {"yogi": counts["c"]}}

@@ -91,7 +91,7 @@ def test_flops_are_twice_the_multiplications_of_forward_and_backward():
     with FlopCounterMode(display=False) as counter, torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
         model(x, x).backward()
     norms = sum(p.numel() for p in model.parameters() if p.dim() < 2)  # counted with the parameters, but no products
-    assert counter.get_total_flops() / x.numel() == pytest.approx(model.flops_per_token() - 6 * norms, rel=0.02)
+    assert counter.get_total_flops() / x.numel() == pytest.approx(model.flops_per_token(model.config.block_size) - 6 * norms, rel=0.02)
 
 
 @pytest.mark.parametrize("name, peak", [

@@ -206,13 +206,8 @@ def train(cfg, given=()):
             sizes = {name: resolved[name] for name in MODEL_SETTINGS}
             model = GPT(GPTConfig(**sizes | {"vocab_size": cfg.vocab_size or train_data.meta["vocab_size"]}))
         else:
-            for name in ("n_layer", "n_head", "n_embd", "bias", "vocab_size"):
-                if name in given:
-                    raise UserError(f"{name}={resolved[name]!r}: the model's size comes with {cfg.init_from}; leave it out")
             model = GPT.from_pretrained(cfg.init_from, cfg.dropout)
-            resolved |= {name: getattr(model.config, name) for name in ("n_layer", "n_head", "n_embd", "bias", "vocab_size")}
-    except UserError:
-        raise
+            resolved |= dataclasses.asdict(model.config) | {"block_size": cfg.block_size}  # the sizes come with the weights
     except ValueError as error:
         raise UserError(str(error)) from None
     except OSError as error:
@@ -289,9 +284,12 @@ def train(cfg, given=()):
                 f"after step {min(cfg.max_iters, (it // cfg.eval_interval + 1) * cfg.eval_interval)}, in {cfg.out_dir}")
     peak = peak_flops(device_name)
 
+    reduced = [None]  # the last tensor that was; gloo's thread must not be the one to free it, or the run may hang at exit
+
     def mean_over_ranks(value):
         if ranks > 1:
             dist.all_reduce(value)
+            reduced[0] = value
         return (value / ranks).item()
 
     @torch.no_grad()

@@ -11,6 +11,7 @@ from pickle import UnpicklingError
 import torch
 import torch.nn as nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from config import UserError
 
@@ -80,7 +81,7 @@ class GPT(nn.Module):
             raise ValueError(f"n_embd={config.n_embd} must be a multiple of n_head={config.n_head}")
         if not 0 <= config.dropout < 1:
             raise ValueError(f"dropout={config.dropout} must lie in [0, 1)")
-        self.config = config
+        self.config, self.checkpoint_activations = config, False  # True: the backward pass computes each block's anew
         self.transformer = nn.ModuleDict(dict(
             wte=nn.Embedding(config.vocab_size, config.n_embd),
             wpe=nn.Embedding(config.block_size, config.n_embd),
@@ -104,7 +105,7 @@ class GPT(nn.Module):
         x = self.transformer.wte(tokens) + self.transformer.wpe(torch.arange(T, device=tokens.device))  # (B, T, C)
         x = F.dropout(x, self.config.dropout, self.training)
         for block in self.transformer.h:
-            x = block(x)
+            x = checkpoint(block, x, use_reentrant=False) if self.checkpoint_activations and self.training else block(x)
         logits = self.lm_head(self.transformer.ln_f(x))
         if targets is None:
             return logits
@@ -139,13 +140,19 @@ class GPT(nn.Module):
         """A GPT with the weights of a transformers GPT2LMHeadModel: the same logits."""
         c = theirs.config
         model = cls(GPTConfig(c.n_positions, c.vocab_size, c.n_layer, c.n_head, c.n_embd, dropout, bias=True))
-        weights = theirs.state_dict()
-        with torch.no_grad():
-            for name, p in model.named_parameters():
-                w = weights[name]
-                # OpenAI's "Conv1D" layers hold the transposed matrix of a Linear
-                p.copy_(w.T if p.dim() == 2 and name.startswith("transformer.h.") else w)
+        copy_weights(theirs, model)
         return model
+
+    def to_transformers(self):
+        """A transformers GPT2LMHeadModel with these weights, and zeros for biases that this model lacks: the same logits."""
+        from transformers import GPT2Config, GPT2LMHeadModel
+        c = self.config
+        end = 50256 if c.vocab_size > 50256 else None  # GPT-2's end of text
+        theirs = GPT2LMHeadModel(GPT2Config(
+            c.vocab_size, c.block_size, c.n_embd, c.n_layer, c.n_head, resid_pdrop=c.dropout, embd_pdrop=c.dropout,
+            attn_pdrop=c.dropout, bos_token_id=end, eos_token_id=end))
+        copy_weights(self, theirs)
+        return theirs.eval()
 
     def num_params(self):
         """Parameters without position embeddings: the count that the scaling laws and the FLOP estimate use."""
@@ -157,18 +164,34 @@ class GPT(nn.Module):
         return 6 * self.num_params() + 12 * c.n_layer * c.n_embd * context
 
 
-def load(name):
+@torch.no_grad()
+def copy_weights(source, target):
+    """Between a GPT and a transformers GPT2LMHeadModel, either way. What only the target has, which are biases, becomes 0."""
+    weights = dict(source.named_parameters())
+    for name, p in target.named_parameters():
+        if name not in weights:
+            p.zero_()
+        else:  # OpenAI's "Conv1D" layers hold the transposed matrix of a Linear
+            p.copy_(weights[name].T if p.dim() == 2 and name.startswith("transformer.h.") else weights[name])
+
+
+def load(name, device="cpu"):
     """A model to use, from a checkpoint of train.py or "gpt2", "gpt2-medium", ... -> model, meta.json of its tokens.
 
-    Raises UserError where there is no such model or checkpoint.
+    It is on the device, and without dropout. Raises UserError where there is no such model, checkpoint or device.
     """
     try:
+        torch.empty(1, device=device).zero_()
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device={device!r} cannot be used here: {str(error).splitlines()[0]}") from None
+    try:
         if name.endswith(".pt"):
-            checkpoint = torch.load(name, map_location="cpu", weights_only=True)
-            model = GPT(GPTConfig(**checkpoint["model_config"]))
-            model.load_state_dict(checkpoint["model"])
-            return model, checkpoint["data"]
-        return GPT.from_pretrained(name), {"tokenizer": "gpt2", "vocab_size": 50257}
+            saved = torch.load(name, map_location="cpu", weights_only=True)
+            model, meta = GPT(GPTConfig(**saved["model_config"])), saved["data"]
+            model.load_state_dict(saved["model"])
+        else:
+            model, meta = GPT.from_pretrained(name), {"tokenizer": "gpt2", "vocab_size": 50257}
+        return model.to(device).eval(), meta
     except (OSError, EOFError, ValueError, TypeError, KeyError, RuntimeError, UnpicklingError) as error:
         what = str(error).strip() or type(error).__name__
         raise UserError(f"{name}: no model can be read from it: {what.splitlines()[0]}") from None

@@ -91,6 +91,7 @@ wandb_run_name: str | None = None  # None: the name of out_dir
 device = "auto"  # "cuda", "mps", "cpu", or "cuda:1"; "auto" takes the first of these three that there is
 dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of products; "auto": bfloat16 on GPUs that have it
 compile: bool | Literal["auto"] = "auto"  # torch.compile of the model; "auto": on CUDA, where it works
+checkpoint_activations = False  # recompute each block's in the backward pass: less memory, a third more compute
 shard = False  # split parameters, gradients and optimizer state over the ranks (FSDP2) instead of copying them (DDP)
 timeout_minutes = 10  # after which a rank that waits for the others gives up
 # -- end of settings
@@ -220,6 +221,7 @@ def train(cfg, given=()):
     if checkpoint:
         model.load_state_dict(checkpoint["model"])
     model.to(device)
+    model.checkpoint_activations = cfg.checkpoint_activations
     it = checkpoint["iter"] if checkpoint else 0
     if it >= cfg.max_iters:
         raise UserError(f"the run in {cfg.out_dir} has all its {it} steps; to go on, raise --max_iters")

@@ -180,3 +180,18 @@ def test_what_is_no_checkpoint_is_an_error_of_one_line(tmp_path, content):
 def test_a_folder_without_a_model_is_an_error_of_one_line(tmp_path):
     with pytest.raises(UserError, match="no model can be read from it: .+"):
         load(str(tmp_path))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_checkpointed_activations_change_neither_losses_nor_gradients(dropout):
+    def losses_and_gradients(checkpoint_activations):
+        model, x, blocks = gpt(dropout=dropout).train(), tokens(2, 17), []
+        model.checkpoint_activations = checkpoint_activations
+        model.transformer.h[0].mlp.register_forward_pre_hook(lambda *_: blocks.append(1))
+        torch.manual_seed(2)
+        loss = model(x[:, :-1], x[:, 1:])
+        loss.backward()
+        assert len(blocks) == 1 + checkpoint_activations  # the forward pass, and the backward pass once more
+        return [loss, *(p.grad for p in model.parameters())]
+
+    assert all(map(torch.equal, losses_and_gradients(False), losses_and_gradients(True)))

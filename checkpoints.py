@@ -16,14 +16,13 @@ def write(state, path):
     os.replace(path + ".part", path)
 
 
-def read(path):
-    """What `write` wrote, on the CPU. Raises UserError where that cannot be read."""
+def read(path, names=("model", "optimizer", "scaler", "iter", "best_val_loss", "config", "model_config")):
+    """What `write` wrote under these names, on the CPU. Raises UserError where that cannot be read."""
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        return {name: checkpoint[name] for name in ("model", "optimizer", "scaler", "iter", "best_val_loss", "config",
-                                                    "model_config")}
+        return {name: checkpoint[name] for name in names}
     except (OSError, EOFError, KeyError, TypeError, RuntimeError, UnpicklingError) as error:
-        raise UserError(f"{path} is not a checkpoint of train.py: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{path} is not a checkpoint of this script: {str(error).splitlines()[0]}") from None
 
 
 def whole(state):

@@ -1,0 +1,7 @@
+# 5-layer CNN on CIFAR-10 under HyperAdam: Table 5, test accuracy 65.80 % +- 0.21. The rest: cifar10_cnn_mada.py.
+out_dir = "out/cifar10-cnn-hyperadam"
+
+optimizer = "hyperadam"
+beta1 = 0.9
+beta2 = 0.99  # the end of its domain
+hyper_lr = 1e-4

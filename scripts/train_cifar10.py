@@ -1,0 +1,272 @@
+"""Train an image classifier on CIFAR-10, with any optimizer of optim/: Table 5 of the paper. In the style of train.py.
+
+    python data/cifar10/prepare.py                                           # once
+    python scripts/train_cifar10.py config/cifar10_cnn_mada.py               # 5-layer CNN; 6 minutes on one CPU core
+    python scripts/train_cifar10.py config/cifar10_resnet9_mada.py           # ResNet-9: wants a GPU
+    python scripts/train_cifar10.py --init_from=resume --out_dir=out/cifar10-cnn-mada
+
+`--help` lists the settings. metrics.jsonl has a line per epoch; `val_loss` and `accuracy` (%) are on the 10,000 test images.
+A run that is stopped goes on from its last whole epoch, and computes what one straight run would.
+"""
+
+import json
+import math
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from threading import Event
+from types import SimpleNamespace
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import checkpoints
+import config
+import metrics
+import optim
+from config import UserError
+
+# what and where
+out_dir = "out/cifar10"  # folder of metrics.jsonl and ckpt_last.pt
+overwrite = False  # start anew in an out_dir that holds another run, which is lost
+init_from: Literal["scratch", "resume"] = "scratch"  # "resume": go on from out_dir's ckpt_last.pt
+seed = 1337  # of the initial weights, the order of the images, their augmentation and dropout
+# data and model
+model: Literal["cnn", "resnet9"] = "cnn"  # appendix C.2
+images: int | None = None  # train on the first so many images only; None: all 50,000
+batch_size = 256  # images per step; the last batch of an epoch may be smaller
+epochs = 50  # passes through the training images
+stop_after: int | None = None  # leave after this epoch, with the schedule of all of them
+augment = False  # random crops out of a reflected border of 4 pixels, and mirror images
+# optimizer: settings that are None keep the optimizer's own default
+optimizer = "mada"  # a name in optim/build.py
+learning_rate = 1e-3  # constant, or the peak
+schedule: Literal["constant", "one_cycle"] = "constant"  # torch's OneCycleLR with its defaults, of the learning rate only
+weight_decay = 0.0  # the paper names none
+grad_clip = 0.0  # global norm to clip the gradient to; 0 for no clipping
+beta1: float | None = None  # initial values where they are learned
+beta2: float | None = None  # decay of the second moment for Adam and MADA
+beta3: float | None = None  # Adan's part in MADA; decay of the second moment for Adan
+rho: float | None = None  # MADA: AVGrad 0 ... 1 Adam
+c: float | None = None  # MADA: Yogi 0 ... 1 Adam
+gamma: float | None = None  # MADA: Lion 0 ... 1 the adaptive family
+eps: float | None = None  # added to the root of the second moment
+momentum: float | None = None  # sgd
+learn: tuple | None = None  # names of the coefficients to learn; () for none
+hyper_lr: float | dict | None = None  # learning rate of the coefficients: a number, or {name: number}
+hyper_momentum: float | dict | None = None  # momentum of the coefficients, likewise
+hyper_start: int | None = None  # steps before the coefficients begin to move
+rule: str | None = None  # MADA: "paper", or "authors" for what the released code computes
+# system
+device = "auto"  # "cuda", "mps", "cpu"; "auto" takes the first of these three that there is
+# -- end of settings
+
+FOLDER = Path(__file__).resolve().parents[1] / "data" / "cifar10"
+OPTIMIZER_SETTINGS = ("beta1", "beta2", "beta3", "rho", "c", "gamma", "eps", "momentum", "learn", "hyper_lr",
+                      "hyper_momentum", "hyper_start", "rule")
+FREE_SETTINGS = ("out_dir", "overwrite", "init_from", "stop_after", "device")  # of a resumed run; the others are kept
+LEAST = dict(seed=0, images=1, batch_size=1, epochs=1, stop_after=1, learning_rate=0, weight_decay=0, grad_clip=0)
+
+
+def cnn():
+    """Appendix C.2: two convolutions with 6 and 16 channels, three linear layers, 62,006 parameters. (N, 3, 32, 32)"""
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 5), nn.ReLU(), nn.MaxPool2d(2),  # (N, 6, 14, 14)
+        nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2),  # (N, 16, 5, 5)
+        nn.Flatten(), nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10))
+
+
+class Residual(nn.Sequential):
+    def forward(self, x):
+        return x + super().forward(x)
+
+
+def block(before, after, *pool):
+    return nn.Sequential(nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU(), *pool)
+
+
+def resnet9():
+    """ResNet-9, which appendix C.2 points to: eight convolutions with batch norm and a linear layer, 6.6M parameters."""
+    return nn.Sequential(
+        block(3, 64), block(64, 128, nn.MaxPool2d(2)), Residual(block(128, 128), block(128, 128)),  # (N, 128, 16, 16)
+        block(128, 256, nn.MaxPool2d(2)), block(256, 512, nn.MaxPool2d(2)),  # (N, 512, 4, 4)
+        Residual(block(512, 512), block(512, 512)), nn.MaxPool2d(4), nn.Flatten(), nn.Dropout(0.2), nn.Linear(512, 10))
+
+
+MODELS = {"cnn": cnn, "resnet9": resnet9}
+
+
+def learning_rate_at(it, total, cfg):
+    """The learning rate of step it = 1 ... total."""
+    def cosine(start, end, part):
+        return end + (start - end) / 2 * (1 + math.cos(math.pi * part))
+
+    peak = cfg.learning_rate
+    if cfg.schedule == "constant":
+        return peak
+    rise = 0.3 * total - 1  # up from peak / 25 in the first 30 % of the steps, then down to peak / 250,000
+    if it - 1 <= rise:
+        return cosine(peak / 25, peak, (it - 1) / rise)
+    return cosine(peak, peak / 25e4, (it - 1 - rise) / (total - 1 - rise))
+
+
+def load(split, count=None):
+    """The first `count` images of a split, (N, 32, 32, 3) uint8, and their labels, (N,) int64. Raises UserError."""
+    try:
+        arrays = [np.load(FOLDER / f"{split}_{kind}.npy", mmap_mode="r")[:count] for kind in ("images", "labels")]
+    except (OSError, ValueError) as error:
+        raise UserError(f"CIFAR-10 is not there: {error}; run: python data/cifar10/prepare.py") from None
+    return torch.from_numpy(arrays[0].copy()), torch.from_numpy(arrays[1].astype(np.int64))
+
+
+def source():
+    """What meta.json says about where the images come from."""
+    return json.loads((FOLDER / "meta.json").read_text())["source"] if (FOLDER / "meta.json").exists() else "unknown"
+
+
+def train(cfg, given=()):
+    """One training run. cfg: all settings, a dict; given: names of those that were set rather than defaulted.
+
+    Returns the last test accuracy in %. Raises UserError on bad settings, before anything is written, and on divergence.
+    """
+    # resume
+    last = os.path.join(cfg["out_dir"], "ckpt_last.pt")
+    checkpoint = None
+    if cfg["init_from"] == "resume":
+        if not os.path.exists(last):
+            raise UserError(f"init_from='resume': there is no {last}; start with --init_from=scratch, or name the --out_dir")
+        checkpoint = checkpoints.read(last, ("model", "optimizer", "iter", "best_accuracy", "config"))
+        before = checkpoint["config"]
+        for name in given:
+            if name not in FREE_SETTINGS and cfg[name] != before[name]:
+                raise UserError(f"{name}={cfg[name]!r}: a resumed run keeps its {name}={before[name]!r}; leave it out")
+        cfg = before | {name: cfg[name] for name in FREE_SETTINGS}
+    elif os.path.exists(last) and not cfg["overwrite"]:
+        raise UserError(f"out_dir={cfg['out_dir']!r} holds another run: go on with --init_from=resume, name another "
+                        "--out_dir, or lose it with --overwrite=True")
+    for name, least in LEAST.items():
+        if cfg[name] is not None and not cfg[name] >= least:
+            raise UserError(f"{name}={cfg[name]!r} must be at least {least}")
+    resolved, cfg = cfg, SimpleNamespace(**cfg)
+
+    # device
+    device = cfg.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    torch.set_float32_matmul_precision("high")
+
+    # data: all of it on the device
+    x_train, y_train = (x.to(device) for x in load("train", cfg.images))
+    x_test, y_test = (x.to(device) for x in load("test"))
+    if cfg.model == "cnn":  # to [-1, 1]
+        mean, deviation = torch.tensor(127.5, device=device), torch.tensor(127.5, device=device)
+    else:  # each channel by its statistics over the training images
+        channels = x_train.flatten(0, 2).double()
+        mean, deviation = (x.float().view(3, 1, 1) for x in (channels.mean(0), channels.std(0)))
+    count = len(y_train)
+
+    def pixels(x):
+        """(N, 32, 32, 3) uint8 -> (N, 3, 32, 32) float32, in the memory order that convolutions like."""
+        return (x.permute(0, 3, 1, 2).float() - mean) / deviation
+
+    def batches(epoch):
+        """The training images of an epoch = 1, 2, ...: a function of the seed and the epoch alone."""
+        rng, line = np.random.default_rng((cfg.seed, epoch)), torch.arange(32, device=device)
+        for i in torch.from_numpy(rng.permutation(count)).to(device).split(cfg.batch_size):
+            x = x_train[i]
+            if cfg.augment:
+                down, right, mirror = (torch.from_numpy(rng.integers(0, n, (len(i), 1, 1))).to(device) for n in (9, 9, 2))
+                rows = (line.view(1, 32, 1) + down - 4).abs()  # (N, 32, 1)
+                columns = (torch.where(mirror == 1, 31 - line, line) + right - 4).abs()  # (N, 1, 32)
+                x = x_train[i.view(-1, 1, 1), 31 - (31 - rows).abs(), 31 - (31 - columns).abs()]
+            yield pixels(x), y_train[i]
+
+    # model and optimizer
+    torch.manual_seed(cfg.seed)
+    model = MODELS[cfg.model]().to(device, memory_format=torch.channels_last)
+    try:
+        optimizer = optim.build(cfg.optimizer, model.parameters(), lr=cfg.learning_rate, weight_decay=cfg.weight_decay,
+                                max_grad_norm=cfg.grad_clip, **{name: resolved[name] for name in OPTIMIZER_SETTINGS})
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    it, best = 0, 0.0
+    steps = math.ceil(count / cfg.batch_size)
+    if checkpoint:
+        model.load_state_dict(checkpoint["model"])
+        optimizer.load_state_dict(checkpoint["optimizer"])
+        it, best = checkpoint["iter"], checkpoint["best_accuracy"]
+    first, end = it // steps + 1, min(cfg.epochs, cfg.stop_after or cfg.epochs)
+    if first > end:
+        raise UserError(f"the run in {cfg.out_dir} has all its {end} epochs")
+
+    # only now is anything written
+    parameters = sum(p.numel() for p in model.parameters())
+    log = metrics.Metrics(cfg.out_dir, {
+        "config": resolved, "git": metrics.git_revision(), "seed": cfg.seed, "torch": torch.__version__,
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
+        "cpu_threads": torch.get_num_threads(), "dtype": "float32", "parameters": parameters,
+        "data": {"source": source(), "counts": {"train": count, "test": len(y_test)}},
+    }, it, cfg.epochs * steps)
+    log.say(f"{cfg.model}, {parameters:,} parameters, optimizer {cfg.optimizer}, {count:,} images, {steps} steps per epoch")
+
+    @torch.no_grad()
+    def evaluate():
+        """Mean loss and accuracy (%) on the test images."""
+        model.eval()
+        loss, right = torch.zeros((), device=device), torch.zeros((), device=device)
+        for x, y in zip(x_test.split(500), y_test.split(500), strict=True):
+            output = model(pixels(x))
+            loss += F.cross_entropy(output, y, reduction="sum")
+            right += (output.argmax(1) == y).sum()
+        model.train()
+        return loss.item() / len(y_test), 100 * right.item() / len(y_test)
+
+    # the loop
+    stop = Event()  # set by SIGTERM or ctrl-C: leave; the epoch that is under way is done again by --init_from=resume
+    handlers = {name: signal.signal(name, lambda *_: stop.set()) for name in (signal.SIGTERM, signal.SIGINT)}
+    accuracy = math.nan
+    try:
+        for epoch in range(first, end + 1):
+            start, total = time.perf_counter(), torch.zeros((), device=device)
+            model.train()
+            for x, y in batches(epoch):
+                it += 1
+                lr = learning_rate_at(it, cfg.epochs * steps, cfg)
+                for group in optimizer.param_groups:
+                    group["lr"] = lr
+                torch.manual_seed(int(np.random.SeedSequence((cfg.seed, it)).generate_state(1)[0]))  # dropout
+                loss = F.cross_entropy(model(x), y)
+                loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+                total += loss.detach() * len(y)
+                if stop.is_set():
+                    log.say(f"stopped in epoch {epoch}; go on with --init_from=resume --out_dir={cfg.out_dir}")
+                    return accuracy
+            record = {"iter": it, "epoch": epoch, "train_loss": total.item() / count, "lr": lr,
+                      "step_ms": 1e3 * (time.perf_counter() - start) / steps}
+            for name in ("coefficients", "hyper_gradients", "skipped_steps"):
+                if hasattr(optimizer, name):
+                    record[name] = getattr(optimizer, name)
+            record["val_loss"], accuracy = evaluate()
+            best = max(best, accuracy)
+            log.write(record | {"accuracy": accuracy, "best_accuracy": best})
+            if not math.isfinite(record["train_loss"]):
+                raise UserError(f"the loss is not finite in epoch {epoch}; a lower learning_rate may help")
+            checkpoints.write({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "iter": it,
+                               "best_accuracy": best, "config": resolved}, last)
+    finally:
+        for name, handler in handlers.items():
+            signal.signal(name, handler)
+        log.close()
+    return accuracy
+
+
+if __name__ == "__main__":
+    config.main(train, __file__)

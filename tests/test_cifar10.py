@@ -1,0 +1,96 @@
+"""scripts/train_cifar10.py: the models of Table 5, its schedule, and runs that go on where they stopped.
+
+    python -m pytest -q tests/test_cifar10.py        # a few seconds
+"""
+
+import importlib.util
+import json
+import math
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+import config
+import metrics
+from config import UserError
+
+spec = importlib.util.spec_from_file_location("train_cifar10", tiny.ROOT / "scripts" / "train_cifar10.py")
+cifar = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(cifar)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """Images of one brightness per class, as data/cifar10/prepare.py would leave them."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 64), ("test", 32)):
+        labels = rng.integers(0, 10, count).astype(np.uint8)
+        np.save(tmp_path / f"{split}_labels.npy", labels)
+        images = 25 * labels[:, None, None, None] + rng.integers(0, 25, (count, 32, 32, 3))
+        np.save(tmp_path / f"{split}_images.npy", images.astype(np.uint8))
+    (tmp_path / "meta.json").write_text(json.dumps({"source": "test"}))
+    monkeypatch.setattr(cifar, "FOLDER", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*files, **settings):
+    settings = dict(batch_size=24, epochs=2, device="cpu") | settings
+    arguments = [str(tiny.ROOT / "config" / file) for file in files]
+    return cifar.train(*config.parse(config.declared(cifar.__file__),
+                                     arguments + [f"--{name}={value!r}" for name, value in settings.items()]))
+
+
+def test_models_are_those_of_the_paper():
+    shapes = [tuple(p.shape) for p in cifar.cnn().parameters() if p.dim() > 1]
+    assert shapes == [(6, 3, 5, 5), (16, 6, 5, 5), (120, 400), (84, 120), (10, 84)]
+    net = cifar.resnet9()
+    assert sum(p.dim() > 1 for p in net.parameters()) == 9
+    assert net(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+
+
+def test_one_cycle_is_torch_s():
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=50)
+    cfg = cifar.SimpleNamespace(learning_rate=1e-2, schedule="one_cycle")
+    for it in range(1, 51):
+        assert math.isclose(cifar.learning_rate_at(it, 50, cfg), optimizer.param_groups[0]["lr"], rel_tol=1e-12)
+        optimizer.step()
+        schedule.step() if it < 50 else None
+
+
+@pytest.mark.parametrize("name", ["cnn_mada", "cnn_adam", "cnn_hyperadam", "cnn_sgd"])
+def test_a_resumed_run_is_a_straight_one(name):
+    for epochs, out_dir in ((None, "straight"), (1, "twice")):
+        run(f"cifar10_{name}.py", stop_after=epochs, out_dir=out_dir)
+    cifar.train(*config.parse(config.declared(cifar.__file__), ["--init_from=resume", "--out_dir=twice", "--device=cpu"]))
+    ends = [torch.load(f"{out_dir}/ckpt_last.pt") for out_dir in ("straight", "twice")]
+    assert all(tiny.same(ends[0][key], ends[1][key]) for key in ("model", "optimizer", "iter", "best_accuracy"))
+    (header, a), (_, b) = map(metrics.read, ("straight", "twice"))
+    assert [r["val_loss"] for r in a] == [r["val_loss"] for r in b] and header["data"]["source"] == "test"
+    with pytest.raises(UserError, match="all its 2 epochs"):
+        run(init_from="resume", out_dir="twice")
+
+
+def test_resnet9_with_augmentation_is_repeatable():
+    ends = [run("cifar10_resnet9_mada.py", images=16, batch_size=8, epochs=1, out_dir=out_dir) for out_dir in ("a", "b")]
+    assert ends[0] == ends[1]
+    assert metrics.read("a")[1][0]["val_loss"] == metrics.read("b")[1][0]["val_loss"]
+
+
+def test_learns():
+    assert run("cifar10_cnn_adam.py", epochs=60, out_dir="out") > 60
+
+
+def test_what_is_wrong_is_said_in_a_line(folder):
+    run(out_dir="out", epochs=1)
+    for settings, words in ((dict(out_dir="out"), "holds another run"), (dict(rho=3.0, out_dir="x"), "rho"),
+                            (dict(init_from="resume", out_dir="nowhere"), "there is no"),
+                            (dict(init_from="resume", out_dir="out", epochs=1, seed=3), "keeps its seed")):
+        with pytest.raises(UserError, match=words):
+            run(**settings)
+    (folder / "train_images.npy").unlink()
+    with pytest.raises(UserError, match="prepare.py"):
+        run(out_dir="y")

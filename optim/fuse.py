@@ -14,7 +14,7 @@ from functools import lru_cache
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from .codegen import Unavailable, build_cpp, build_triton, compute_dtype
+from .codegen import Unavailable, build_c, build_triton, compute_dtype
 
 CHUNK = 65_536  # elements of one tensor that one thread, or one block of a GPU, takes through the loop; the eager slice too
 
@@ -68,7 +68,7 @@ class Loop:
         """The compiled loop for tensors of these dtypes; None where it cannot be had, after saying so once."""
         key = device_type, dtypes
         if key not in self.built:
-            builder = {"cpu": build_cpp, "cuda": build_triton}.get(device_type)
+            builder = {"cpu": build_c, "cuda": build_triton}.get(device_type)
             try:
                 self.built[key] = builder and self.runner(builder(self, dtypes))
             except Unavailable as reason:

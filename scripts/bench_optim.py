@@ -1,0 +1,162 @@
+"""What an optimizer step costs: time against fused AdamW in the same run, state, peak extra memory, and the memory's floor.
+
+    python scripts/bench_optim.py --shapes 11M                      # the tensors of the Shakespeare GPT, on a CPU or GPU
+    python scripts/bench_optim.py --shapes 124M --device cuda --out results/bench/h100-124M
+    python scripts/bench_optim.py --shapes 10600000 --only mada,lion     # one flat tensor of so many elements
+
+The optimizers take turns, so that a noisy machine is noisy for all of them. The floor is the time in which a copy moves
+the bytes that one pass over gradient, parameter and state must move: gradient read, the others read and written.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import metrics
+import optim
+from config import UserError, one_line_errors
+from model import GPT, GPTConfig
+
+SHAPES = {"11M": (6, 6, 384, 256, 65), "124M": (12, 12, 768, 1024, 50304), "355M": (24, 16, 1024, 1024, 50304),
+          "1.5B": (48, 25, 1600, 1024, 50304)}  # layers, heads, width, context, vocabulary
+INTERIOR = dict(beta3=0.5, rho=0.5, c=0.5, gamma=0.5)
+VARIANTS = {  # first the one that the others are compared with
+    "adamw": ("adam", {}), "mada": ("mada", {}), "mada, without lion": ("mada", dict(learn=("beta1", "beta2", "beta3", "rho", "c"))),
+    "mada, bfloat16 state": ("mada", dict(state_dtype="bfloat16")), "mada, adam's corner fixed": ("mada", dict(learn=())),
+    "mada, interior fixed": ("mada", dict(learn=(), **INTERIOR)), "hyperadam": ("hyperadam", {}), "avgrad": ("avgrad", {}),
+    "yogi": ("yogi", {}), "adan": ("adan", {}), "lion": ("lion", {}),
+}
+
+
+def parameters(shapes, device):
+    """Tensors of a GPT's shapes, or one flat one, with gradients."""
+    if shapes in SHAPES:
+        n_layer, n_head, n_embd, block_size, vocab_size = SHAPES[shapes]
+        with torch.device("meta"):
+            model = GPT(GPTConfig(block_size, vocab_size, n_layer, n_head, n_embd, bias=False))
+        sizes = [p.shape for p in model.parameters()]
+    elif shapes.isdigit() and int(shapes):
+        sizes = [(int(shapes),)]
+    else:
+        raise UserError(f"--shapes {shapes}: must be a number of elements, or one of {', '.join(SHAPES)}")
+    params = [torch.nn.Parameter(0.02 * torch.randn(size, device=device)) for size in sizes]
+    for p in params:
+        p.grad = 0.01 * torch.randn_like(p)
+    return params
+
+
+def timed(run, device):
+    """Seconds that run() takes, the device's work included."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    run()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def extra_memory(run, device):
+    """Bytes that run() needs for a while, beyond what is there before; None where the system cannot say."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from what is resident now
+    except OSError:
+        return None
+    run()
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return 1024 * (int(status["VmHWM"].split()[0]) - int(status["VmRSS"].split()[0]))
+
+
+def bandwidth(device):
+    """Bytes per second that a copy reads and writes."""
+    a = torch.ones(2**26, device=device)
+    b = torch.empty_like(a)
+    b.copy_(a)
+    return 2 * a.nbytes / statistics.median(timed(lambda: b.copy_(a), device) for _ in range(10))
+
+
+def draw(rows, title, path):
+    import matplotlib
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    fig, ax = plt.subplots(figsize=(7, 0.4 * len(rows) + 1.2))
+    names = [row["name"] for row in rows][::-1]
+    ax.barh(names, [row["ms"] for row in rows][::-1], color="tab:blue", height=0.6, label="step")
+    ax.plot([row["floor_ms"] for row in rows][::-1], names, "k|", ms=14, mew=2, label="floor: one pass at copy speed")
+    for row in rows:
+        ax.text(row["ms"], row["name"], f"  {row['ratio']:.2f}x", va="center", fontsize=8)
+    ax.set_xlabel("milliseconds per step (median)")
+    ax.set_title(title, fontsize=9)
+    ax.legend(fontsize=8, loc="lower right")
+    ax.margins(x=0.12)
+    fig.tight_layout()
+    fig.savefig(path, dpi=150)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", default="11M", help=f"{', '.join(SHAPES)}, or a number of elements in one flat tensor")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--only", help=f"some of: {'; '.join(VARIANTS)} (separated by ;)")
+    parser.add_argument("--rounds", type=int, default=20, help="timed steps of each optimizer")
+    parser.add_argument("--out", help="folder for bench.json and bench.png")
+    args = parser.parse_args()
+    names = list(VARIANTS) if not args.only else ["adamw", *filter(lambda x: x != "adamw", args.only.split(";"))]
+    if unknown := [name for name in names if name not in VARIANTS]:
+        raise UserError(f"--only {unknown[0]}: must be some of {'; '.join(VARIANTS)}")
+
+    params = parameters(args.shapes, args.device)
+    elements = sum(p.numel() for p in params)
+    speed = bandwidth(args.device)
+    optimizers, rows = {}, []
+    for name in names:
+        kind, settings = VARIANTS[name]
+        optimizers[name] = optim.build(kind, params, lr=1e-6, **settings)
+        for _ in range(3):
+            optimizers[name].step()  # allocate, trace, compile
+    times = {name: [] for name in names}
+    for _ in range(args.rounds):
+        for name, optimizer in optimizers.items():
+            times[name].append(timed(optimizer.step, args.device))
+    for name, optimizer in optimizers.items():
+        state = sum(x.nbytes for entry in optimizer.state.values() for x in entry.values() if x.dim())
+        ms = 1e3 * statistics.median(times[name])
+        rows.append(dict(name=name, ms=ms, min_ms=1e3 * min(times[name]), max_ms=1e3 * max(times[name]),
+                         ratio=statistics.median(a / b for a, b in zip(times[name], times[names[0]], strict=True)),
+                         state_bytes_per_parameter=state / elements, extra_mb=extra_memory(optimizer.step, args.device),
+                         floor_ms=1e3 * (3 * 4 * elements + 2 * state) / speed))
+        if rows[-1]["extra_mb"] is not None:
+            rows[-1]["extra_mb"] /= 2**20
+
+    device = torch.cuda.get_device_name() if args.device == "cuda" else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    title = f"{elements / 1e6:.1f}M parameters in {len(params)} tensors, float32, {device}, {speed / 1e9:.0f} GB/s copy"
+    print(title + f", torch {torch.__version__}, median of {args.rounds}\n")
+    print(f"{'optimizer':28s}{'ms/step':>9s}{'x adamw':>9s}{'state B/param':>15s}{'extra MB':>10s}{'floor ms':>10s}{'x floor':>9s}")
+    for row in rows:
+        extra = "" if row["extra_mb"] is None else f"{row['extra_mb']:.0f}"
+        print(f"{row['name']:28s}{row['ms']:9.2f}{row['ratio']:9.2f}{row['state_bytes_per_parameter']:15.1f}{extra:>10s}"
+              f"{row['floor_ms']:10.2f}{row['ms'] / row['floor_ms']:9.2f}")
+    if args.out:
+        os.makedirs(args.out, exist_ok=True)
+        with open(os.path.join(args.out, "bench.json"), "w") as file:
+            json.dump(dict(command=" ".join(["python", *sys.argv]), title=title, torch=torch.__version__, rounds=args.rounds,
+                           git=metrics.git_revision(), copy_bytes_per_s=speed, rows=rows), file, indent=1)
+        draw(rows, title, os.path.join(args.out, "bench.png"))
+
+
+if __name__ == "__main__":
+    with one_line_errors(__file__):
+        main()

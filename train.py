@@ -32,7 +32,7 @@ import checkpoints
 import config
 import metrics
 import optim
-from config import UserError
+from config import Diverged, Finished, UserError
 from data.tokens import Tokens
 from model import GPT, GPTConfig, peak_flops
 
@@ -83,6 +83,7 @@ max_iters = 100_000  # optimizer steps in all
 # watching
 eval_interval = 1000  # steps between evaluations, each of which writes a checkpoint
 eval_iters = 0  # validation batches, of batch_size fixed windows spread evenly over the split; 0: the whole split
+eval_train = False  # evaluate on as many windows of the training split too: the loss without dropout, as in Figure 8
 log_interval = 10  # steps between lines in metrics.jsonl
 wandb_log = False  # also log to Weights & Biases, from rank 0; offline where WANDB_API_KEY is not set
 wandb_project = "mada"  # project there
@@ -127,7 +128,8 @@ def cannot_compile(device):
 def train(cfg, given=()):
     """One training run. cfg: all settings, a dict; given: names of those that were set rather than defaulted.
 
-    Returns the last validation loss. Raises UserError on bad settings, before anything is written, and on divergence.
+    Returns the last validation loss, or None if it was stopped before its end. Raises UserError on bad settings, before
+    anything is written; Diverged where the loss is no longer finite; Finished where there is nothing left to resume.
     """
     # resume: the run's own settings, unless others are given; what its state depends on stays
     last = os.path.join(cfg["out_dir"], "ckpt_last.pt")
@@ -186,7 +188,6 @@ def train(cfg, given=()):
 
     # data
     train_data, val_data = (Tokens(cfg.dataset, split, cfg.block_size) for split in ("train", "val"))
-    val_starts = val_data.spread_starts(cfg.eval_iters * cfg.batch_size)
 
     def batch(it):
         """This rank's part of step `it`: tokens and targets, each (accumulation, micro, block_size)."""
@@ -224,7 +225,7 @@ def train(cfg, given=()):
     model.checkpoint_activations = cfg.checkpoint_activations
     it = checkpoint["iter"] if checkpoint else 0
     if it >= cfg.max_iters:
-        raise UserError(f"the run in {cfg.out_dir} has all its {it} steps; to go on, raise --max_iters")
+        raise Finished(f"the run in {cfg.out_dir} has all its {it} steps; to go on, raise --max_iters")
 
     # several processes: each has the whole model (DDP), or a part of every tensor (FSDP2)
     if ranks > 1:
@@ -295,17 +296,18 @@ def train(cfg, given=()):
         return (value / ranks).item()
 
     @torch.no_grad()
-    def validation_loss():
-        """Mean loss over the fixed windows, which the ranks share. Training randomness is not touched."""
+    def mean_loss(split):
+        """Over the fixed windows of a split, which the ranks share. Training randomness is not touched."""
+        starts = split.spread_starts(cfg.eval_iters * cfg.batch_size)
         model.eval()
         total = torch.zeros((), device=device)
-        for i in range(0, len(val_starts), micro * ranks):
-            mine = val_starts[i + rank * micro:i + (rank + 1) * micro]
-            x, y = map(on_device, val_data.windows(mine if len(mine) else val_starts[:1]))  # FSDP wants all ranks to call
+        for i in range(0, len(starts), micro * ranks):
+            mine = starts[i + rank * micro:i + (rank + 1) * micro]
+            x, y = map(on_device, split.windows(mine if len(mine) else starts[:1]))  # FSDP wants all ranks to call
             with autocast:
                 total += model(x, y) * len(mine)
         model.train()
-        return mean_over_ranks(total) * ranks / len(val_starts)
+        return mean_over_ranks(total) * ranks / len(starts)
 
     def save(*names):
         """Write checkpoints of whole tensors and plain containers, each complete or not at all. All ranks call it."""
@@ -324,7 +326,7 @@ def train(cfg, given=()):
     model.train()
     try:
         if it == 0:
-            val_loss = validation_loss()
+            val_loss = mean_loss(val_data)
             if rank == 0:
                 log.write({"iter": 0, "val_loss": val_loss})
         while it < cfg.max_iters:
@@ -367,7 +369,9 @@ def train(cfg, given=()):
                     if hasattr(optimizer, name):
                         record[name] = getattr(optimizer, name)
                 if evaluating:
-                    record["val_loss"] = val_loss = validation_loss()
+                    record["val_loss"] = val_loss = mean_loss(val_data)
+                    if cfg.eval_train:
+                        record["eval_train_loss"] = mean_loss(train_data)
                 if rank == 0:
                     log.write(record)
                 if evaluating and math.isfinite(val_loss):
@@ -375,9 +379,9 @@ def train(cfg, given=()):
                     save("ckpt_last.pt", *["ckpt_best.pt"] * is_best)
                 lost = 0 if math.isfinite(record["train_loss"]) else lost + 1
                 if lost == 3 or lost and done:
-                    raise UserError(f"the loss is not finite at step {it}{' and at the two log lines before' * (lost == 3)}"
-                                    f"; the last good checkpoint is {f'{last}, of step {saved}' if saved else 'none'}; "
-                                    "a lower learning_rate may help")
+                    raise Diverged(f"the loss is not finite at step {it}{' and at the two log lines before' * (lost == 3)}"
+                                   f"; the last good checkpoint is {f'{last}, of step {saved}' if saved else 'none'}; "
+                                   "a lower learning_rate may help")
                 since = it, time.perf_counter()
             stopping = stop.is_set()
             if ranks > 1:  # they agree on it when they log
@@ -388,7 +392,7 @@ def train(cfg, given=()):
                     save("ckpt_last.pt")
                 if rank == 0:
                     log.say(f"stopped after step {it}; go on with --init_from=resume --out_dir={cfg.out_dir}")
-                break
+                return None if it < cfg.max_iters else val_loss
     finally:
         loader.shutdown(cancel_futures=True)
         for name, handler in handlers.items():

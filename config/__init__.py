@@ -22,6 +22,14 @@ class UserError(ValueError):
     """Bad input by the user: one line that names what is wrong and what would help."""
 
 
+class Diverged(UserError):
+    """A run whose loss is not finite: for who runs many, a result."""
+
+
+class Finished(UserError):
+    """A run that is to be resumed but has nothing left to do."""
+
+
 @contextlib.contextmanager
 def one_line_errors(script):
     """Around a script's main: a UserError becomes one line on stderr (from rank 0) and exit status 2."""

@@ -149,8 +149,8 @@ class GPT(nn.Module):
         c = self.config
         end = 50256 if c.vocab_size > 50256 else None  # GPT-2's end of text
         theirs = GPT2LMHeadModel(GPT2Config(
-            c.vocab_size, c.block_size, c.n_embd, c.n_layer, c.n_head, resid_pdrop=c.dropout, embd_pdrop=c.dropout,
-            attn_pdrop=c.dropout, bos_token_id=end, eos_token_id=end))
+            vocab_size=c.vocab_size, n_positions=c.block_size, n_embd=c.n_embd, n_layer=c.n_layer, n_head=c.n_head,
+            resid_pdrop=c.dropout, embd_pdrop=c.dropout, attn_pdrop=c.dropout, bos_token_id=end, eos_token_id=end))
         copy_weights(self, theirs)
         return theirs.eval()
 
@@ -166,7 +166,7 @@ class GPT(nn.Module):
 
 @torch.no_grad()
 def copy_weights(source, target):
-    """Between a GPT and a transformers GPT2LMHeadModel, either way. What only the target has, which are biases, becomes 0."""
+    """Between a GPT and a transformers GPT2LMHeadModel, either way. What only the target has, biases, becomes 0."""
     weights = dict(source.named_parameters())
     for name, p in target.named_parameters():
         if name not in weights:

@@ -63,7 +63,7 @@ def tokenizer(meta):
     if meta["tokenizer"] == "gpt2":
         from data.prepared import gpt2_tokenizer
         gpt2 = gpt2_tokenizer()
-        return gpt2.encode_ordinary, gpt2.decode
+        return lambda text: gpt2.encode(text, allowed_special="all"), gpt2.decode  # <|endoftext|> is one token
     ids = {char: i for i, char in enumerate(meta["chars"])}
 
     def encode(text):

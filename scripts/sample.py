@@ -12,6 +12,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from config import UserError, one_line_errors
+from data.documents import SEPARATOR
 from data.tokens import tokenizer
 from model import load
 
@@ -19,8 +20,9 @@ from model import load
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="a checkpoint, or gpt2, gpt2-medium, gpt2-large, gpt2-xl")
-    parser.add_argument("--prompt", default="\n", help="text to go on from; characters for a character model")
-    parser.add_argument("--tokens", type=int, default=500, help="tokens to write")
+    parser.add_argument("--prompt", help="text to go on from; default: the start of a document, <|endoftext|>, or for a "
+                        "character model a new line")
+    parser.add_argument("--tokens", type=int, default=500, help="tokens to write; <|endoftext|> ends the text before that")
     parser.add_argument("--temperature", type=float, default=0.8, help="below 1 is safer, 0 always takes the likeliest")
     parser.add_argument("--top_k", type=int, help="draw from the k likeliest tokens only")
     parser.add_argument("--seed", type=int, default=1337)
@@ -28,20 +30,16 @@ def main():
     args = parser.parse_args()
     if args.temperature < 0 or args.tokens < 1 or (args.top_k is not None and args.top_k < 1):
         raise UserError("--temperature must be at least 0, --tokens and --top_k at least 1")
-    if not args.prompt:
+    if args.prompt == "":
         raise UserError("--prompt must have at least one character")
 
-    try:
-        torch.empty(1, device=args.device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {args.device} cannot be used here: {str(error).splitlines()[0]}") from None
-
-    model, meta = load(args.model)
+    model, meta = load(args.model, args.device)
     encode, decode = tokenizer(meta)
-    tokens = torch.tensor([encode(args.prompt)], device=args.device)
+    prompt = args.prompt or (SEPARATOR if meta["tokenizer"] == "gpt2" else "\n")
+    tokens = torch.tensor([encode(prompt)], device=args.device)
     torch.manual_seed(args.seed)
-    model.to(args.device).eval()
-    print(decode(model.generate(tokens, args.tokens, args.temperature, args.top_k, meta["vocab_size"])[0].tolist()))
+    out = model.generate(tokens, args.tokens, args.temperature, args.top_k, meta["vocab_size"])[0]
+    print(prompt.removeprefix(SEPARATOR) + decode(out[tokens.size(1):].tolist()).partition(SEPARATOR)[0])
 
 
 if __name__ == "__main__":

@@ -4,15 +4,15 @@
 """
 
 import os
-import runpy
-import sys
 
 import matplotlib.image
 import pytest
 import tiny
 import torch
+from prepare_script import SHARED
 
 import data.tokens
+import model
 
 
 @pytest.fixture(scope="module")
@@ -23,20 +23,6 @@ def out(tmp_path_factory):
     tiny.run(out_dir=str(folder / "out"), max_iters=30, lr_decay_iters=30)
     data.tokens.FOLDER = before
     return folder / "out"
-
-
-@pytest.fixture
-def script(monkeypatch, capsys):
-    """Run scripts/<name>.py with arguments -> exit status, stdout, stderr."""
-    def run(name, *arguments):
-        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
-        status = 0
-        try:
-            runpy.run_path(str(tiny.ROOT / "scripts" / f"{name}.py"), run_name="__main__")
-        except SystemExit as end:
-            status = end.code
-        return status, *capsys.readouterr()
-    return run
 
 
 @pytest.mark.parametrize("optimizer", ["mada", "adam"])
@@ -63,6 +49,28 @@ def test_sample_writes_as_much_as_is_asked(script, out):
     assert greedy[0] == greedy[1] == script("sample", out / "ckpt_last.pt", "--tokens", 20, "--top_k", 1)[1]
 
 
+class Dictator:
+    """Stands for a model with GPT-2's tokens, which says "One two" and ends its document, whatever the prompt."""
+
+    def generate(self, tokens, *arguments):
+        self.asked, self.prompt = arguments, tokens[0].tolist()
+        return torch.cat([tokens, torch.tensor([[3198, 734, 50256, 464]])], dim=1)  # One, two, <|endoftext|>, The
+
+
+@pytest.mark.parametrize("arguments, prompt, text", [
+    ([], [50256], "One two\n"),
+    (["--prompt", "The"], [464], "TheOne two\n"),
+    (["--prompt", "two<|endoftext|>The"], [11545, 50256, 464], "two<|endoftext|>TheOne two\n")])
+def test_sample_begins_and_ends_with_gpt2s_end_of_text(script, monkeypatch, arguments, prompt, text):
+    if SHARED.is_dir():
+        monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(SHARED / "tiktoken_cache"))
+    dictator = Dictator()
+    monkeypatch.setattr(model, "load", lambda name, device: (dictator, {"tokenizer": "gpt2", "vocab_size": 50257}))
+    status, written, _ = script("sample", "gpt2-xl", "--tokens", 4, "--temperature", 0.5, "--top_k", 7, *arguments)
+    assert (status, written) == (0, text)
+    assert dictator.prompt == prompt and dictator.asked == (4, 0.5, 7, 50257)
+
+
 @pytest.mark.parametrize("name, arguments, message", [
     ("plot", ["nowhere"], "nowhere: there is no metrics.jsonl"),
     ("plot", ["OUT/metrics.jsonl"], "name the out_dir of a run"),
@@ -74,7 +82,7 @@ def test_sample_writes_as_much_as_is_asked(script, out):
     ("sample", ["OUT/ckpt_best.pt", "--prompt", ""], "--prompt must have at least one character"),
     ("sample", ["OUT/ckpt_best.pt", "--temperature", "-1"], "--temperature must be at least 0"),
     ("sample", ["OUT/ckpt_best.pt", "--tokens", "0"], "--tokens and --top_k at least 1"),
-    ("sample", ["OUT/ckpt_best.pt", "--device", "abacus"], "--device abacus cannot be used here")])
+    ("sample", ["OUT/ckpt_best.pt", "--device", "abacus"], "device='abacus' cannot be used here")])
 def test_what_cannot_be_done_is_one_line(script, out, tmp_path, monkeypatch, name, arguments, message):
     monkeypatch.chdir(tmp_path)
     os.mkdir("empty")

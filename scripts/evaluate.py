@@ -1,0 +1,205 @@
+"""Loss, perplexity and LAMBADA accuracy of a checkpoint of train.py, or of gpt2, gpt2-medium, gpt2-large, gpt2-xl.
+
+    python scripts/evaluate.py out/gpt2-mada/ckpt_best.pt --data openwebtext,wikitext,lambada --out results.json
+    python scripts/evaluate.py gpt2 --data lambada --dtype float32
+
+"paper": as Table 3 was computed, by the authors' released code: the split as one sequence of tokens, cut into 200 even
+chunks, windows of block_size tokens from each chunk's start on, the last of which reaches into the next; the mean of their
+losses. Their LAMBADA is what is lambada_original here. Their WikiText is not what is wikitext here: it has the blank lines,
+and 50256 after every line, so that numbers on it do not compare.
+"strided": every token of the split but the first once, with a context of block_size - stride tokens at least. The standard
+error of this mean is over documents where 50256 ends them; else over runs of block_size tokens, which is a little too small.
+"last word": each LAMBADA passage by itself; right if the likeliest token is the right one at every token of its last word.
+Losses are means in nats per token (last word: per word), perplexities their exponentials. LAMBADA has two variants: lambada
+(OpenAI's) brings lambada_original along where that is prepared.
+"""
+
+import argparse
+import datetime
+import json
+import math
+import os
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import data.tokens
+import metrics
+from config import UserError, one_line_errors
+from data.prepared import GPT2_EOT
+from model import load
+
+SPLITS = {"wikitext": "test", "lambada": "test", "lambada_original": "test"}  # of other data sets: val
+
+
+def open_data(name, model, meta):
+    """The split of a data set that is evaluated. Raises UserError where it is not prepared, or not for this model."""
+    folder = os.path.join(data.tokens.FOLDER, name)
+    if name == "lambada_original" and not os.path.exists(os.path.join(folder, "meta.json")):
+        raise UserError("data/lambada_original is missing; run: python data/lambada/prepare.py --variant original "
+                        "--out data/lambada_original")
+    split = data.tokens.Tokens(name, SPLITS.get(name, "val"), model.config.block_size)
+    if any(split.meta.get(key) != meta.get(key) for key in ("tokenizer", "chars")):
+        raise UserError(f"{name} has other tokens ({split.meta['tokenizer']}) than the model knows ({meta['tokenizer']})")
+    return split
+
+
+class Evaluation:
+    """A model on a device, in batches of batch_size rows, under autocast to dtype (a name of torch's)."""
+
+    def __init__(self, model, batch_size=8, dtype="float32"):
+        self.model, self.batch_size, self.device = model, batch_size, model.lm_head.weight.device
+        self.autocast = nullcontext() if dtype == "float32" else torch.autocast(self.device.type, getattr(torch, dtype))
+
+    @torch.no_grad()
+    def logits(self, tokens):
+        """(B, T) -> (B, T, vocab_size)"""
+        with self.autocast:
+            return self.model(tokens.to(self.device))
+
+    def window_losses(self, split, starts, name):
+        """Losses of the targets of the windows at starts: yields arrays (block_size,), one by one."""
+        for i in tqdm(range(0, len(starts), self.batch_size), desc=name, disable=None):
+            x, y = split.windows(starts[i:i + self.batch_size])
+            rows = [F.cross_entropy(row.float(), target, reduction="none")  # row by row: half the memory
+                    for row, target in zip(self.logits(x), y.to(self.device))]
+            yield from torch.stack(rows).cpu().double().numpy()
+
+    def paper(self, split):
+        """As Table 3: the mean loss, and the number of windows."""
+        chunks = min(200, split.size - split.block_size)
+        chunk = (split.size - split.block_size) // chunks
+        starts = np.concatenate([np.arange(k * chunk, (k + 1) * chunk, split.block_size) for k in range(chunks)])
+        return np.mean([row.mean() for row in self.window_losses(split, starts, "as in the paper")]), len(starts)
+
+    def strided(self, split, stride):
+        """Losses of all tokens of the split but the first: (size - 1,)."""
+        last = split.size - 1 - split.block_size
+        starts = np.append(np.arange(0, last, stride), last)
+        losses, done = np.empty(split.size), 1  # loss of each token; how many are done
+        for start, row in zip(starts, self.window_losses(split, starts, "strided")):
+            end = start + split.block_size + 1
+            losses[done:end] = row[done - start - 1:]
+            done = end
+        return losses[1:]
+
+    def last_words(self, split, passages):
+        """passages (n, 3): where each begins, its last word begins, it ends -> the words' losses, whether right: (n,) each."""
+        ids = np.fromfile(split.path, split.meta["dtype"]).astype(np.int64)
+        losses, right = np.empty(len(passages)), np.empty(len(passages), bool)
+        order = np.argsort(passages[:, 0] - passages[:, 2])  # longest first, so that there is little padding
+        for i in tqdm(range(0, len(order), self.batch_size), desc="last words", disable=None):
+            batch = order[i:i + self.batch_size]
+            rows = [torch.from_numpy(ids[max(start, end - split.block_size):end]) for start, _, end in passages[batch]]
+            logits = self.logits(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True))
+            for j, row, scores, (_, word, end) in zip(batch, rows, logits, passages[batch]):
+                target = row[word - end:].to(self.device)  # the word's tokens; each is predicted one place before
+                scores = scores[len(row) - len(target) - 1:len(row) - 1].float()
+                losses[j] = F.cross_entropy(scores, target, reduction="sum").item()
+                right[j] = (scores.argmax(-1) == target).all().item()
+        return losses, right
+
+
+def standard_error(values, groups):
+    """Of the mean of values (n,), of groups (n,) 0, 1, ... that are independent: that of a ratio, of their sums and sizes."""
+    sums, sizes = np.bincount(groups, values), np.bincount(groups)
+    sums, sizes = sums[sizes > 0], sizes[sizes > 0]
+    spread = ((sums - values.mean() * sizes) ** 2).sum() * len(sums) / (len(sums) - 1) if len(sums) > 1 else math.nan
+    return math.sqrt(spread) / len(values)
+
+
+def evaluate(evaluation, split, stride):
+    """Everything about one split, as a dict of numbers."""
+    loss, windows = evaluation.paper(split)
+    result = {"source": split.meta["source"], "tokens": split.size,
+              "paper": {"loss": loss, "perplexity": math.exp(loss), "windows": windows}}
+
+    losses = evaluation.strided(split, stride)
+    ends = np.fromfile(split.path, split.meta["dtype"])[:-1] == GPT2_EOT
+    groups, unit = (ends.cumsum(), "documents") if ends.any() else (np.arange(len(losses)) // split.block_size, "windows")
+    result["strided"] = {**mean(losses, groups), "se_over": unit, "groups": len(np.unique(groups))}
+
+    passages = os.path.join(os.path.dirname(split.path), "passages.npy")
+    if os.path.exists(passages):
+        losses, right = evaluation.last_words(split, np.load(passages))
+        each = np.arange(len(right))
+        result["last_word"] = {**mean(losses, each), "accuracy": right.mean(),
+                               "accuracy_se": standard_error(right.astype(float), each), "passages": len(right)}
+    return result
+
+
+def mean(losses, groups):
+    """Loss and perplexity with their standard errors."""
+    loss, error = losses.mean(), standard_error(losses, groups)
+    perplexity = math.exp(loss)
+    return {"loss": loss, "loss_se": error, "perplexity": perplexity, "perplexity_se": perplexity * error}
+
+
+def table(results):
+    """The results {name: evaluate(...)} as lines of text."""
+    def line(name, *cells):
+        return f"{name:16}" + "".join(f"{cell:>{width}}" for width, cell in zip((9, 11, 18, 18, 18, 11), cells))
+
+    yield line("", "paper", "", "strided", "", "last word")
+    yield line("data", "loss", "perplexity", "loss", "perplexity", "accuracy (%)", "perplexity")
+    for name, result in results.items():
+        paper, strided, word = result["paper"], result["strided"], result.get("last_word")
+        yield line(name, f"{paper['loss']:.4f}", f"{paper['perplexity']:.2f}",
+                   f"{strided['loss']:.4f} ± {strided['loss_se']:.4f}",
+                   f"{strided['perplexity']:.2f} ± {strided['perplexity_se']:.2f}",
+                   *[f"{100 * word['accuracy']:.2f} ± {100 * word['accuracy_se']:.2f}", f"{word['perplexity']:.2f}"] if word else [])
+    for name, result in results.items():
+        yield (f"{name}: {result['source']}, {result['tokens']:,} tokens; "
+               f"s.e. over {result['strided']['groups']:,} {result['strided']['se_over']}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="a checkpoint, or gpt2, gpt2-medium, gpt2-large, gpt2-xl")
+    parser.add_argument("--data", default="openwebtext,wikitext,lambada", help="folders of data/, with commas between")
+    parser.add_argument("--stride", type=int, help="tokens between strided windows (default: half the model's block_size)")
+    parser.add_argument("--batch_size", type=int, default=8, help="windows that go through the model at once")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"],
+                        help="of products; auto: bfloat16 on GPUs that have it, else float32")
+    parser.add_argument("--out", type=Path, help="JSON file to write the numbers to")
+    args = parser.parse_args()
+    device = args.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    dtype = args.dtype
+    if dtype == "auto":
+        dtype = "bfloat16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "float32"
+
+    model, meta = load(args.model, device)
+    block_size = model.config.block_size
+    stride = block_size // 2 if args.stride is None else args.stride
+    if not 1 <= stride <= block_size or args.batch_size < 1:
+        raise UserError(f"--stride must be 1 to {block_size}, the model's block_size; --batch_size at least 1")
+    if args.out and not args.out.parent.is_dir():
+        raise UserError(f"--out {args.out}: there is no folder {args.out.parent}")
+    names = args.data.split(",")
+    if "lambada" in names and os.path.exists(os.path.join(data.tokens.FOLDER, "lambada_original", "meta.json")):
+        names = list(dict.fromkeys([*names, "lambada_original"]))
+    splits = {name: open_data(name, model, meta) for name in names}  # all of them before the long part
+
+    results = {name: evaluate(Evaluation(model, args.batch_size, dtype), split, stride) for name, split in splits.items()}
+    print(f"{args.model}: windows of {block_size} tokens, strided by {stride}, in {dtype} on {device}")
+    print(*table(results), sep="\n")
+    if args.out:
+        hardware = torch.cuda.get_device_name(device) if device.startswith("cuda") else device
+        args.out.write_text(json.dumps({
+            "model": args.model, "block_size": block_size, "stride": stride, "dtype": dtype, "device": hardware,
+            "torch": torch.__version__, "git": metrics.git_revision(), "date": f"{datetime.date.today()}", "data": results},
+            indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    with one_line_errors(__file__):
+        main()

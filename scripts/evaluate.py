@@ -90,7 +90,7 @@ class Evaluation:
         return losses[1:]
 
     def last_words(self, split, passages):
-        """passages (n, 3): where each begins, its last word begins, it ends -> the words' losses, whether right: (n,) each."""
+        """passages (n, 3): where each begins, its last word begins, it ends -> words' losses, whether right: (n,) each."""
         ids = np.fromfile(split.path, split.meta["dtype"]).astype(np.int64)
         losses, right = np.empty(len(passages)), np.empty(len(passages), bool)
         order = np.argsort(passages[:, 0] - passages[:, 2])  # longest first, so that there is little padding
@@ -107,7 +107,7 @@ class Evaluation:
 
 
 def standard_error(values, groups):
-    """Of the mean of values (n,), of groups (n,) 0, 1, ... that are independent: that of a ratio, of their sums and sizes."""
+    """Of the mean of values (n,), where groups (n,) of them are independent: that of a ratio, of their sums and sizes."""
     sums, sizes = np.bincount(groups, values), np.bincount(groups)
     sums, sizes = sums[sizes > 0], sizes[sizes > 0]
     spread = ((sums - values.mean() * sizes) ** 2).sum() * len(sums) / (len(sums) - 1) if len(sums) > 1 else math.nan
@@ -149,11 +149,12 @@ def table(results):
     yield line("", "paper", "", "strided", "", "last word")
     yield line("data", "loss", "perplexity", "loss", "perplexity", "accuracy (%)", "perplexity")
     for name, result in results.items():
-        paper, strided, word = result["paper"], result["strided"], result.get("last_word")
-        yield line(name, f"{paper['loss']:.4f}", f"{paper['perplexity']:.2f}",
-                   f"{strided['loss']:.4f} ± {strided['loss_se']:.4f}",
-                   f"{strided['perplexity']:.2f} ± {strided['perplexity_se']:.2f}",
-                   *[f"{100 * word['accuracy']:.2f} ± {100 * word['accuracy_se']:.2f}", f"{word['perplexity']:.2f}"] if word else [])
+        paper, strided = result["paper"], result["strided"]
+        cells = [f"{paper['loss']:.4f}", f"{paper['perplexity']:.2f}", f"{strided['loss']:.4f} ± {strided['loss_se']:.4f}",
+                 f"{strided['perplexity']:.2f} ± {strided['perplexity_se']:.2f}"]
+        if word := result.get("last_word"):
+            cells += [f"{100 * word['accuracy']:.2f} ± {100 * word['accuracy_se']:.2f}", f"{word['perplexity']:.2f}"]
+        yield line(name, *cells)
     for name, result in results.items():
         yield (f"{name}: {result['source']}, {result['tokens']:,} tokens; "
                f"s.e. over {result['strided']['groups']:,} {result['strided']['se_over']}")

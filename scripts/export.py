@@ -20,8 +20,10 @@ from model import load
 def note(name, model, meta):
     """The README.md of the exported folder: what the model's tokens are."""
     if meta["tokenizer"] == "gpt2":
-        tokens = ('Tokens are GPT-2\'s: `GPT2TokenizerFast.from_pretrained("gpt2")` is the tokenizer. The model has '
-                  f"{model.config.vocab_size:,} ids; those from {meta['vocab_size']:,} on stand for nothing and were never trained.")
+        tokens = 'Tokens are GPT-2\'s: `GPT2TokenizerFast.from_pretrained("gpt2")` is the tokenizer.'
+        if model.config.vocab_size > meta["vocab_size"]:
+            tokens += (f" The model has {model.config.vocab_size:,} ids; those from {meta['vocab_size']:,} on are no token's, "
+                       "and were not trained.")
     else:
         tokens = f"Tokens are single characters, with ids from 0 on in this order: {meta['chars']!r}"
     return f"A GPT-2 of {model.num_params():,} parameters, from {os.path.basename(name)}.\n\n{tokens}\n"

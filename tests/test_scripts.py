@@ -45,8 +45,9 @@ def test_sample_writes_as_much_as_is_asked(script, out):
     again = script("sample", out / "ckpt_best.pt", "--prompt", "abc", "--tokens", 40)[1]
     other = script("sample", out / "ckpt_best.pt", "--prompt", "abc", "--tokens", 40, "--seed", 1)[1]
     assert text == again != other
-    greedy = [script("sample", out / "ckpt_last.pt", "--tokens", 20, "--temperature", 0, "--seed", seed)[1] for seed in (1, 2)]
-    assert greedy[0] == greedy[1] == script("sample", out / "ckpt_last.pt", "--tokens", 20, "--top_k", 1)[1]
+    last = "sample", out / "ckpt_last.pt", "--tokens", 20
+    greedy = [script(*last, "--temperature", 0, "--seed", seed)[1] for seed in (1, 2)]
+    assert greedy[0] == greedy[1] == script(*last, "--top_k", 1)[1]
 
 
 class Dictator:

@@ -5,13 +5,12 @@
 
 "paper": as Table 3 was computed, by the authors' released code: the split as one sequence of tokens, cut into 200 even
 chunks, windows of block_size tokens from each chunk's start on, the last of which reaches into the next; the mean of their
-losses. Their LAMBADA is what is lambada_original here. Their WikiText is not what is wikitext here: it has the blank lines,
-and 50256 after every line, so that numbers on it do not compare.
+losses. Their data are lambada_original and wikitext_lines here.
 "strided": every token of the split but the first once, with a context of block_size - stride tokens at least. The standard
 error of this mean is over documents where 50256 ends them; else over runs of block_size tokens, which is a little too small.
 "last word": each LAMBADA passage by itself; right if the likeliest token is the right one at every token of its last word.
-Losses are means in nats per token (last word: per word), perplexities their exponentials. LAMBADA has two variants: lambada
-(OpenAI's) brings lambada_original along where that is prepared.
+Losses are means in nats per token (last word: per word), perplexities their exponentials. LAMBADA and WikiText have two
+variants each: lambada (OpenAI's) and wikitext (running text) bring the other one along where it is prepared.
 """
 
 import argparse
@@ -35,15 +34,15 @@ from config import UserError, one_line_errors
 from data.prepared import GPT2_EOT
 from model import load
 
-SPLITS = {"wikitext": "test", "lambada": "test", "lambada_original": "test"}  # of other data sets: val
+SPLITS = {name: "test" for name in ("wikitext", "wikitext_lines", "lambada", "lambada_original")}  # of others: val
 
 
 def open_data(name, model, meta):
     """The split of a data set that is evaluated. Raises UserError where it is not prepared, or not for this model."""
     folder = os.path.join(data.tokens.FOLDER, name)
-    if name == "lambada_original" and not os.path.exists(os.path.join(folder, "meta.json")):
-        raise UserError("data/lambada_original is missing; run: python data/lambada/prepare.py --variant original "
-                        "--out data/lambada_original")
+    base, _, variant = name.partition("_")
+    if name in SPLITS and variant and not os.path.exists(os.path.join(folder, "meta.json")):
+        raise UserError(f"data/{name} is missing; run: python data/{base}/prepare.py --variant {variant} --out data/{name}")
     split = data.tokens.Tokens(name, SPLITS.get(name, "val"), model.config.block_size)
     if any(split.meta.get(key) != meta.get(key) for key in ("tokenizer", "chars")):
         raise UserError(f"{name} has other tokens ({split.meta['tokenizer']}) than the model knows ({meta['tokenizer']})")
@@ -186,8 +185,8 @@ def main():
     if args.out and not args.out.parent.is_dir():
         raise UserError(f"--out {args.out}: there is no folder {args.out.parent}")
     names = args.data.split(",")
-    if "lambada" in names and os.path.exists(os.path.join(data.tokens.FOLDER, "lambada_original", "meta.json")):
-        names = list(dict.fromkeys([*names, "lambada_original"]))
+    names += [name for name in SPLITS if name not in names and name.partition("_")[0] in names
+              and os.path.exists(os.path.join(data.tokens.FOLDER, name, "meta.json"))]
     splits = {name: open_data(name, model, meta) for name in names}  # all of them before the long part
 
     results = {name: evaluate(Evaluation(model, args.batch_size, dtype), split, stride) for name, split in splits.items()}

@@ -28,7 +28,20 @@ def test_wikitext_from_the_file_and_from_rows_as_on_the_hub(tmp_path, monkeypatc
     pyarrow.parquet.write_table(pyarrow.table({"text": rows}), tmp_path / "test.parquet")
     loaded = module("wikitext")
     monkeypatch.setattr(loaded, "hub_file", lambda *arguments: (tmp_path / "test.parquet", "commit"))
-    assert loaded.wikitext(None) == raw.read_text()
+    assert "".join(loaded.wikitext(None)) == raw.read_text()
+
+
+@needs_shared
+def test_wikitext_by_lines_needs_the_blank_ones(tmp_path):
+    raw, whole, out = SHARED / "wikitext2" / "wiki.test.raw", tmp_path / "wiki.test.raw", tmp_path / "out"
+    lines = raw.read_text().splitlines(keepends=True)
+    whole.write_text("".join(line + " \n" * (i < 4358 - len(lines)) for i, line in enumerate(lines)))
+    meta, ids = prepared("wikitext", out, "--variant", "lines", "--source", whole)
+    assert meta["counts"] == {"test": 287_645} and "each line ended by 50256" in meta["source"]
+    rows = gpt2_tokenizer().decode(ids["test"].tolist()).split("<|endoftext|>")
+    assert rows[:5] == [lines[0], "", lines[1], "", lines[2]] and rows[-2:] == [lines[-1], ""] and len(rows) == 4359
+    assert prepared("wikitext", out, "--source", whole)[0]["counts"] == {"test": 283_287}
+    refused(prepare("wikitext", "--variant", "lines", "--source", raw, "--out", out), "2,891 lines instead of 4,358")
 
 
 @needs_shared

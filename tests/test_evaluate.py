@@ -193,6 +193,7 @@ def test_the_script_writes_a_table_and_json(script, folder, checkpoint):
 @pytest.mark.parametrize("remove, arguments, message", [
     ("wikitext/test.bin", [], "run: python data/wikitext/prepare.py"),
     ("lambada_original/meta.json", ["--data", "lambada_original"], "run: python data/lambada/prepare.py --variant original"),
+    (None, ["--data", "wikitext_lines"], "prepare.py --variant lines --out data/wikitext_lines"),
     (None, ["--data", "wiki"], "there is no data/wiki; there are lambada, "),
     (None, ["--data", "wikitext", "--stride", "17"], "--stride must be 1 to 16"),
     (None, ["--data", "wikitext", "--stride", "0"], "--stride must be 1 to 16"),

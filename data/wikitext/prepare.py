@@ -1,8 +1,10 @@
-"""GPT-2 tokens of WikiText-2's raw test split, for evaluation: the articles as they are, without blank lines between.
+"""GPT-2 tokens of WikiText-2's raw test split, for evaluation. There are two, and numbers on one say nothing of the other:
 
-    python data/wikitext/prepare.py [--source wiki.test.raw] [--out DIR]
+    python data/wikitext/prepare.py [--source wiki.test.raw] [--out DIR]          # the articles, without blank lines between
+    python data/wikitext/prepare.py --variant lines --out data/wikitext_lines     # each line, blank ones too, ended by 50256
 
-Writes test.bin and meta.json. Expected: test 283,287 tokens.
+The second is what the paper's authors evaluated on. Writes test.bin and meta.json. Expected: test 283,287 tokens, or
+287,645: one more for each of the 4,358 lines.
 """
 
 import hashlib
@@ -14,15 +16,18 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from config import UserError, one_line_errors
 from data.documents import documents
-from data.prepared import GPT2_VOCAB, arguments, gpt2_tokenizer, hub_file, write_tokens
+from data.prepared import GPT2_EOT, GPT2_VOCAB, arguments, gpt2_tokenizer, hub_file, write_tokens
 
 HUB = ("Salesforce/wikitext", "b08601e04326c79dfdd32d625aee71d232d685c3", "wikitext-2-raw-v1/test-00000-of-00001.parquet")
 SHA256 = "bbf94c53a05abe9ee670d3b6343608095822c85e26de37c70b24fc571964574a"  # of the text
-COUNTS = {"test": 283_287}
+LINES = 4358
+TOKENS = 283_287
 
 
 def wikitext(source):
-    """The text, which is the same from the hub's rows and from wiki.test.raw with whatever line ends. Raises UserError."""
+    """The lines, blank ones as "", the same from the hub's rows and from wiki.test.raw with whatever line ends, if that has
+    blank lines. Raises UserError where this is another text.
+    """
     if source:
         try:
             lines = source.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -31,18 +36,27 @@ def wikitext(source):
     else:
         source, _ = hub_file(*HUB)
         lines = documents(source)
-    text = "".join(line for line in lines if line.strip())
-    if hashlib.sha256(text.encode()).hexdigest() != SHA256:
+    lines = [line if line.strip() else "" for line in lines]
+    if hashlib.sha256("".join(lines).encode()).hexdigest() != SHA256:
         raise UserError(f"{source}: this is not the text of WikiText-2's raw test split, or not all of it")
-    return text
+    return lines
 
 
 def main():
-    args = arguments(__file__, __doc__, "a local wiki.test.raw, instead of the Hugging Face hub").parse_args()
-    text = wikitext(args.source)
-    ids = np.array(gpt2_tokenizer().encode_ordinary(text))
-    write_tokens(args.out, {"test": [ids]}, GPT2_VOCAB, COUNTS, tokenizer="gpt2",
-                 source="WikiText-2 raw, test split (Salesforce/wikitext)", revision=HUB[1], sha256=SHA256)
+    parser = arguments(__file__, __doc__, "a local wiki.test.raw, instead of the Hugging Face hub")
+    parser.add_argument("--variant", choices=("text", "lines"), default="text", help="which of the two")
+    args = parser.parse_args()
+    lines, encode = wikitext(args.source), gpt2_tokenizer().encode_ordinary
+    name, count = "WikiText-2 raw, test split (Salesforce/wikitext)", TOKENS
+    if args.variant == "text":
+        ids = [encode("".join(lines))]
+    else:
+        if len(lines) != LINES:
+            raise UserError(f"{args.source or HUB[0]}: {len(lines):,} lines instead of {LINES:,}: blank ones are missing")
+        ids = [encode(line) + [GPT2_EOT] for line in lines]
+        name, count = f"{name}, each line ended by {GPT2_EOT}", TOKENS + LINES
+    write_tokens(args.out, {"test": map(np.array, ids)}, GPT2_VOCAB, {"test": count}, tokenizer="gpt2", source=name,
+                 revision=HUB[1], sha256=SHA256)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ import checkpoints
 import config
 import metrics
 import optim
-from config import UserError
+from config import Diverged, Finished, UserError
 
 # what and where
 out_dir = "out/cifar10"  # folder of metrics.jsonl and ckpt_last.pt
@@ -133,7 +133,8 @@ def source():
 def train(cfg, given=()):
     """One training run. cfg: all settings, a dict; given: names of those that were set rather than defaulted.
 
-    Returns the last test accuracy in %. Raises UserError on bad settings, before anything is written, and on divergence.
+    Returns the last test accuracy in %, or None if it was stopped before its end. Raises UserError on bad settings, before
+    anything is written; Diverged where the loss is no longer finite; Finished where there is nothing left to resume.
     """
     # resume
     last = os.path.join(cfg["out_dir"], "ckpt_last.pt")
@@ -203,7 +204,7 @@ def train(cfg, given=()):
         it, best = checkpoint["iter"], checkpoint["best_accuracy"]
     first, end = it // steps + 1, min(cfg.epochs, cfg.stop_after or cfg.epochs)
     if first > end:
-        raise UserError(f"the run in {cfg.out_dir} has all its {end} epochs")
+        raise Finished(f"the run in {cfg.out_dir} has all its {end} epochs")
 
     # only now is anything written
     parameters = sum(p.numel() for p in model.parameters())
@@ -248,7 +249,7 @@ def train(cfg, given=()):
                 total += loss.detach() * len(y)
                 if stop.is_set():
                     log.say(f"stopped in epoch {epoch}; go on with --init_from=resume --out_dir={cfg.out_dir}")
-                    return accuracy
+                    return None
             record = {"iter": it, "epoch": epoch, "train_loss": total.item() / count, "lr": lr,
                       "step_ms": 1e3 * (time.perf_counter() - start) / steps}
             for name in ("coefficients", "hyper_gradients", "skipped_steps"):
@@ -258,7 +259,7 @@ def train(cfg, given=()):
             best = max(best, accuracy)
             log.write(record | {"accuracy": accuracy, "best_accuracy": best})
             if not math.isfinite(record["train_loss"]):
-                raise UserError(f"the loss is not finite in epoch {epoch}; a lower learning_rate may help")
+                raise Diverged(f"the loss is not finite in epoch {epoch}; a lower learning_rate may help")
             checkpoints.write({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "iter": it,
                                "best_accuracy": best, "config": resolved}, last)
     finally:

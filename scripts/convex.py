@@ -1,0 +1,186 @@
+"""The convex problem that Adam fails (Reddi et al., 2018; eq. (33) of the paper): Figure 9.
+
+    python scripts/convex.py config/convex.py        # T = 2,000,000, all optimizers at once; 3 minutes on a free CPU core
+
+f_t(x) = 1010 x where t mod 101 = 1, else -10 x, for x in [-1, 1]: the sum falls with x, the best x is -1, and every step is
+followed by a projection on [-1, 1]. metrics.jsonl has, by optimizer, x, the average regret sum_s (f_s(x_s) - f_s(-1)) / t,
+and the coefficients. All optimizers are the one rule of optim/mada.py from a corner, with the hyper-learning-rates of the
+setting `optimizers`, where 0 keeps a coefficient where it is. They are elements of one tensor, and the whole step is one
+fused loop: 2,000,000 steps of a scalar cannot each wait for Python's plumbing. tests/test_convex.py compares with optim/.
+"""
+
+import os
+import signal
+import sys
+from functools import partial
+from pathlib import Path
+from threading import Event
+from types import SimpleNamespace
+from typing import Literal
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import checkpoints
+import config
+import metrics
+from config import Finished, UserError
+from optim.fuse import Loop
+from optim.mada import MADA, mada
+
+# what and where
+out_dir = "out/convex"  # folder of metrics.jsonl and ckpt_last.pt
+overwrite = False  # start anew in an out_dir that holds another run, which is lost
+init_from: Literal["scratch", "resume"] = "scratch"  # "resume": go on from out_dir's ckpt_last.pt
+steps = 2_000_000  # T
+log_interval = 2000  # steps between lines in metrics.jsonl
+x0 = 0.0  # where x starts
+learning_rate = 1e-2  # alpha
+schedule: Literal["constant", "root"] = "constant"  # "root": alpha / sqrt(t)
+# {name: what differs from Adam with fixed coefficients}: initial coefficients, hyper_lr {name: number}, second_moment, ...
+optimizers = {"Adam": {}, "AVGrad": {"rho": 0.0}, "AMSGrad": {"rho": 0.0, "second_moment": "amsgrad"}}
+beta1 = 0.9  # where all of them start, unless their settings say otherwise
+beta2 = 0.99  # Reddi et al. use these two
+rule: Literal["paper", "authors"] = "paper"  # of optim/mada.py
+# -- end of settings
+
+NAMES = tuple(MADA.domain)
+BUFFERS = ("m", "v", "s", "n", "l", "g_prev", "v_mixed")
+STATE = ("x", "regret", "g", *BUFFERS, *NAMES)
+HYPER_LR = tuple(f"hyper_{name}" for name in NAMES)
+
+
+def gradient(t):
+    return 1010.0 if t % 101 == 1 else -10.0
+
+
+def clamp(x, low, high):
+    x = torch.where(x < low, low, x)
+    return torch.where(x > high, high, x)
+
+
+def bias(beta, t):
+    """1 - beta^t, with the derivative 0 at beta = 0."""
+    positive = beta > 0
+    return 1 - torch.where(positive, torch.exp(t * torch.log(torch.where(positive, beta, 1.0))), 0.0)
+
+
+def step(buffers, rule, schedule, *arguments):
+    """One step of the online problem for one optimizer, in the order of MADA.md: all arguments are 0-D tensors."""
+    named = dict(zip((*STATE, "lr", *HYPER_LR, "grad", "t"), arguments, strict=True))
+    state, q = {name: named[name] for name in buffers}, {name: named[name] for name in NAMES}
+    x, grad, t = (named[name] for name in ("x", "grad", "t"))
+    last_t = torch.where(t > 1, t - 1, 1.0)
+    lr, last_lr = (named["lr"] / torch.sqrt(s) if schedule == "root" else named["lr"] for s in (t, last_t))
+
+    def direction(g, state, q, t):
+        biases = {f"bias{i}": bias(q[f"beta{i}"], t) for i in (1, 2, 3)}
+        return rule(g, **state, **q, **biases, t=t)
+
+    regret = named["regret"] + grad * (x + 1)
+    # look back: the hyper-gradients of the last update, and its new buffers
+    _, pull_back, new = torch.func.vjp(lambda q: direction(named["g"], state, q, last_t), q, has_aux=True)
+    h, = pull_back(-last_lr * grad)
+    state = {name: torch.where(t > 1, new[name], state[name]) for name in buffers}
+    # learn
+    for name, (low, high) in MADA.domain.items():
+        moved = q[name] - named[f"hyper_{name}"] * torch.where(t > 1, clamp(h[name], -10.0, 10.0), 0.0)
+        q[name] = torch.where(named[f"hyper_{name}"] > 0, clamp(moved, low, high), q[name])
+    # move, and project
+    d, _ = direction(grad, state, q, t)
+    x = clamp(x - lr * d, -1.0, 1.0)
+    values = named | state | q | {"x": x, "regret": regret, "g": grad}
+    return [values[name] for name in STATE], []
+
+
+def loop(second_moment, rule, schedule):
+    """The fused step of all optimizers that have this second moment, and the names of its buffers."""
+    buffers = tuple(name for name in BUFFERS if name != "v_mixed" or second_moment == "amsgrad")
+    constants = dict(eps=1e-8, lion_betas=(0.95, 0.98), yogi=True, rule=rule, second_moment=second_moment)
+    function = partial(step, buffers, partial(mada, **constants), schedule)
+    return Loop(function, (*STATE, "lr", *HYPER_LR), ("grad", "t"), STATE)
+
+
+def start(settings, cfg):
+    """{name: value} of what one optimizer starts from. Raises UserError."""
+    rates = settings.get("hyper_lr", {})
+    values = dict.fromkeys((*STATE, *HYPER_LR), 0.0)
+    values |= dict(x=cfg.x0, beta1=cfg.beta1, beta2=cfg.beta2, rho=1.0, c=1.0, gamma=1.0, lr=cfg.learning_rate)
+    values |= {f"hyper_{name}": float(rate) for name, rate in rates.items()}
+    values |= {"lr": settings["learning_rate"]} if "learning_rate" in settings else {}
+    values |= {name: float(value) for name, value in settings.items() if name in NAMES}
+    unknown = {*settings} - {*NAMES, "hyper_lr", "second_moment", "learning_rate"} | {*rates} - {*NAMES}
+    if unknown or settings.get("second_moment", "avgrad") not in ("avgrad", "amsgrad"):
+        raise UserError(f"optimizers: {settings!r} has {', '.join(unknown) or 'another second_moment'}: an optimizer has "
+                        f"{', '.join(NAMES)}, hyper_lr, learning_rate and second_moment ('avgrad' or 'amsgrad')")
+    for name, (low, high) in MADA.domain.items():
+        if values[f"hyper_{name}"] > 0 and not low <= values[name] <= high:
+            raise UserError(f"optimizers: {name}={values[name]} must lie in [{low}, {high}] to be learned")
+    return values
+
+
+def train(cfg, given=()):
+    """All optimizers of one setting. cfg: all settings, a dict; given: names of those that were set rather than defaulted.
+
+    Returns the last average regret of the last optimizer, or None if it was stopped before the end. Raises UserError.
+    """
+    last = os.path.join(cfg["out_dir"], "ckpt_last.pt")
+    checkpoint = None
+    if cfg["init_from"] == "resume":
+        if not os.path.exists(last):
+            raise UserError(f"init_from='resume': there is no {last}; start with --init_from=scratch, or name the --out_dir")
+        checkpoint = checkpoints.read(last, ("columns", "iter", "config"))
+        cfg = checkpoint["config"] | {name: cfg[name] for name in ("out_dir", "overwrite", "init_from")}
+    elif os.path.exists(last) and not cfg["overwrite"]:
+        raise UserError(f"out_dir={cfg['out_dir']!r} holds another run: go on with --init_from=resume, name another "
+                        "--out_dir, or lose it with --overwrite=True")
+    if cfg["steps"] < 1 or cfg["log_interval"] < 1 or not -1 <= cfg["x0"] <= 1:
+        raise UserError("steps and log_interval must be at least 1, and x0 in [-1, 1]")
+    resolved, cfg = cfg, SimpleNamespace(**cfg)
+
+    members = {}  # second moment: names of the optimizers
+    for name, settings in cfg.optimizers.items():
+        members.setdefault(settings.get("second_moment", "avgrad"), []).append(name)
+    starts = {name: start(settings, cfg) for name, settings in cfg.optimizers.items()}
+    columns = {kind: [torch.tensor([starts[name][key] for name in names], dtype=torch.float64)
+                      for key in (*STATE, "lr", *HYPER_LR)] for kind, names in members.items()}
+    it = 0
+    if checkpoint:
+        columns, it = checkpoint["columns"], checkpoint["iter"]
+        if it >= cfg.steps:
+            raise Finished(f"the run in {cfg.out_dir} has all its {it} steps")
+    log = metrics.Metrics(cfg.out_dir, {
+        "config": resolved, "git": metrics.git_revision(), "torch": torch.__version__, "device": "cpu", "dtype": "float64"},
+        it, cfg.steps)
+    loops = {kind: loop(kind, cfg.rule, cfg.schedule) for kind in members}
+    scalars = torch.zeros(1, 2, dtype=torch.float64)  # gradient and t
+
+    def values(key):
+        """{optimizer: value} in the order of the settings."""
+        found = {name: value for kind, names in members.items()
+                 for name, value in zip(names, columns[kind][STATE.index(key)].tolist(), strict=True)}
+        return {name: found[name] for name in cfg.optimizers}
+
+    stop = Event()  # set by SIGTERM or ctrl-C: save and leave
+    handlers = {name: signal.signal(name, lambda *_: stop.set()) for name in (signal.SIGTERM, signal.SIGINT)}
+    regret = {}
+    try:
+        while it < cfg.steps and not stop.is_set():
+            it += 1
+            scalars[0, 0], scalars[0, 1] = gradient(it), it
+            for kind, one_step in loops.items():
+                one_step([tuple(columns[kind])], scalars)
+            if it % cfg.log_interval == 0 or it == cfg.steps:
+                regret = {name: value / it for name, value in values("regret").items()}
+                log.write({"iter": it, "x": values("x"), "regret": regret} | {name: values(name) for name in NAMES})
+            if it % (50 * cfg.log_interval) == 0 or it == cfg.steps or stop.is_set():
+                checkpoints.write({"columns": columns, "iter": it, "config": resolved}, last)
+    finally:
+        for name, handler in handlers.items():
+            signal.signal(name, handler)
+        log.close()
+    return list(regret.values())[-1] if it == cfg.steps else None
+
+
+if __name__ == "__main__":
+    config.main(train, __file__)

@@ -1,0 +1,84 @@
+"""The theory of section 4: the bound of Theorem 1 over rho (Figures 1 and 2), and Proposition 1, checked numerically.
+
+    python scripts/theory.py results/theory.json        # seconds
+
+Theorem 1, eq. (6), with constants 1: E (1/T + ln(E)/T + max(0, ln(rho/beta2))), E = sqrt((rho + (1-rho) T) / (1-beta2)).
+Proposition 1: with alpha_t = alpha / sqrt(t), rho_t <= 1 / (t (1-beta2) + 1) is enough for a step size alpha_t / sqrt(V_t)
+that never grows. V comes from optim/mada.py without bias correction, as in the paper, for gradients that test it hard.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from optim.mada import mada
+
+BETA2 = 0.9
+
+
+def bound(rho, T, beta2=BETA2):
+    """The right-hand side of eq. (6) with constants 1."""
+    E = np.sqrt((rho + (1 - rho) * T) / (1 - beta2))
+    return E * (1 / T + np.log(E) / T + np.log(np.maximum(rho / beta2, 1)))
+
+
+def gradients(T, count=200):
+    """(T, 4 * count): normal, heavy-tailed, rare spikes, and silence after a burst; each with every scale."""
+    rng = torch.Generator().manual_seed(0)
+    normal = torch.randn(T, 4, count, generator=rng, dtype=torch.float64)
+    normal[:, 1] = normal[:, 1] / (torch.rand(T, count, generator=rng, dtype=torch.float64) + 1e-3)
+    normal[:, 2] *= torch.where(torch.rand(T, count, generator=rng) < 0.01, 100.0, 0.01)
+    burst = torch.randint(1, T // 2, (count,), generator=rng)
+    normal[:, 3] *= torch.arange(T)[:, None] < burst
+    return normal.flatten(1)
+
+
+def growth(rho_at, T=2000, beta2=BETA2):
+    """The largest factor by which alpha_t / sqrt(V_t) grows in a step, over gradients(T), with rho_t = rho_at(t)."""
+    g = gradients(T)
+    state = {name: torch.zeros_like(g[0]) for name in ("m", "v", "s")}
+    one, zero, last, most = torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64), None, 0.0
+    for t in range(1, T + 1):
+        rho = torch.tensor(rho_at(t), dtype=torch.float64)
+        _, state = mada(g[t - 1], **state, beta1=zero, beta2=beta2 * one, beta3=zero, rho=rho, c=one, gamma=one, bias1=one,
+                        bias2=one, bias3=one, t=t * one, eps=0.0, lion_betas=(0.95, 0.98), yogi=False, rule="paper",
+                        second_moment="avgrad")
+        size = 1 / torch.sqrt(t * (rho * state["v"] + (1 - rho) * state["s"]))
+        if last is not None:
+            most = max(most, (size / last)[last.isfinite()].max().item())
+        last = size
+    return most
+
+
+def report():
+    """All numbers: {"figures": {T: {"rho", "bound", "best_rho"}}, "proposition1": {rule of rho_t: largest growth}}."""
+    rho = np.round(np.linspace(0, 1, 1001), 3)
+    figures = {str(T): {"rho": rho.tolist(), "bound": bound(rho, T).tolist(), "best_rho": float(rho[bound(rho, T).argmin()])}
+               for T in (10_000, 1_000)}
+    limit = {"rho_t = 1 / (t (1 - beta2) + 1), the bound": lambda t: 1 / (t * (1 - BETA2) + 1),
+             "beta2 times the bound": lambda t: BETA2 / (t * (1 - BETA2) + 1), "rho_t = 0 (AVGrad)": lambda t: 0.0,
+             "rho_t = 0.1": lambda t: 0.1, "rho_t = 1 (Adam)": lambda t: 1.0,
+             "below the bound, but not falling (0, then the bound, in turns)": lambda t: (t % 2) / (t * (1 - BETA2) + 1)}
+    return {"beta2": BETA2, "constants": [1, 1, 1], "figures": figures,
+            "proposition1": {name: growth(rho_at) for name, rho_at in limit.items()}}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, help="JSON file to write")
+    out, found = parser.parse_args().out, report()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(found) + "\n")
+    for T, figure in found["figures"].items():
+        print(f"T = {T}: the bound is least at rho = {figure['best_rho']}; beta2 = {found['beta2']}")
+    for name, most in found["proposition1"].items():
+        print(f"step size grows by a factor of {most:.4g} at most with {name}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""scripts/convex.py computes what the optimizers of optim/ compute, and goes on where it stopped.
+
+    python -m pytest -q tests/test_convex.py        # a quarter of a minute
+"""
+
+import sys
+
+import pytest
+import tiny
+import torch
+
+import config
+import metrics
+import optim
+from config import Finished, UserError
+
+sys.path.insert(0, str(tiny.ROOT / "scripts"))
+import convex
+
+HYPER_LR = {"beta1": 5e-4, "beta2": 5e-4, "beta3": 1e-1, "rho": 1e-1, "c": 1e-1, "gamma": 1e-2}
+STEPS = 250
+
+
+def run(out_dir, **settings):
+    settings = dict(out_dir=str(out_dir), steps=STEPS, log_interval=50, learning_rate=0.01) | settings
+    return convex.train(*config.parse(config.declared(convex.__file__), [f"--{k}={v!r}" for k, v in settings.items()]))
+
+
+def by_optim(name, schedule, **settings):
+    """x and the optimizer after STEPS projected steps of an optimizer of optim/."""
+    x = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    optimizer = optim.build(name, [x], lr=0.01, weight_decay=0.0, beta1=0.9, beta2=0.99, eps=1e-8, **settings)
+    for t in range(1, STEPS + 1):
+        optimizer.param_groups[0]["lr"] = 0.01 / t ** 0.5 if schedule == "root" else 0.01
+        x.grad = torch.full_like(x, convex.gradient(t))
+        optimizer.step()
+        x.data.clamp_(-1, 1)
+    return x.item(), optimizer
+
+
+@pytest.mark.parametrize("schedule", ["constant", "root"])
+@pytest.mark.parametrize("rule", ["paper", "authors"])
+def test_agrees_with_optim(tmp_path, schedule, rule):
+    rows = {"mada": {"hyper_lr": HYPER_LR}, "mada, amsgrad": {"hyper_lr": HYPER_LR, "second_moment": "amsgrad"}}
+    if rule == "paper":
+        rows |= {"adam": {}, "avgrad": {"rho": 0.0}, "amsgrad": {"rho": 0.0, "second_moment": "amsgrad"}}
+    run(tmp_path, optimizers=rows, schedule=schedule, rule=rule)
+    end = metrics.read(tmp_path)[1][-1]
+    for name in rows:
+        settings = {}
+        if "mada" in name:
+            settings = dict(hyper_lr=HYPER_LR, rule=rule, second_moment=rows[name].get("second_moment", "avgrad"))
+        x, optimizer = by_optim(name.split(",")[0], schedule, **settings)
+        assert end["x"][name] == pytest.approx(x, abs=1e-9)
+        for coefficient, value in getattr(optimizer, "coefficients", {}).items():
+            if "mada" in name:
+                assert end[coefficient][name] == pytest.approx(value, abs=1e-9)
+
+
+def test_what_it_is_there_to_show(tmp_path):
+    run(tmp_path, steps=30_000, log_interval=30_000, learning_rate=3e-3)
+    end = metrics.read(tmp_path)[1][-1]
+    assert end["x"]["Adam"] > 0.9 and end["x"]["AVGrad"] < 0 and end["x"]["AMSGrad"] < 0
+    assert 0 < end["regret"]["AMSGrad"] < end["regret"]["Adam"]
+
+
+def test_a_resumed_run_is_a_straight_one(tmp_path, monkeypatch):
+    rows = {"mada": {"hyper_lr": HYPER_LR}}
+    run(tmp_path / "a", optimizers=rows, log_interval=2)
+    write, handlers = convex.checkpoints.write, {}
+    monkeypatch.setattr(convex.signal, "signal", lambda name, handler: handlers.setdefault(name, handler))
+    monkeypatch.setattr(convex.checkpoints, "write", lambda *args: (write(*args), handlers[convex.signal.SIGTERM]()))
+    assert run(tmp_path / "b", optimizers=rows, log_interval=2) is None
+    monkeypatch.setattr(convex.checkpoints, "write", write)
+    run(tmp_path / "b", init_from="resume", optimizers=rows, log_interval=2)
+    assert metrics.read(tmp_path / "a")[1] == metrics.read(tmp_path / "b")[1]
+    assert metrics.read(tmp_path / "b")[0]["resumed_at"] == [100]
+    with pytest.raises(Finished):
+        run(tmp_path / "b", init_from="resume")
+
+
+@pytest.mark.parametrize("row", [{"roh": 1.0}, {"hyper_lr": {"betas": 1}}, {"second_moment": "adagrad"},
+                                 {"beta2": 0.999, "hyper_lr": {"beta2": 1e-4}}])
+def test_settings_are_checked(tmp_path, row):
+    with pytest.raises(UserError, match="optimizers"):
+        run(tmp_path, optimizers={"x": row})

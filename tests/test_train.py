@@ -115,6 +115,12 @@ def test_the_micro_batch_is_no_part_of_the_mathematics(micro):
         assert losses("parts", key) == pytest.approx(losses("whole", key), rel=1e-4)
 
 
+def test_checkpointed_activations_change_nothing():
+    tiny.run(out_dir="kept", dropout=0.2)
+    tiny.run(out_dir="anew", dropout=0.2, checkpoint_activations=True)
+    assert tiny.same(state("kept"), state("anew"))
+
+
 def test_two_processes_compute_what_one_does(folder):
     settings = dict(out_dir="two", micro_batch_size=2, grad_clip=0.5)
     torchrun = start(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",

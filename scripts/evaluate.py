@@ -7,7 +7,8 @@
 chunks, windows of block_size tokens from each chunk's start on, the last of which reaches into the next; the mean of their
 losses. Their data are lambada_original and wikitext_lines here.
 "strided": every token of the split but the first once, with a context of block_size - stride tokens at least. The standard
-error of this mean is over documents where 50256 ends them; else over runs of block_size tokens, which is a little too small.
+error of this mean is over documents where 50256 ends them (lines in wikitext_lines), else over runs of block_size tokens: a
+little too small, where neighbours are alike.
 "last word": each LAMBADA passage by itself; right if the likeliest token is the right one at every token of its last word.
 Losses are means in nats per token (last word: per word), perplexities their exponentials. LAMBADA and WikiText have two
 variants each: lambada (OpenAI's) and wikitext (running text) bring the other one along where it is prepared.

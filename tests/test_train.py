@@ -331,7 +331,7 @@ def test_pretrained_weights_from_a_folder():
     tiny.run(init_from="./pretrained", max_iters=1)
     assert torch.load("out/ckpt_last.pt", weights_only=True)["model_config"] == dict(
         block_size=32, vocab_size=30, n_layer=2, n_head=2, n_embd=8, dropout=0.0, bias=True)
-    tiny.run(init_from="resume", max_iters=2)
+    train.train(*config.parse(config.declared(train.__file__), ["--init_from=resume", "--max_iters=2"]))
     with pytest.raises(UserError, match="block_size=64 is more than ./pretrained's 32"):
         tiny.run(init_from="./pretrained", out_dir="other", block_size=64)
 

@@ -144,7 +144,7 @@ def mean(losses, groups):
 def table(results):
     """The results {name: evaluate(...)} as lines of text."""
     def line(name, *cells):
-        return f"{name:16}" + "".join(f"{cell:>{width}}" for width, cell in zip((9, 11, 18, 18, 18, 11), cells))
+        return f"{name:16}" + "".join(f" {cell:>{width}}" for width, cell in zip((8, 10, 17, 17, 13, 10), cells))
 
     yield line("", "paper", "", "strided", "", "last word")
     yield line("data", "loss", "perplexity", "loss", "perplexity", "accuracy (%)", "perplexity")

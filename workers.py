@@ -70,6 +70,14 @@ def cannot_write(error):
     return False
 
 
+def load(script):
+    """The script as a module."""
+    folder, name = os.path.split(script)
+    if folder not in sys.path:
+        sys.path.append(folder)
+    return importlib.import_module(name.removesuffix(".py"))
+
+
 def do(run, board, attempt, keep_checkpoints):
     """One attempt at a run, here and now. Returns whether this process is still good for others."""
     out_dir, good = board.path(run), True
@@ -80,8 +88,7 @@ def do(run, board, attempt, keep_checkpoints):
     if os.path.exists(os.path.join(out_dir, "ckpt_last.pt")):
         cfg["init_from"] = "resume"
     try:
-        sys.path.insert(0, os.path.dirname(run.script))
-        script = importlib.import_module(os.path.basename(run.script).removesuffix(".py"))
+        script = load(run.script)
         began = time.monotonic()  # the import is not this run's
         with open(os.path.join(out_dir, "log.txt"), "a") as log, heartbeat(board, run, attempt), \
                 contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
@@ -103,8 +110,6 @@ def do(run, board, attempt, keep_checkpoints):
             raise CannotWrite(f"{board.folder} cannot be written: {error}") from error
         good = isinstance(error, UserError)  # else a GPU, for one, may be in no state to go on
         found = {"state": "failed", "error": str(error) if good else "".join(traceback.format_exception(error))}
-    finally:
-        sys.path.remove(os.path.dirname(run.script))
     board.end(run, attempt, **found, seconds=time.monotonic() - began)
     if found["state"] == "done" and not keep_checkpoints:
         for name in ("ckpt_last.pt", "ckpt_best.pt"):
@@ -160,8 +165,10 @@ def worker():
     index, runs, *orders = pickle.load(sys.stdin.buffer)
     threading.Thread(target=watch, daemon=True).start()
     try:
-        import torch
-        if torch.cuda.is_available():
+        with contextlib.suppress(Exception):  # what is wrong with a script is said of its runs
+            for script in {script for script, _ in runs}:
+                load(script)
+        if (torch := sys.modules.get("torch")) and torch.cuda.is_available():
             torch.cuda.set_device(index % torch.cuda.device_count())
         sys.exit(0 if work([Run(*given) for given in runs], *orders) else FRESH)
     except KeyboardInterrupt:
@@ -178,6 +185,13 @@ def start(index, *orders):
         pickle.dump((index, *orders), process.stdin)
         process.stdin.flush()
     return process
+
+
+def default_workers(runs):
+    """One per GPU that the runs may use, else one per core."""
+    import torch
+    gpus = torch.cuda.device_count() if any(run.cfg.get("device") != "cpu" for run in runs) else 0
+    return gpus or len(os.sched_getaffinity(0))
 
 
 class Progress:
@@ -228,10 +242,7 @@ def execute(runs, folder, workers=None, retry_failed=False, shard=(1, 1), keep_c
         if workers == 0:
             work(runs, folder, retry, keep_checkpoints, tell)
         elif left:
-            if workers is None:
-                import torch
-                gpus = torch.cuda.device_count() if any(run.cfg.get("device") != "cpu" for run in runs) else 0
-                workers = gpus or len(os.sched_getaffinity(0))
+            workers = workers or default_workers(runs)
             orders = [(run.script, run.given) for run in runs], board.folder, retry, keep_checkpoints
             processes += [start(index, *orders) for index in range(min(workers, left))]
         while any((status := process.poll()) != 0 for process in processes):

@@ -311,8 +311,8 @@ def train(cfg, given=()):
 
     def save(*names):
         """Write checkpoints of whole tensors and plain containers, each complete or not at all. All ranks call it."""
-        state = checkpoints.whole({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(),
-                                   "iter": it, "best_val_loss": best, "config": resolved, "data": meta,
+        state = checkpoints.whole({"model": model.state_dict(), "optimizer": optimizer.state_dict(),
+                                   "scaler": scaler.state_dict(), "iter": it, "best_val_loss": best, "config": resolved, "data": meta,
                                    "model_config": dataclasses.asdict(model.config)})
         for name in names if rank == 0 else ():
             checkpoints.write(state, os.path.join(cfg.out_dir, name))

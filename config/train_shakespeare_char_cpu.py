@@ -9,7 +9,7 @@ n_layer = 4
 n_head = 4
 n_embd = 128  # 0.8M parameters
 
-learning_rate = 3e-3
+learning_rate = 4e-3
 min_lr = 3e-4
 warmup_iters = 100
 max_iters = 2000

@@ -55,7 +55,7 @@ def passes(rule, scalars, coefficients, buffers, constants, learn):
              ("x", "g") if learn else ("x", *buffers)), wrt)
 
 
-def scaled(rule, g, *, lr, **arguments):
+def scaled(rule, g, /, *, lr, **arguments):
     """A rule whose direction is multiplied by the coefficient `lr`: a learned factor on the schedule."""
     direction, new = rule(g, **arguments)
     return lr * direction, new

@@ -29,7 +29,8 @@ SHAPES = {"11M": (6, 6, 384, 256, 65), "124M": (12, 12, 768, 1024, 50304), "355M
           "1.5B": (48, 25, 1600, 1024, 50304)}  # layers, heads, width, context, vocabulary
 INTERIOR = dict(beta3=0.5, rho=0.5, c=0.5, gamma=0.5)
 VARIANTS = {  # first the one that the others are compared with
-    "adamw": ("adam", {}), "mada": ("mada", {}), "mada, without lion": ("mada", dict(learn=("beta1", "beta2", "beta3", "rho", "c"))),
+    "adamw": ("adam", {}), "mada": ("mada", {}),
+    "mada, without lion": ("mada", dict(learn=("beta1", "beta2", "beta3", "rho", "c"))),
     "mada, bfloat16 state": ("mada", dict(state_dtype="bfloat16")), "mada, adam's corner fixed": ("mada", dict(learn=())),
     "mada, interior fixed": ("mada", dict(learn=(), **INTERIOR)), "hyperadam": ("hyperadam", {}), "avgrad": ("avgrad", {}),
     "yogi": ("yogi", {}), "adan": ("adan", {}), "lion": ("lion", {}),
@@ -141,10 +142,12 @@ def main():
         if rows[-1]["extra_mb"] is not None:
             rows[-1]["extra_mb"] /= 2**20
 
-    device = torch.cuda.get_device_name() if args.device == "cuda" else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    cpu = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    device = torch.cuda.get_device_name() if args.device == "cuda" else cpu
     title = f"{elements / 1e6:.1f}M parameters in {len(params)} tensors, float32, {device}, {speed / 1e9:.0f} GB/s copy"
     print(title + f", torch {torch.__version__}, median of {args.rounds}\n")
-    print(f"{'optimizer':28s}{'ms/step':>9s}{'x adamw':>9s}{'state B/param':>15s}{'extra MB':>10s}{'floor ms':>10s}{'x floor':>9s}")
+    print(f"{'optimizer':28s}{'ms/step':>9s}{'x adamw':>9s}{'state B/param':>15s}{'extra MB':>10s}{'floor ms':>10s}"
+          f"{'x floor':>9s}")
     for row in rows:
         extra = "" if row["extra_mb"] is None else f"{row['extra_mb']:.0f}"
         print(f"{row['name']:28s}{row['ms']:9.2f}{row['ratio']:9.2f}{row['state_bytes_per_parameter']:15.1f}{extra:>10s}"

@@ -1,0 +1,204 @@
+"""Beyond the paper: a rule of one's own, coefficients per group, a learned learning rate, hyper-optimizers, freeze().
+
+    python -m pytest tests/test_optim_extensions.py
+"""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+from reference import optimizers as reference
+from reference import problem
+
+from optim import MADA, HyperAdam
+
+EXACT = dict(rtol=0, atol=0)
+CLOSE = dict(rtol=1e-12, atol=1e-12)
+ALL = ("beta1", "beta2", "beta3", "rho", "c", "gamma")
+START = dict(betas=(0.8, 0.9), beta3=0.4, rho=0.5, c=0.5, gamma=0.6)
+SPEC = importlib.util.spec_from_file_location("adabelief", Path(__file__).parents[1] / "examples" / "adabelief.py")
+adabelief = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(adabelief)
+
+
+def run(make, steps=20, **settings):
+    params = problem.parameters()
+    optimizer = make(list(params.values()), lr=0.02, **settings)
+    problem.train(optimizer, params, range(1, steps + 1))
+    return [p.detach() for p in params.values()], optimizer
+
+
+class AdaBelief(reference.Plain):
+    """Zhuang et al. (2020), Algorithm 2, with bias correction."""
+    defaults = dict(betas=(0.9, 0.95), eps=1e-8)
+
+    def direction(self, g, state, betas, eps):
+        state["m"] = betas[0] * state.get("m", 0) + (1 - betas[0]) * g
+        state["s"] = betas[1] * state.get("s", 0) + (1 - betas[1]) * (g - state["m"]) ** 2 + eps
+        m, s = state["m"] / (1 - betas[0] ** state["t"]), state["s"] / (1 - betas[1] ** state["t"])
+        return m / (s.sqrt() + eps)
+
+
+def test_a_rule_of_ones_own_has_both_its_corners():
+    torch.testing.assert_close(run(adabelief.BeliefMADA, tau=0.0, learn=())[0], run(AdaBelief)[0], **CLOSE)
+    torch.testing.assert_close(run(adabelief.BeliefMADA, tau=1.0, learn=(), **START)[0],
+                               run(MADA, learn=(), **START)[0], **CLOSE)
+
+
+def test_a_rule_of_ones_own_learns_its_coefficient():
+    """The hyper-gradient of tau is the derivative of the next loss, by central differences."""
+    def second_loss(tau, learn=()):
+        params = problem.parameters()
+        optimizer = adabelief.BeliefMADA(list(params.values()), lr=0.02, tau=tau, learn=learn, **START)
+        problem.train(optimizer, params, [1, 2, 3])
+        return problem.loss(params, 4).item(), params, optimizer
+
+    _, params, optimizer = second_loss(0.4, learn=("tau",))
+    before = optimizer.coefficients["tau"]
+    optimizer.zero_grad()
+    problem.loss(params, 4).backward()
+    optimizer.step()
+    h = optimizer.hyper_gradients["tau"]
+
+    def last_step_with(tau):
+        """The same three steps, the third of them with another tau."""
+        params = problem.parameters()
+        optimizer = adabelief.BeliefMADA(list(params.values()), lr=0.02, tau=0.4, learn=("tau",), **START)
+        problem.train(optimizer, params, [1, 2])
+        optimizer.zero_grad()
+        problem.loss(params, 3).backward()
+        for group in optimizer.param_groups:
+            group["hyper_lr"] = torch.zeros_like(group["hyper_lr"])
+        q = optimizer.param_groups[0]["coefficients"]
+        optimizer.param_groups[0]["bounds"][-1] = q.new_tensor([tau, tau])  # projected there before the update
+        optimizer.step()
+        return problem.loss(params, 4).item()
+
+    step = 1e-5
+    assert h == pytest.approx((last_step_with(before + step) - last_step_with(before - step)) / (2 * step), rel=1e-5)
+
+
+def test_coefficients_per_group_are_those_of_separate_optimizers():
+    together, apart = problem.parameters(), problem.parameters()
+    settings = dict(START, lr=0.02, hyper_lr=0.05, hyper_momentum=0.5)
+    one = MADA([{"params": [p]} for p in together.values()], per_group=True, **settings)
+    several = [MADA([p], **settings) for p in apart.values()]
+    for t in range(1, 11):
+        for params, optimizers in ((together, [one]), (apart, several)):
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            problem.loss(params, t).backward()
+            for optimizer in optimizers:
+                optimizer.step()
+    torch.testing.assert_close(together, apart, **CLOSE)
+    assert len({values["beta1"] for values in one.coefficients}) == 3
+    for values, optimizer in zip(one.coefficients, several, strict=True):
+        assert values == pytest.approx(optimizer.coefficients, abs=1e-12)
+
+
+def test_a_learned_factor_on_the_learning_rate():
+    """It starts at 1, its derivative is that of the next loss along the last update, and it stays in its range."""
+    params, optimizer = run(MADA, steps=1, learn=("lr",), hyper_lr=0.3, **START)
+    assert optimizer.coefficients["lr"] == 1
+    before = problem.parameters()
+    params = problem.parameters()
+    optimizer = MADA(list(params.values()), lr=0.02, learn=("lr",), hyper_lr=0.3, **START)
+    problem.train(optimizer, params, [1, 2])
+    after_one = problem.parameters()
+    problem.train(MADA(list(after_one.values()), lr=0.02, learn=(), **START), after_one, [1])
+    loss = problem.loss(after_one, 2)
+    gradient = torch.autograd.grad(loss, list(after_one.values()))
+    update = [a.detach() - b.detach() for a, b in zip(after_one.values(), before.values(), strict=True)]
+    h = sum((g * u).sum() for g, u in zip(gradient, update, strict=True)).item()
+    assert optimizer.hyper_gradients["lr"] == pytest.approx(h, rel=1e-10)
+    assert optimizer.coefficients["lr"] == pytest.approx(1 - 0.3 * h, rel=1e-10)
+    _, optimizer = run(MADA, learn=("lr", *ALL), hyper_lr=5.0, lr_range=(0.9, 1.1), **START)
+    assert 0.9 <= optimizer.coefficients["lr"] <= 1.1
+
+
+@pytest.mark.parametrize("name, theirs", {
+    "sgd": lambda q: torch.optim.SGD(q, lr=1e-3, momentum=0.5),
+    "adam": lambda q: torch.optim.Adam(q, lr=1e-3, betas=(0.5, 0.999), eps=1e-12)}.items())
+def test_hyper_optimizers_are_torchs(name, theirs):
+    params = problem.parameters()
+    optimizer = MADA(list(params.values()), lr=0.02, hyper_optimizer=name, hyper_lr=1e-3, hyper_momentum=0.5, **START)
+    q = torch.tensor(list(optimizer.coefficients.values()), dtype=torch.float64, requires_grad=True)
+    theirs = theirs([q])
+    for t in range(1, 11):
+        problem.train(optimizer, params, [t])
+        q.grad = torch.tensor(list(optimizer.hyper_gradients.values()), dtype=torch.float64)
+        theirs.step()
+    assert list(optimizer.coefficients.values()) == pytest.approx(q.tolist(), abs=1e-12)
+
+
+def test_sign_moves_by_hyper_lr_whatever_the_size():
+    (_, before), (_, after) = (run(MADA, steps=n, hyper_optimizer="sign", hyper_lr=1e-3, **START) for n in (3, 4))
+    for key, h in after.hyper_gradients.items():
+        assert after.coefficients[key] - before.coefficients[key] == pytest.approx(-1e-3 if h > 0 else 1e-3, abs=1e-12)
+
+
+@pytest.mark.parametrize("settings, buffers", [
+    (START, 6), (dict(learn=("beta1", "rho")), 3), (dict(learn=("beta1",)), 2), (dict(START, rule="authors"), 5)])
+def test_freeze_is_the_fixed_optimizer_from_there_on(settings, buffers):
+    """The same steps as with hyper_lr = 0, without the state that only learning needs."""
+    frozen, moving = problem.parameters(), problem.parameters()
+    optimizers = [MADA(list(params.values()), lr=0.02, hyper_lr=hyper_lr, **settings)
+                  for params, hyper_lr in ((frozen, 0.05), (moving, 0.05))]
+    for optimizer, params in zip(optimizers, (frozen, moving), strict=True):
+        problem.train(optimizer, params, range(1, 8))
+    optimizers[0].freeze()
+    for group in optimizers[1].param_groups:
+        group["hyper_lr"] = torch.zeros_like(group["hyper_lr"])
+    q = optimizers[0].coefficients
+    for optimizer, params in zip(optimizers, (frozen, moving), strict=True):
+        problem.train(optimizer, params, range(8, 15))
+    torch.testing.assert_close(frozen, moving, **CLOSE)
+    assert optimizers[0].coefficients == q
+    first = next(iter(frozen.values()))
+    assert len(optimizers[0].state[first]) - 1 == buffers
+
+    again = MADA(list(problem.parameters().values()), lr=0.02, **settings)  # and it can be saved and loaded
+    again.freeze()
+    again.load_state_dict(optimizers[0].state_dict())
+    assert again.coefficients == q
+
+
+def test_state_in_bfloat16():
+    """Only the moments that bear it; they survive saving; the result is near that of float32."""
+    params = {name: p.detach().float().requires_grad_() for name, p in problem.parameters().items()}
+    optimizer = MADA(list(params.values()), lr=0.02, state_dtype=torch.bfloat16, **START)
+    for t in range(1, 21):
+        optimizer.zero_grad()
+        problem.loss({name: p.double() for name, p in params.items()}, t).backward()
+        optimizer.step()
+    state = optimizer.state[params["W"]]
+    low = {name for name, value in state.items() if value.dtype == torch.bfloat16}
+    assert low == {"m", "n", "l", "g_prev", "g"} and state["v"].dtype == state["s"].dtype == torch.float32
+    full, _ = run(MADA, **START)
+    for p, q in zip(params.values(), full, strict=True):
+        torch.testing.assert_close(p.detach().double(), q, rtol=0, atol=0.02)  # a step is 0.02
+    other = MADA(list(params.values()), lr=0.02, state_dtype=torch.bfloat16, **START)
+    other.load_state_dict(optimizer.state_dict())
+    torch.testing.assert_close(other.state[params["W"]], state, **EXACT)
+
+
+def test_float32_state_of_bfloat16_parameters_survives_loading():
+    p = torch.ones(5, dtype=torch.bfloat16, requires_grad=True)
+    optimizers = [HyperAdam([p]) for _ in range(2)]
+    p.grad = torch.full_like(p, 0.3)
+    optimizers[0].step()
+    state = optimizers[0].state_dict()
+    state["state"][0]["v"] = state["state"][0]["v"].float() + 1e-4
+    optimizers[1].load_state_dict(state)
+    assert torch.equal(optimizers[1].state[p]["v"], state["state"][0]["v"])
+
+
+@pytest.mark.parametrize("bad, message", [
+    (dict(hyper_optimizer="newton"), "hyper_optimizer='newton' must be one of sgd, sign, adam"),
+    (dict(lr_range=(1.5, 2.0)), "lr_range"), (dict(learn=("lr", "rhoo")), "no coefficient 'rhoo'"),
+    (dict(hyper_lr={"lr": 0.1}), "no coefficient 'lr'"), (dict(betas=(0.9,)), "betas"),
+    (dict(hyper_lr=float("inf")), "hyper_lr")])
+def test_bad_arguments_are_named(bad, message):
+    with pytest.raises(ValueError, match=message.replace("(", r"\(")):
+        MADA([torch.zeros(1, requires_grad=True)], **bad)

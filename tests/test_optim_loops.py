@@ -1,0 +1,196 @@
+"""The fast loops compute what the rule says: C, Triton (in its interpreter) and eager PyTorch, in every precision.
+
+    python -m pytest tests/test_optim_loops.py
+"""
+
+import itertools
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from reference import optimizers as reference
+
+from optim import MADA, Adan, AVGrad, HyperAdam, Lion, Yogi, codegen, fuse
+from optim.codegen import Unavailable
+from optim.passes import passes, squares
+
+DOUBLE = dict(rtol=1e-10, atol=1e-10)
+SINGLE = dict(rtol=2e-4, atol=2e-5)  # of parameters of size 1, after 200 steps in float32
+ALL = ("beta1", "beta2", "beta3", "rho", "c", "gamma")
+INTERIOR = dict(betas=(0.8, 0.9), beta3=0.4, rho=0.5, c=0.5, gamma=0.6, hyper_lr=0.02)
+SHAPES = [(3,), (40, 33), (2 * fuse.CHUNK + 1,)]  # less than a vector, a matrix, several chunks
+
+
+@pytest.fixture
+def without(monkeypatch):
+    """Call it to have no compiler from then on."""
+    def remove():
+        def refuse(loop, dtypes):
+            raise Unavailable("the test forbids it")
+        monkeypatch.setattr(fuse, "build_c", refuse)
+        fuse.warn_once.cache_clear()
+        passes.cache_clear()
+        squares.cache_clear()
+    yield remove
+    passes.cache_clear()
+    squares.cache_clear()
+
+
+def trajectory(optimizer, dtype, steps, shapes=SHAPES, **settings):
+    """Parameters and coefficients after some steps of a noisy quadratic."""
+    make = torch.Generator().manual_seed(0)
+    params = [torch.randn(shape, generator=make, dtype=torch.float64).to(dtype).requires_grad_() for shape in shapes]
+    optimizer = optimizer(params, **{"lr": 1e-2, "weight_decay": 0.1, "max_grad_norm": 1.0, **settings})
+    for _ in range(steps):
+        for p in params:
+            noise = torch.randn(p.shape, generator=make, dtype=torch.float64)
+            p.grad = (p.detach().double() + noise).to(dtype) / p.numel() ** 0.5
+        optimizer.step()
+    return [p.detach() for p in params], getattr(optimizer, "coefficients", {})
+
+
+SETTINGS = {f"{rule}-{second_moment}-{'fixed' if not learn else 'learned'}":
+            (MADA, dict(INTERIOR, rule=rule, second_moment=second_moment, learn=learn))
+            for rule, second_moment, learn in itertools.product(("paper", "authors"), ("avgrad", "amsgrad"), (ALL, ()))}
+SETTINGS |= {cls.__name__: (cls, {}) for cls in (HyperAdam, AVGrad, Yogi, Adan, Lion)}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_compiled_equals_eager_in_double_precision(name, without):
+    optimizer, settings = SETTINGS[name]
+    fast = trajectory(optimizer, torch.float64, 10, **settings)
+    without()
+    with pytest.warns(UserWarning, match="unfused"):
+        plain = trajectory(optimizer, torch.float64, 10, **settings)
+    torch.testing.assert_close(fast, plain, **DOUBLE)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_single_precision_stays_with_double_over_200_steps(name):
+    optimizer, settings = SETTINGS[name]
+    if name == "Lion" or settings.get("gamma"):
+        settings = settings | dict(lr=1e-4)  # the sign of a rounding error is 1 or -1
+    (single, q), (double, p) = (trajectory(optimizer, dtype, 200, [(3,), (40, 33)], **settings)
+                                for dtype in (torch.float32, torch.float64))
+    torch.testing.assert_close([x.double() for x in single], double, **SINGLE)
+    assert q == pytest.approx(p, abs=2e-4)
+
+
+@pytest.mark.parametrize("learn", itertools.chain.from_iterable(itertools.combinations(ALL, n) for n in range(7)), ids=len)
+def test_every_subset_of_learn_is_the_plain_rule(learn, without):
+    """The eager trace, against the rule's transcription in tests/reference with autograd's own graph."""
+    without()
+    start = dict(beta1=0.8, beta2=0.9, beta3=0.4, rho=0.5, c=0.5, gamma=0.6)
+    x = torch.linspace(-1, 1, 7, dtype=torch.float64)
+    p = x.clone().requires_grad_()
+    optimizer = MADA([p], lr=0.02, learn=learn, **INTERIOR)
+    theirs = reference.HyperDescent(
+        reference.mada, {"p": x.clone().requires_grad_()}, start, lr={"p": 0.02}, weight_decay={"p": 0.0}, learn=learn,
+        hyper_lr=dict.fromkeys(start, 0.02), hyper_momentum=dict.fromkeys(start, 0.0))
+
+    def loss(p):
+        return (torch.sin(3 * p) + p * p).sum()
+
+    for _ in range(4):
+        optimizer.zero_grad()
+        loss(p).backward()
+        optimizer.step()
+        theirs.step(lambda params: loss(params["p"]))
+    torch.testing.assert_close(p.detach(), theirs.x["p"].detach(), **DOUBLE)
+    assert optimizer.coefficients == pytest.approx(theirs.coefficients, abs=1e-10)
+
+
+def test_a_missing_compiler_is_said_once(without, recwarn):
+    without()
+    for _ in range(2):
+        trajectory(MADA, torch.float32, 2, [(5,)])
+    assert [str(w.message) for w in recwarn if "unfused" in str(w.message)] == [
+        "optimizer steps run unfused, several times slower: the test forbids it"]
+
+
+def test_a_compiler_that_fails_is_named(monkeypatch):
+    monkeypatch.setenv("CC", "false")
+    with pytest.raises(Unavailable, match="false fails"):
+        codegen.compile_c("int main")
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_threads_do_not_change_a_bit(number):
+    before = torch.get_num_threads()
+    expected = trajectory(MADA, torch.float32, 3, **INTERIOR)
+    torch.set_num_threads(number)
+    try:
+        params, q = trajectory(MADA, torch.float32, 3, **INTERIOR)
+    finally:
+        torch.set_num_threads(before)
+    assert q == expected[1] and all(map(torch.equal, params, expected[0]))
+
+
+def test_changing_values_compile_nothing_new(monkeypatch):
+    params = [torch.ones(5, requires_grad=True)]
+    optimizer = MADA(params, **INTERIOR)
+    for step in range(6):
+        if step == 2:
+            monkeypatch.setattr(codegen.subprocess, "run", None)  # a compiler that is called now raises
+        optimizer.param_groups[0]["lr"] = 1e-3 * (step + 1)
+        params[0].grad = torch.full((5,), step - 2.5)
+        optimizer.step()
+
+
+def test_every_operation_of_the_table():
+    """One function with all operations a rule may use, against PyTorch."""
+    def function(a, b, s):
+        where = torch.where(a > b, a, b) + torch.where((a >= s) & (b <= s), 1.0, 0.0) + torch.where(a == b, a, 0.5)
+        values = torch.exp(-a) + torch.log(b * b + 1) + (a - 2).abs() + torch.maximum(a, s * b) + torch.minimum(a, b)
+        rest = torch.sign(a - b) + (a ** 2) / s + 1 / (b * b + 1) + (3 - a) + torch.sqrt(b * b + 0.1)
+        return [where + values], [rest - torch.where(a != b, a, b)]
+
+    loop = fuse.Loop(function, ("a", "b"), ("s",), ("a",))
+    a, b, s = torch.randn(1000).double(), torch.randn(1000).double(), torch.tensor([[0.7]]).double()
+    (expected,), (summand,) = function(a.clone(), b, s[0, 0])
+    total = loop([(a, b)], s)
+    torch.testing.assert_close(a, expected, **DOUBLE)
+    torch.testing.assert_close(total, summand.sum().reshape(1, 1), **DOUBLE)
+    assert loop.built["cpu", (torch.float64, torch.float64)] is not None
+
+
+def test_an_operation_that_is_not_in_the_table_runs_eagerly():
+    loop = fuse.Loop(lambda a: ([torch.sin(a)], []), ("a",), (), ("a",))
+    fuse.warn_once.cache_clear()
+    a = torch.randn(10)
+    expected = torch.sin(a)
+    with pytest.warns(UserWarning, match="aten.sin.default, which has no row in OPS"):
+        loop([(a,)], torch.zeros(1, 0, dtype=torch.float64))
+    torch.testing.assert_close(a, expected)
+
+
+TRITON = """
+    import sys, torch
+    sys.path[:0] = [{root!r}, {tests!r}]
+    from optim import codegen, fuse
+    import test_optim_loops as t
+    results = []
+    for name in {names!r}:
+        for builder in (codegen.build_c, codegen.build_triton):
+            fuse.build_c = builder
+            t.passes.cache_clear(), t.squares.cache_clear()
+            optimizer, settings = t.SETTINGS[name]
+            results.append(t.trajectory(optimizer, {dtype}, 3, [(3,), (40, 33)], **settings))
+        torch.testing.assert_close(*results[-2:], rtol={tolerance}, atol={tolerance})
+"""
+
+
+@pytest.mark.parametrize("dtype, tolerance", [
+    ("torch.float64", 1e-10), ("torch.float32", 1e-5), ("torch.bfloat16", 5e-2)])  # Triton's interpreter cuts bfloat16 off
+def test_triton_equals_c(dtype, tolerance):
+    """In a process of its own, since Triton reads TRITON_INTERPRET when it is imported."""
+    pytest.importorskip("triton", reason="Triton is not installed; it comes with PyTorch's CUDA builds")
+    tests = Path(__file__).parent
+    code = TRITON.format(root=str(tests.parent), tests=str(tests), dtype=dtype, tolerance=tolerance,
+                         names=["paper-avgrad-learned", "authors-amsgrad-learned", "paper-avgrad-fixed", "Lion"])
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True,
+                   env=os.environ | {"TRITON_INTERPRET": "1"})

@@ -1,0 +1,81 @@
+"""Parameters in parts on two processes (FSDP2): the steps of one process, and checkpoints after which they go on exactly.
+
+    python -m pytest tests/test_optim_sharded.py
+"""
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from reference import problem
+from torch import nn
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+
+from optim import MADA, Adan, HyperAdam
+
+ROUNDING = dict(rtol=1e-9, atol=1e-11)
+INTERIOR = dict(betas=(0.6, 0.8), beta3=0.4, rho=0.5, c=0.6, gamma=0.7, hyper_lr=0.05, hyper_momentum=0.5)
+OPTIMIZERS = {"mada": (MADA, INTERIOR), "per group": (MADA, dict(INTERIOR, per_group=True)), "hyperadam": (HyperAdam, {}),
+              "adan": (Adan, {})}
+
+
+def network(name, mesh=None):
+    """A model whose 5 hidden units do not halve, and its optimizer; sharded where a mesh is given."""
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+    with torch.no_grad():
+        for i, p in enumerate(model.parameters()):
+            p.copy_(problem.wave(p.shape, 1.3 + i, 0.2, 0.6))
+    if mesh:
+        fully_shard(model, mesh=mesh)
+    cls, settings = OPTIMIZERS[name]
+    first, *others = model.parameters()
+    groups = [{"params": [first], "weight_decay": 0.1}, {"params": others}]
+    return model, cls(groups, lr=0.02, max_grad_norm=0.3, **settings)
+
+
+def train(model, optimizer, steps):
+    for t in steps:
+        optimizer.zero_grad()
+        ((model(problem.wave((8, 4), 0.37, t, 1.5)) - problem.wave((8, 3), 1.7, t, 1.0)) ** 2).mean().backward()
+        optimizer.step()
+
+
+def result(model, optimizer):
+    whole = [p.full_tensor() if isinstance(p, DTensor) else p.detach() for p in model.parameters()]
+    return whole, getattr(optimizer, "coefficients", None), optimizer.grad_norm
+
+
+def worker(rank, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    mesh = init_device_mesh("cpu", (2,))
+    results = {}
+    for name in OPTIMIZERS:
+        model, optimizer = network(name, mesh)
+        train(model, optimizer, range(1, 6))
+        states = dict(zip(("model", "optimizer"), get_state_dict(model, optimizer), strict=True))
+        dcp.save(states, checkpoint_id=f"{folder}/{name}")
+        train(model, optimizer, range(6, 11))
+
+        other, fresh = network(name, mesh)
+        states = dict(zip(("model", "optimizer"), get_state_dict(other, fresh), strict=True))
+        dcp.load(states, checkpoint_id=f"{folder}/{name}")
+        set_state_dict(other, fresh, model_state_dict=states["model"], optim_state_dict=states["optimizer"])
+        train(other, fresh, range(6, 11))
+        results[name] = result(model, optimizer), result(other, fresh)
+    torch.save(results, f"{folder}/{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def test_sharded_steps_are_those_of_one_process_and_checkpoints_go_on_exactly(tmp_path):
+    torch.multiprocessing.spawn(worker, (str(tmp_path),), nprocs=2)
+    zero, one = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    torch.testing.assert_close(zero, one, rtol=0, atol=0)
+    for name, (straight, resumed) in zero.items():
+        torch.testing.assert_close(straight, resumed, rtol=0, atol=0, msg=name)
+        model, optimizer = network(name)
+        train(model, optimizer, range(1, 11))
+        torch.testing.assert_close(straight, result(model, optimizer), **ROUNDING)

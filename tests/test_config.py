@@ -19,7 +19,7 @@ import optim
 import train
 
 SETTINGS = config.declared(train.__file__)
-CONFIGS = sorted(path for path in (tiny.ROOT / "config").glob("*.py") if path.name != "__init__.py")
+CONFIGS = sorted(path for path in (tiny.ROOT / "config").glob("*.py") if path.stem.startswith(("train_", "finetune_")))
 
 
 @pytest.fixture(autouse=True)

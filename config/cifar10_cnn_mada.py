@@ -1,6 +1,6 @@
 # 5-layer CNN on CIFAR-10 under MADA: Table 5 of the paper, test accuracy 66.12 % +- 0.14. Settings of appendix C.2.
 # 50,000 images / 256 = 196 steps per epoch; x 50 epochs = 9,800 steps.
-# Not in the paper: pixels scaled to [-1, 1], no augmentation, no weight decay, no clipping (the plainest choices), and betas.
+# Not in the paper: pixels scaled to [-1, 1]; no augmentation, weight decay or clipping (the plainest choices); betas.
 out_dir = "out/cifar10-cnn-mada"
 
 optimizer = "mada"

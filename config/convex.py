@@ -1,12 +1,15 @@
 # The convex problem of Reddi et al. to T = 2,000,000: Figure 9 of the paper (appendix C.3).
+# Of the settings the paper names one: "we reduce the effect of Lion by assigning a small hyper-learning rate to gamma".
+# With 5e-4 for the betas, as on OpenWebText, MADA learns a small beta2 here before rho has fallen, and stays at x = 1;
+# with 1e-6 or 0 for them, rho falls to 0 and x reaches -1 for learning rates 2e-3 to 3e-3 (and 5e-3 with 0).
 out_dir = "out/convex"
 learning_rate = 3e-3
+log_interval = 10_000
 
-# "We reduce the effect of Lion by assigning a small hyper-learning rate to gamma." The paper names no other setting.
-_hyper_lr = {"beta3": 1e-1, "rho": 1e-1, "c": 1e-1, "gamma": 1e-5}
+_mada = {"beta1": 1e-6, "beta2": 1e-6, "beta3": 1e-1, "rho": 1e-1, "c": 1e-1, "gamma": 1e-5}
 optimizers = {
-    "Adam": {}, "AVGrad": {"rho": 0.0}, "AMSGrad": {"rho": 0.0, "second_moment": "amsgrad"},
-    "MADA": {"hyper_lr": _hyper_lr},  # from Adam's corner; beta1 and beta2 stay where they are
-    "MADA, betas too": {"hyper_lr": _hyper_lr | {"beta1": 5e-4, "beta2": 5e-4}},
-    "MADA, AMSGrad form": {"hyper_lr": _hyper_lr, "second_moment": "amsgrad"},
+    "Adam": {}, "AVGrad": {"rho": 0.0}, "AMSGrad": {"rho": 0.0, "second_moment": "amsgrad"}, "MADA": {"hyper_lr": _mada},
+    "MADA, betas at 5e-4": {"hyper_lr": _mada | {"beta1": 5e-4, "beta2": 5e-4}},
+    "MADA, gamma at 1e-1": {"hyper_lr": _mada | {"gamma": 1e-1}},
+    "MADA, AMSGrad's form": {"hyper_lr": _mada, "second_moment": "amsgrad"},
 }

@@ -1,0 +1,137 @@
+"""What scripts/reproduce.py runs: the rows of each table and figure, and what each scale makes of them. Data, no code.
+
+A contest is a set of rows under equal conditions; a scale stacks config files on every row and says how it differs.
+Adding a table or figure is adding a line to NAMES; adding an optimizer, one to a contest's rows.
+"""
+
+from typing import NamedTuple
+
+
+class Scale(NamedTuple):
+    note: str  # what is reduced; "" for the paper's own setting
+    files: tuple = ()  # config files on top of the row's
+    seeds: int = 3
+    grid: tuple = ()  # factors on the learning rate, the same for every row; the best is shown beside factor 1
+
+
+class Contest(NamedTuple):
+    script: str
+    rows: dict  # {label: config file and --settings}; ("final of", label, file): fixed where that row's run ended
+    scales: dict
+    value: str  # key in metrics.jsonl; its last one is the result
+    better: str = "lower"
+    baseline: str = "Adam"
+    evaluated: tuple = ()  # data sets to take perplexities on
+
+
+GPT2, MEDIUM, XL = "config/train_gpt2_{}.py", "config/train_gpt2_medium_{}.py", "config/finetune_gpt2_xl_{}.py"
+POOR = ("--beta1=0.7", "--beta2=0.8")
+AUTHORS = "--rule=authors"
+
+BYTES = ("reduced (cpu): a GPT of 0.35M parameters (medium: 0.7M) on 5.3 MB of OpenWebText as bytes, 600 steps of 2,048 "
+         "bytes instead of 100,000 of 491,520 tokens; perplexities are per byte. Under test are order and gap, not values.")
+SMOKE = "smoke: ten steps of a toy model on Shakespeare; shows that everything runs, and nothing else."
+GPT2_SCALES = {
+    "smoke": Scale(SMOKE, ("config/scale_gpt2_smoke.py",), 2, (4,)),
+    "cpu": Scale(BYTES, ("config/scale_gpt2_cpu.py",), 3, (4, 16)),
+    "gpu": Scale("reduced (gpu): half the layers, context 256, 49M tokens instead of 49B.",
+                 ("config/scale_gpt2_gpu.py",), 3, (2, 4)),
+    "paper": Scale("", (), 1),
+}
+EVALUATED = ("openwebtext", "wikitext", "lambada")
+
+CONTESTS = {
+    "gpt2": Contest("train.py", {
+        "Adam": (GPT2.format("adam"),),
+        "Adan": (GPT2.format("adan"),),
+        "HyperAdam": (GPT2.format("hyperadam"),),
+        "Lion": (GPT2.format("lion"),),
+        "AVGrad": (GPT2.format("avgrad"),),
+        "MADA": (GPT2.format("mada"),),
+        "MADA (rule=authors)": (GPT2.format("mada"), AUTHORS),
+        "MADA (rho_0 = 0)": (GPT2.format("mada"), "--beta3=0.0"),
+        "MADA-FS": ("final of", "MADA", GPT2.format("mada_fs")),
+        "MADA-FS (rho_0 = 0)": ("final of", "MADA (rho_0 = 0)", GPT2.format("mada_fs")),
+        "MADA-": (GPT2.format("mada"), "--beta3=0.0", *POOR),
+        "MADA- (rule=authors)": (GPT2.format("mada"), "--beta3=0.0", *POOR, AUTHORS),
+        "Adam-": (GPT2.format("adam"), *POOR),
+    }, GPT2_SCALES, "val_loss", evaluated=EVALUATED),
+    "gpt2-medium": Contest("train.py", {
+        "Adam": (MEDIUM.format("adam"),),
+        "MADA": (MEDIUM.format("mada"),),
+        "MADA (rule=authors)": (MEDIUM.format("mada"), AUTHORS),
+    }, GPT2_SCALES, "val_loss", evaluated=EVALUATED),
+    "gpt2-xl": Contest("train.py", {
+        "MADA": (XL.format("mada"),),
+        "Adam": (XL.format("adam"),),
+        "HyperAdam": (XL.format("hyperadam"),),
+        "MADA (rule=authors)": (XL.format("mada"), AUTHORS),
+    }, {
+        "smoke": Scale("smoke: a toy model from random weights on Shakespeare's characters, ten steps; shows that it runs.",
+                       ("config/scale_gpt2_smoke.py",), 2),
+        "paper": Scale("", (), 3),
+    }, "train_loss"),
+    "cnn": Contest("scripts/train_cifar10.py", {
+        "MADA": ("config/cifar10_cnn_mada.py",),
+        "Adam": ("config/cifar10_cnn_adam.py",),
+        "HyperAdam": ("config/cifar10_cnn_hyperadam.py",),
+        "Momentum SGD": ("config/cifar10_cnn_sgd.py",),
+        "MADA (rule=authors)": ("config/cifar10_cnn_mada.py", AUTHORS),
+        "Adam (beta2 = 0.99)": ("config/cifar10_cnn_adam.py", "--beta2=0.99"),
+    }, {
+        "smoke": Scale("smoke: 512 images, one epoch.", ("config/scale_cifar10_smoke.py",), 2),
+        "cpu": Scale("", (), 3, (0.3, 3)),
+        "gpu": Scale("", (), 5, (0.3, 3)),
+        "paper": Scale("", (), 3),
+    }, "accuracy", "higher"),
+    "resnet9": Contest("scripts/train_cifar10.py", {
+        "MADA": ("config/cifar10_resnet9_mada.py",),
+        "Adam": ("config/cifar10_resnet9_adam.py",),
+        "HyperAdam": ("config/cifar10_resnet9_hyperadam.py",),
+        "Momentum SGD": ("config/cifar10_resnet9_sgd.py",),
+        "MADA (rule=authors)": ("config/cifar10_resnet9_mada.py", AUTHORS),
+    }, {
+        "smoke": Scale("smoke: 32 images, one epoch.",
+                       ("config/scale_cifar10_smoke.py", "config/scale_resnet9_smoke.py"), 1),
+        "gpu": Scale("", (), 3, (0.3,)),
+        "paper": Scale("", (), 3),
+    }, "accuracy", "higher"),
+    "convex": Contest("scripts/convex.py", {"all": ("config/convex.py",)}, {
+        "smoke": Scale("smoke: T = 5,000 instead of 2,000,000.", ("config/scale_convex_smoke.py",), 1),
+        "cpu": Scale("", (), 1), "gpu": Scale("", (), 1), "paper": Scale("", (), 1),
+    }, "regret"),
+}
+
+# name: (how it is shown: a function of scripts/show.py, its contests, the rest of that function's arguments)
+NAMES = {
+    "table2": ("losses", ("gpt2",), ("Adam", "Adan", "HyperAdam", "Lion", "AVGrad", "MADA", "MADA (rule=authors)", "MADA-FS",
+                                     "MADA-", "MADA- (rule=authors)", "Adam-")),
+    "table3": ("perplexities", ("gpt2",), ("Adam", "Adan", "HyperAdam", "Lion", "AVGrad", "MADA", "MADA (rule=authors)",
+                                           "MADA-FS", "MADA-", "MADA- (rule=authors)", "Adam-")),
+    "table4": ("losses", ("gpt2-xl",), ()),
+    "table5": ("losses", ("cnn", "resnet9"), ()),
+    "table6": ("perplexities", ("gpt2",), ("Adam", "MADA (rho_0 = 0)", "MADA-FS (rho_0 = 0)")),
+    "table7": ("perplexities", ("gpt2-medium",), ("Adam", "MADA", "MADA (rule=authors)")),
+    "fig1": ("bound", (), ("10000",)),
+    "fig2": ("bound", (), ("1000",)),
+    "fig3": ("curves", ("gpt2",), ("val_loss", "Adam", "Adan", "HyperAdam", "Lion", "AVGrad", "MADA", "MADA-FS")),
+    "fig4": ("curves", ("gpt2",), ("train_loss", "Adam", "Adan", "HyperAdam", "Lion", "AVGrad", "MADA", "MADA-FS")),
+    "fig5": ("coefficients", ("gpt2",), ("MADA (rho_0 = 0)", "mada_rho0_beta3_0")),
+    "fig6": ("coefficients", ("gpt2",), ("MADA-", "mada_poor_init")),
+    "fig7": ("coefficients", ("gpt2",), ("MADA", "mada_rho0_beta3_0.9")),
+    "fig8": ("grid", (), {"smoke": "config/sweep_shakespeare_betas_smoke.py", "cpu": "config/sweep_shakespeare_betas_cpu.py",
+                          "gpu": "config/sweep_shakespeare_betas.py", "paper": "config/sweep_shakespeare_betas.py"}),
+    "fig9": ("convex", ("convex",), ()),
+    "profile": ("profile", (), {
+        "Adam": (GPT2.format("adam"),), "MADA": (GPT2.format("mada"),),
+        "MADA without Lion": (GPT2.format("mada"), "--learn=('beta1', 'beta2', 'beta3', 'rho', 'c')")}),
+}
+
+PROFILE = {  # scale: (note, config files, {small and large batch: settings})
+    "smoke": ("smoke: a toy model.", ("config/scale_gpt2_smoke.py",), {"": (), "8 times the batch": ("--batch_size=64",)}),
+    "cpu": ("reduced (cpu): GPT-2 124M, one CPU, 1 sequence of 64 tokens; memory is the process's, Python and torch included.",
+            ("config/scale_profile_cpu.py",), {"": (), "4 times the batch": ("--batch_size=4",)}),
+    "gpu": ("reduced (gpu): GPT-2 124M on one GPU, 60 sequences (an eighth of 480) per step.", ("config/scale_profile_gpu.py",),
+            {"": (), "batch of 480 (an eighth of 3,840)": ("--batch_size=480",)}),
+    "paper": ("", ("config/scale_profile_gpu.py",), {"": ("--batch_size=480",), "batch of 3,840": ("--batch_size=3840",)}),
+}

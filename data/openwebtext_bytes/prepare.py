@@ -1,0 +1,51 @@
+"""The tokens of another data set as UTF-8 bytes: a vocabulary of 256 and the end of a document, for models of a laptop's size.
+
+    python data/openwebtext_bytes/prepare.py                                            # of data/openwebtext
+    python data/openwebtext_bytes/prepare.py --source data/wikitext --out data/wikitext_bytes
+    python data/openwebtext_bytes/prepare.py --source data/lambada --out data/lambada_bytes
+
+Writes the same splits, uint16, at most --max_tokens tokens of each, and meta.json. With GPT-2's 50,257 tokens nearly all of
+the work of a small model is its last layer's.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from config import UserError, one_line_errors
+from data.prepared import GPT2_EOT, arguments, gpt2_tokenizer, write_tokens
+
+END = 256  # of a document
+
+
+def as_bytes(ids, tokenizer):
+    """GPT-2's ids -> bytes, with END where a document ends. Yields arrays."""
+    for document in np.split(ids, np.flatnonzero(ids == GPT2_EOT) + 1):
+        whole = len(document) and document[-1] == GPT2_EOT
+        text = tokenizer.decode_bytes(document[:-1].tolist() if whole else document.tolist())
+        yield np.append(np.frombuffer(text, np.uint8).astype(np.uint16), [END] if whole else []).astype(np.uint16)
+
+
+def main():
+    parser = arguments(__file__, __doc__, "folder of a data set of GPT-2's tokens (default: data/openwebtext)")
+    parser.add_argument("--max_tokens", type=int, default=10_000_000, help="of each split")
+    args = parser.parse_args()
+    source = args.source or Path(__file__).resolve().parents[1] / "openwebtext"
+    try:
+        meta = json.loads((source / "meta.json").read_text())
+        ids = {split: np.fromfile(source / f"{split}.bin", meta["dtype"], args.max_tokens) for split in meta["counts"]}
+    except OSError as error:
+        raise UserError(f"{source} is not prepared: {error.filename} is missing") from None
+    if meta["tokenizer"] != "gpt2":
+        raise UserError(f"{source} has other tokens ({meta['tokenizer']}) than GPT-2's")
+    tokenizer = gpt2_tokenizer()
+    write_tokens(args.out, {split: as_bytes(array, tokenizer) for split, array in ids.items()}, END + 1, tokenizer="bytes",
+                 source=f"{meta['source']}, as bytes", revision=meta.get("revision"), sha256=meta.get("sha256"))
+
+
+if __name__ == "__main__":
+    with one_line_errors(__file__):
+        main()

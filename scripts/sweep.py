@@ -115,8 +115,7 @@ def draw(table, path, title="", x="beta1", y="beta2"):
 
     Dots are cells, crosses those that diverged; cells of the same coordinates (seeds) are averaged.
     """
-    optimizers = sorted({row["optimizer"] for row in table}, key=["adam", "mada", "hyperadam"].index
-                        if {row["optimizer"] for row in table} <= {"adam", "mada", "hyperadam"} else None)
+    optimizers = list(dict.fromkeys(row["optimizer"] for row in table))
     finite = sorted(row["final_train_loss"] for row in table if math.isfinite(row["final_train_loss"]))
     low, high = (finite[0], finite[int(0.9 * (len(finite) - 1))]) if finite else (0, 1)  # the worst tenth has one colour
     scale = matplotlib.colors.Normalize(low, max(high, low + 1e-6))
@@ -128,11 +127,12 @@ def draw(table, path, title="", x="beta1", y="beta2"):
             if row["optimizer"] == optimizer:
                 points.setdefault((row[f"{x}_0"], row[f"{y}_0"]), []).append(row["final_train_loss"])
         points = {at: mean(losses) for at, losses in points.items()}
-        good = [(*at, min(loss, scale.vmax)) for at, loss in points.items() if math.isfinite(loss)]
+        good = [(*at, loss) for at, loss in points.items() if math.isfinite(loss)]
         if all(len({point[i] for point in good}) > 1 for i in (0, 1)) and len(good) > 3:
-            ax.tricontourf(*zip(*good, strict=True), levels=np.linspace(scale.vmin, scale.vmax, 13), norm=scale)
+            ax.tricontourf(*zip(*good, strict=True), np.linspace(scale.vmin, scale.vmax, 13), norm=scale, extend="max")
         for at, loss in points.items():
-            ax.plot(*at, *(["k.", "rx"][not math.isfinite(loss)],), ms=2 if math.isfinite(loss) else 7)
+            mark, size = ("k.", 2) if math.isfinite(loss) else ("rx", 7)
+            ax.plot(*at, mark, ms=size, clip_on=False)
         ax.set_title(optimizer)
         ax.set_xlabel(f"initial {SYMBOLS[x]}")
     axes[0, 0].set_ylabel(f"initial {SYMBOLS[y]}")
@@ -201,6 +201,8 @@ def main():
     parser.add_argument("--under", type=float, help="count the cells under this training loss; default: under the median")
     parser.add_argument("--compare", metavar="CSV", help="print ours minus theirs for the cells of such a table")
     args, arguments = parser.parse_known_args()
+    if args.workers is not None and args.workers < 0:
+        raise UserError(f"--workers {args.workers} must not be negative")
     runs, seconds = cells(args.sweep, arguments)
     theirs = read(args.compare) if args.compare else None  # before hours of work
     out, axes = args.out or os.path.join("out", Path(args.sweep).stem), varied(runs)

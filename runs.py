@@ -7,6 +7,7 @@ is the worker's heartbeat), stopped, done, or failed with the error. The highest
 nothing has to be cleaned up after a worker that was killed. workers.py does the runs.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -21,10 +22,19 @@ BEAT = 10.0  # seconds between heartbeats
 DEAD = 120.0  # seconds without one after which a worker on another machine is taken for dead
 DEATHS = 5  # of a run's workers in one place, after which the run has failed
 FREE = ("out_dir", "overwrite", "device", "timeout_minutes", "wandb_log", "wandb_project", "wandb_run_name")  # not in the id
-NAMESPACE = os.readlink("/proc/self/ns/pid") if os.path.exists("/proc/self/ns/pid") else ""  # containers may share a name
-HOST = f"{socket.gethostname()} {NAMESPACE}".strip()
 declared = cache(config.declared)
 mine = set()  # attempts that this process has begun and not ended
+
+
+def host():
+    """Where a process number means one process: machines may share a name, and containers a machine."""
+    with contextlib.suppress(OSError):
+        boot = open("/proc/sys/kernel/random/boot_id").read().strip()
+        return [socket.gethostname(), boot, os.readlink("/proc/self/ns/pid")]
+    return [socket.gethostname()]
+
+
+HOST = host()
 
 
 class Run:

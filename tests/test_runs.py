@@ -158,7 +158,7 @@ def test_shards_are_a_partition(toy, tmp_path):
 
 
 def test_a_failed_run_has_its_error_and_is_done_again_only_on_demand(toy, tmp_path):
-    some = [toy(pause=0.0, trouble=trouble) for trouble in ("raise OSError('no such luck')", "raise config.UserError('bad x')")]
+    some = [toy(trouble=trouble) for trouble in ("raise OSError('no such luck')", "raise config.UserError('bad x')")]
     first, second = execute(tmp_path / "out", some).values()
     assert first["state"] == "failed" and first["error"].startswith("Traceback") and "no such luck" in first["error"]
     assert (second["state"], second["error"]) == ("failed", "bad x")

@@ -139,6 +139,27 @@ def test_two_processes_compute_what_one_does(folder):
     assert first[1]["param_groups"][0]["coefficients"].tolist() == list(losses("two", "coefficients")[-1].values())
 
 
+@pytest.mark.parametrize("optimizer", ["mada", "adam"])
+def test_a_sharded_model_computes_what_a_whole_one_does(folder, optimizer):
+    """FSDP2 over two processes, 5 steps; then one process goes on from its checkpoint, as if it had always been alone."""
+    settings = dict(out_dir="shards", optimizer=optimizer, micro_batch_size=2, grad_clip=0.5, n_layer=2)
+    torchrun = start(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
+                     tiny.__file__, folder, *tiny.arguments(**settings, shard=True, max_iters=5))
+    output = torchrun.communicate(timeout=120)[0]
+    assert torchrun.returncode == 0, output
+    assert not any("DTensor" in str(type(x)) for x in state("shards")["model"].values())
+    tiny.run(**settings | dict(init_from="resume", shard=False, max_iters=8))
+    tiny.run(**settings | dict(out_dir="one"))
+    for key in ("train_loss", "grad_norm"):
+        assert losses("shards", key) == pytest.approx(losses("one", key), rel=1e-4)
+    assert losses("shards", "val_loss")[-1] == pytest.approx(losses("one", "val_loss")[-1], rel=1e-4)
+
+
+def test_sharding_needs_several_processes():
+    with pytest.raises(UserError, match="start them with torchrun"):
+        tiny.run(shard=True)
+
+
 def test_two_processes_that_are_stopped_agree_on_the_step(folder):
     settings = dict(out_dir="stopped", max_iters=100_000, eval_interval=1000, log_interval=3)
     with socket.create_server(("localhost", 0)) as free:

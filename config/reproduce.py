@@ -68,7 +68,7 @@ CONTESTS = {
         "MADA (rule=authors)": (XL.format("mada"), AUTHORS),
     }, {
         "smoke": Scale("smoke: a toy model from random weights on Shakespeare's characters, ten steps; shows that it runs.",
-                       ("config/scale_gpt2_smoke.py",), 2),
+                       ("config/scale_gpt2_smoke.py", "config/scale_finetune_smoke.py"), 2),
         "paper": Scale("", (), 3),
     }, "train_loss"),
     "cnn": Contest("scripts/train_cifar10.py", {

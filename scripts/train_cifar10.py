@@ -39,7 +39,7 @@ init_from: Literal["scratch", "resume"] = "scratch"  # "resume": go on from out_
 seed = 1337  # of the initial weights, the order of the images, their augmentation and dropout
 # data and model
 model: Literal["cnn", "resnet9"] = "cnn"  # appendix C.2
-images: int | None = None  # train on the first so many images only; None: all 50,000
+images: int | None = None  # train, and test, on the first so many images only; None: on all 50,000, and 10,000
 batch_size = 256  # images per step; the last batch of an epoch may be smaller
 epochs = 50  # passes through the training images
 stop_after: int | None = None  # leave after this epoch, with the schedule of all of them
@@ -164,7 +164,7 @@ def train(cfg, given=()):
 
     # data: all of it on the device
     x_train, y_train = (x.to(device) for x in load("train", cfg.images))
-    x_test, y_test = (x.to(device) for x in load("test"))
+    x_test, y_test = (x.to(device) for x in load("test", cfg.images))
     if cfg.model == "cnn":  # to [-1, 1]
         mean, deviation = torch.tensor(127.5, device=device), torch.tensor(127.5, device=device)
     else:  # each channel by its statistics over the training images

@@ -1,0 +1,5 @@
+# After config/scale_gpt2_smoke.py: from random weights, since pretrained ones have one size.
+init_from = "scratch"
+min_lr = learning_rate
+warmup_iters = 0
+n_layer = 1

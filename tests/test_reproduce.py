@@ -1,0 +1,89 @@
+"""scripts/reproduce.py: rows become runs, runs become tables and figures, at smoke scale.
+
+    python -m pytest -q tests/test_reproduce.py        # under a minute
+"""
+
+import json
+import sys
+
+import pytest
+import tiny
+
+sys.path.insert(0, str(tiny.ROOT / "scripts"))
+import config.reproduce as rows
+import data.tokens
+import reproduce
+import show
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    """A folder for results, and the tiny data set under the name of Shakespeare's."""
+    folder = tiny.write_data(tmp_path / "data")
+    (folder / "tiny").rename(folder / "shakespeare_char")
+    monkeypatch.setattr(data.tokens, "FOLDER", folder)
+    monkeypatch.setattr(reproduce, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(reproduce, "WORK", tmp_path / "runs")
+    return tmp_path / "results"
+
+
+def summary(results, name, scale="smoke"):
+    return json.loads((results / name / scale / "summary.json").read_text())
+
+
+def test_every_row_of_every_scale_is_a_run(results):
+    for name, contest in rows.CONTESTS.items():
+        for scale in contest.scales:
+            found = reproduce.cells(name, scale, None, grid=True)
+            assert len({cell.id for cell in found.values()}) == len(found)  # no row says the same as another
+    for name, (how, contests, _) in rows.NAMES.items():
+        assert name in show.PUBLISHED and all(contest in rows.CONTESTS for contest in contests)
+        assert hasattr(reproduce.figures if name.startswith("fig") else show, how)
+
+
+def test_a_table_is_made_resumed_and_drawn_again(results, monkeypatch):
+    contest = rows.CONTESTS["gpt2-medium"]
+    reproduce.reproduce("table7", "smoke", seeds=2, workers=0, grid=False)
+    found = summary(results, "table7")["results"]
+    assert {row["ours"]["loss"]["n"] for row in found.values()} == {2} and found["MADA"]["paper"][0] == 2.6422
+    text = (results / "table7" / "smoke" / "table.md").read_text()
+    assert text.startswith("smoke: ") and "| Adam | 2.6527 |" in text and str(results.parent) not in text
+    monkeypatch.setattr(reproduce, "execute", lambda *args, **kwargs: 1 / 0)
+    reproduce.reproduce("table7", "smoke", draw=True)  # from the committed metrics alone
+    assert summary(results, "table7")["results"] == found
+    for path in results.rglob("*.jsonl"):
+        assert str(results.parent) not in path.read_text()
+    assert len(list(results.rglob("*.jsonl"))) == 2 * len(contest.rows)
+
+
+def test_mada_fs_starts_where_mada_ended(results, monkeypatch):
+    few = {label: row for label, row in rows.CONTESTS["gpt2"].rows.items() if label in ("Adam", "MADA", "MADA-FS", "MADA-")}
+    monkeypatch.setitem(reproduce.CONTESTS, "gpt2", rows.CONTESTS["gpt2"]._replace(rows=few))
+    reproduce.reproduce("fig7", "smoke", seeds=1, workers=0, grid=False)
+    ends = {label: show.read(reproduce.file_of("gpt2", "smoke", label, 1, 1337)) for label in few}
+    header, records = ends["MADA-FS"]
+    last = ends["MADA"][1][-1]["coefficients"]
+    assert {name: header["config"][name] for name in last} == last and header["config"]["learn"] == []
+    assert (results / "fig7" / "smoke" / "figure.png").exists()
+    assert summary(results, "fig7")["authors_last"]["beta1"] == 0.99
+
+
+def test_differences_within_the_spread_are_called_that():
+    a, b, c = (show.spread(values) for values in ([1.0, 1.2], [1.1, 1.3], [3.0, 3.1]))
+    assert show.gap(b, a, "lower", 2)[0] == "+0.10, within the spread"
+    assert show.gap(c, a, "lower", 2)[0].endswith("worse") and show.gap(c, a, "higher", 2)[0].endswith("better")
+    assert show.gap(show.spread([1.0]), a, "lower", 2)[0].endswith("(one seed)")
+    assert show.spread([1.0, float("nan"), None]) | {"values": 0} == {"n": 2, "diverged": 1, "mean": 1.0, "sd": None, "values": 0}
+
+
+@pytest.mark.parametrize("name", ["fig1", "fig9"])
+def test_figures_without_a_model(results, name):
+    reproduce.reproduce(name, "smoke", workers=0)
+    assert (results / name / "smoke" / "figure.png").stat().st_size > 10_000
+    assert name in show.index(results)
+
+
+def test_a_failed_run_is_said_and_left_out(results, capsys, monkeypatch):
+    monkeypatch.setattr(data.tokens, "FOLDER", results)  # no data there
+    reproduce.reproduce("table7", "smoke", seeds=1, workers=0, grid=False)
+    assert "there is no data/shakespeare_char" in capsys.readouterr().out and not list(results.rglob("*.md"))

@@ -3,7 +3,7 @@
     python scripts/reproduce.py list                                # names and scales, and what has been run
     python scripts/reproduce.py table5 --scale cpu --seeds 3        # hours on two cores; again: what is missing
     python scripts/reproduce.py all --scale smoke                   # everything, for minutes
-    python scripts/reproduce.py table5 --scale cpu --draw           # no run: again from what results/ holds
+    python scripts/reproduce.py table5 --scale cpu --draw           # no run: from what has ended so far
     python scripts/reproduce.py index                               # results/README.md from all summaries
 
 Writes results/NAME/SCALE/: the runs' metrics, summary.json, table.md or figure.png. Tables and figures are made from these
@@ -152,8 +152,11 @@ def reproduce(name, scale, seeds=None, workers=None, draw=False, grid=True):
         return
     folder = RESULTS / name / scale
     folder.mkdir(parents=True, exist_ok=True)
-    for contest in contests * (not draw):
-        perform(contest, scale, seeds, workers, grid)
+    for contest in contests:
+        if draw:  # what has ended meanwhile
+            collect(contest, scale, cells(contest, scale, seeds, grid))
+        else:
+            perform(contest, scale, seeds, workers, grid)
     found = {contest: show.gather(home(contest, scale), partial(file_of, contest, scale), CONTESTS[contest], scale)
              for contest in contests}
     summary = getattr(figures if name.startswith("fig") else show, how)(name, scale, folder, found, rest, draw, workers)
@@ -173,7 +176,7 @@ def main():
     parser.add_argument("--seeds", type=int, help="runs of each row; default: the scale's")
     parser.add_argument("--workers", type=int, help="processes; default: one per GPU, or per core without; 0: this one")
     parser.add_argument("--no_grid", action="store_true", help="at the paper's learning rates only")
-    parser.add_argument("--draw", action="store_true", help="run nothing: again from what results/ holds")
+    parser.add_argument("--draw", action="store_true", help="run nothing: from what has ended, and what results/ holds")
     args = parser.parse_args()
     if args.seeds is not None and args.seeds < 1:
         raise UserError(f"--seeds {args.seeds}: must be at least 1")

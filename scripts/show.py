@@ -209,6 +209,8 @@ def index(results):
     for name in NAMES:
         for path in sorted((results / name).glob("*/summary.json")):
             it = json.loads(path.read_text())
+            if it["scale"] == "smoke":  # shows that it runs, and is not kept
+                continue
             shown = "table.md" if (path.parent / "table.md").exists() else "figure.png"
             lines.append(f"| {name} | {it['scale']} | {it.get('claim') or it.get('source')} | "
                          f"[{shown}]({name}/{path.parent.name}/{shown}) | `{it['command']}` |")

@@ -84,8 +84,8 @@ class ParameterizedOptimizer(Optimizer):
         """
         for name, value in dict(lr=lr, weight_decay=weight_decay, hyper_start=hyper_start, hyper_clip=hyper_clip,
                                 max_grad_norm=max_grad_norm, eps=(constants or {}).get("eps")).items():
-            if value is not None and not 0 <= value < torch.inf:
-                raise ValueError(f"{name}={value!r} must be finite and not negative")
+            if value is not None and not value >= 0:
+                raise ValueError(f"{name}={value!r} must not be negative or NaN")
         if hyper_optimizer not in HYPER_OPTIMIZERS:
             raise ValueError(f"hyper_optimizer={hyper_optimizer!r} must be one of {', '.join(HYPER_OPTIMIZERS)}")
         if not 0 <= lr_range[0] <= 1 <= lr_range[1]:
@@ -140,16 +140,19 @@ class ParameterizedOptimizer(Optimizer):
         first, group = self.param_groups[0], self.param_groups[-1]
         if any(p.is_complex() for p in group["params"]):
             raise ValueError("complex parameters are not supported: pass torch.view_as_real(p)")
-        for name in HYPER_STATE:
-            group[name] = first[name].to(first["params"][0].device)
-        group["last_lr"] = torch.zeros_like(group["last_lr"])
+        group.update({name: first[name] for name in HYPER_STATE}, last_lr=torch.zeros_like(first["last_lr"]))
+        self.place()
 
     def __setstate__(self, state):
-        """Also called by load_state_dict: brings the hyper-state to where the parameters are."""
+        """Also called by load_state_dict, which casts the hyper-state."""
         super().__setstate__(state)
-        for group in self.param_groups:
-            for name in HYPER_STATE:
-                group[name] = group[name].to(self.param_groups[0]["params"][0].device, torch.float64)
+        self.place()
+
+    def place(self):
+        """Bring the hyper-state to where the first parameter is, in double precision."""
+        params = [p for group in self.param_groups for p in group["params"]]
+        for group in self.param_groups if params else ():
+            group.update({name: group[name].to(params[0].device, torch.float64) for name in HYPER_STATE})
 
     def load_state_dict(self, state_dict):
         """As torch's, but buffers keep the dtype that they were saved in, which torch changes to the parameter's."""
@@ -276,8 +279,9 @@ class ParameterizedOptimizer(Optimizer):
             # a parameter whose every gradient so far was not finite has state, but no update to look back on
             live = torch.stack([self.state[p]["step"] > 0 for _, params in members for p in params])[:, None]
             sums = look_back(rows, torch.cat([(live & ok).to(scalars), scalars], dim=1))
-            cotangent = torch.zeros_like(scalars)
-            cotangent[:, list(wrt)] = torch.where(live, sums, 0.0)
+            columns = dict(zip(wrt, torch.where(live, sums, 0.0).unbind(1), strict=True))
+            nothing = torch.zeros_like(scalars[:, 0])
+            cotangent = torch.stack([columns.get(i, nothing) for i in range(scalars.shape[1])], dim=1)
             parts = cotangent.split([len(table) for table in tables])
             for (i, params), table, q, part in zip(members, tables, leaves, parts, strict=True):
                 gradient, = torch.autograd.grad(table, q, part)

@@ -80,9 +80,9 @@ class Loop:
         """loop(chunk table, pointers, scalars, partial sums) as a function of rows and scalars."""
         def run(rows, scalars):
             sizes = tuple(row[0].numel() for row in rows)
-            if sizes != self.chunks[0]:
+            if (scalars.device, sizes) != self.chunks[0]:
                 table = [(i, start, min(CHUNK, n - start)) for i, n in enumerate(sizes) for start in range(0, n, CHUNK)]
-                self.chunks = (sizes, torch.tensor(table, device=scalars.device),
+                self.chunks = ((scalars.device, sizes), torch.tensor(table, device=scalars.device),
                                torch.tensor([math.ceil(n / CHUNK) for n in sizes], device=scalars.device))
             _, table, counts = self.chunks
             pointers = torch.tensor([x.data_ptr() for row in rows for x in row])
@@ -90,7 +90,7 @@ class Loop:
                 pointers = pointers.pin_memory().to(scalars.device, non_blocking=True)
             partial = torch.empty(len(table), self.n_sums, dtype=torch.float64, device=scalars.device)
             loop(table, pointers, scalars.contiguous(), partial)
-            return torch.segment_reduce(partial, "sum", lengths=counts, axis=0) if self.n_sums else partial
+            return torch.segment_reduce(partial, "sum", lengths=counts, axis=0, unsafe=True) if self.n_sums else partial
         return run
 
     def run_eagerly(self, rows, scalars):

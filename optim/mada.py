@@ -99,9 +99,12 @@ class MADA(ParameterizedOptimizer):
             raise ValueError(f"rule={rule!r} must be 'paper' or 'authors'")
         if second_moment not in ("avgrad", "amsgrad"):
             raise ValueError(f"second_moment={second_moment!r} must be 'avgrad' or 'amsgrad'")
-        for name, pair in (("betas", betas), ("lion_betas", lion_betas)):
-            if len(pair) != 2 or not all(0 <= beta < 1 for beta in pair):
-                raise ValueError(f"{name}={pair!r} must be two numbers in [0, 1)")
+        if not eps > 0:
+            raise ValueError(f"eps={eps!r} must be positive")
+        if len(betas) != 2:
+            raise ValueError(f"betas={betas!r} must be two numbers")
+        if len(lion_betas) != 2 or not all(0 <= beta < 1 for beta in lion_betas):
+            raise ValueError(f"lion_betas={lion_betas!r} must be two numbers in [0, 1)")
         coefficients = dict(zip(self.domain, (*betas, beta3, rho, c, gamma), strict=True))
         constants = dict(eps=eps, lion_betas=tuple(lion_betas), rule=rule, second_moment=second_moment)
         super().__init__(params, lr=lr, coefficients=coefficients, weight_decay=weight_decay, learn=learn,

@@ -131,21 +131,9 @@ def train(cfg, given=()):
     Returns the last validation loss, or None if it was stopped before its end. Raises UserError on bad settings, before
     anything is written; Diverged where the loss is no longer finite; Finished where there is nothing left to resume.
     """
-    # resume: the run's own settings, unless others are given; what its state depends on stays
+    # where to start
+    checkpoint, cfg = checkpoints.start(cfg, given, KEPT_SETTINGS)
     last = os.path.join(cfg["out_dir"], "ckpt_last.pt")
-    checkpoint = None
-    if cfg["init_from"] == "resume":
-        if not os.path.exists(last):
-            raise UserError(f"init_from='resume': there is no {last}; start with --init_from=scratch, or name the --out_dir")
-        checkpoint = checkpoints.read(last)
-        before = checkpoint["config"]
-        for name in KEPT_SETTINGS:
-            if name in given and cfg[name] != before[name]:
-                raise UserError(f"{name}={cfg[name]!r}: a resumed run keeps its {name}={before[name]!r}; leave it out")
-        cfg = {**cfg, **{name: value for name, value in before.items() if name not in given}, "init_from": "resume"}
-    elif os.path.exists(last) and not cfg["overwrite"]:
-        raise UserError(f"out_dir={cfg['out_dir']!r} holds another run: go on with --init_from=resume, name another "
-                        "--out_dir, or lose it with --overwrite=True")
     for name, least in LEAST.items():
         if cfg[name] is not None and not cfg[name] >= least:
             raise UserError(f"{name}={cfg[name]!r} must be at least {least}")

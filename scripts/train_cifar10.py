@@ -136,21 +136,10 @@ def train(cfg, given=()):
     Returns the last test accuracy in %, or None if it was stopped before its end. Raises UserError on bad settings, before
     anything is written; Diverged where the loss is no longer finite; Finished where there is nothing left to resume.
     """
-    # resume
+    # where to start
+    checkpoint, cfg = checkpoints.start(cfg, given, [name for name in cfg if name not in FREE_SETTINGS],
+                                        ("model", "optimizer", "iter", "best_accuracy", "config"))
     last = os.path.join(cfg["out_dir"], "ckpt_last.pt")
-    checkpoint = None
-    if cfg["init_from"] == "resume":
-        if not os.path.exists(last):
-            raise UserError(f"init_from='resume': there is no {last}; start with --init_from=scratch, or name the --out_dir")
-        checkpoint = checkpoints.read(last, ("model", "optimizer", "iter", "best_accuracy", "config"))
-        before = checkpoint["config"]
-        for name in given:
-            if name not in FREE_SETTINGS and cfg[name] != before[name]:
-                raise UserError(f"{name}={cfg[name]!r}: a resumed run keeps its {name}={before[name]!r}; leave it out")
-        cfg = before | {name: cfg[name] for name in FREE_SETTINGS}
-    elif os.path.exists(last) and not cfg["overwrite"]:
-        raise UserError(f"out_dir={cfg['out_dir']!r} holds another run: go on with --init_from=resume, name another "
-                        "--out_dir, or lose it with --overwrite=True")
     for name, least in LEAST.items():
         if cfg[name] is not None and not cfg[name] >= least:
             raise UserError(f"{name}={cfg[name]!r} must be at least {least}")

@@ -137,7 +137,7 @@ def grid(name, scale, folder, runs, rest, draw, workers):
         path.write_text((Path(command[-1]) / "summary.csv").read_text())
     if not path.exists():
         return None
-    note = {"smoke": "smoke", "cpu": "reduced: 0.1M parameters, 5 x 5 cells, 1,000 steps"}.get(scale, "full")
+    note = {"smoke": "smoke", "cpu": "reduced: 0.1M parameters, 5 x 5 cells, 700 steps, one seed"}.get(scale, "full")
     ours = sweep.read(path)
     theirs = [row | {column: float(row[column]) for column in row if column != "optimizer"}
               for row in csv.DictReader(open(PAPER / "authors_shakespeare_grid.csv"))]

@@ -12,6 +12,7 @@ import pytest
 import tiny
 import torch
 
+import checkpoints
 import config
 import data.tokens
 import model
@@ -201,7 +202,7 @@ def test_a_config_of_the_repository(path):
 
 
 def test_every_setting_is_read():
-    source = inspect.getsource(train).split("# -- end of settings")[1]
+    source = inspect.getsource(train).split("# -- end of settings")[1] + inspect.getsource(checkpoints.start)
     named = {*train.MODEL_SETTINGS, *train.OPTIMIZER_SETTINGS}
     assert [name for name in SETTINGS if not (
         name in named or f"cfg.{name}" in source or f'cfg["{name}"]' in source)] == []

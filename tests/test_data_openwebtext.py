@@ -3,6 +3,7 @@
     python -m pytest tests/test_data_openwebtext.py
 """
 
+import hashlib
 import json
 import math
 import signal
@@ -104,6 +105,24 @@ def test_other_documents_start_anew(source, tmp_path):
     (tmp_path / "progress.part").write_text(json.dumps(before))
     meta, ids = prepared("openwebtext", tmp_path, "--source", source, "--workers", 1, "--max_docs", 10)
     assert meta["documents"] == 10 and sum((tokens == GPT2_EOT).sum() for tokens in ids.values()) == 10
+
+
+def test_nanogpt_token_files_are_adopted(straight, tmp_path):
+    theirs = tmp_path / "nanogpt"
+    theirs.mkdir()
+    for split, ids in straight[1].items():
+        ids.tofile(theirs / f"{split}.bin")
+    meta, ids = prepared("openwebtext", tmp_path / "out", "--source", theirs)
+    assert same(straight, (meta, ids)) and meta["source"] == "local files, nanogpt/train.bin and val.bin"
+    assert meta["sha256"]["val"] == hashlib.sha256((theirs / "val.bin").read_bytes()).hexdigest()
+
+    refused(prepare("openwebtext", "--source", theirs, "--out", tmp_path, "--max_docs", 9), "--max_docs", "nanogpt")
+    for content, words in ((np.array([50257], np.uint16).tobytes(), ("val", "50257")), (b"abc", ("val.bin", "3 bytes"))):
+        (theirs / "val.bin").write_bytes(content)
+        refused(prepare("openwebtext", "--source", theirs, "--out", tmp_path / "out"), *words)
+    (theirs / "val.bin").unlink()
+    refused(prepare("openwebtext", "--source", theirs, "--out", tmp_path / "out"), "val.bin")
+    assert same(straight, read(tmp_path / "out"))
 
 
 @needs_shared

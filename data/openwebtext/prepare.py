@@ -5,7 +5,8 @@
 Writes train.bin, val.bin (each document ended by 50256; documents in the source's order) and meta.json. Expected from the
 hub: 8,013,769 documents; train about 9.04e9 tokens (18 GB), val about 4.4e6 (nanoGPT: 9,035,582,198 and 4,434,897). The
 hub's files, 24 GB, stay in its cache (HF_HOME). --source takes parquet and jsonl with a column `text`, or txt with lines
-<|endoftext|> between documents. Interrupted by Ctrl-C, a full disk or a power cut, the same command goes on where it was.
+<|endoftext|> between documents, or a folder with the train.bin and val.bin of nanoGPT, which are checked and copied.
+Interrupted by Ctrl-C, a full disk or a power cut, the same command goes on where it was.
 """
 
 import contextlib
@@ -28,8 +29,8 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from config import UserError, one_line_errors
 from data.documents import count_documents, document_files, documents
-from data.prepared import (GPT2_EOT, GPT2_VOCAB, arguments, gpt2_tokenizer, hub_file, need_disk, publish, report, sync,
-                           whole_file)
+from data.prepared import (GPT2_EOT, GPT2_VOCAB, arguments, gpt2_tokenizer, hub_file, need_disk, publish, report, sha256,
+                           sync, whole_file, write_tokens)
 
 HUB = ("Skylion007/openwebtext", "79d93d786212f7344586290adb811d4ae6a1762c")
 HUB_FILES = [f"plain_text/train-{i:05d}-of-00080.parquet" for i in range(80)]
@@ -45,12 +46,16 @@ SAVED = 2048  # documents between two notes of how far the work is
 
 def main():
     parser = arguments(__file__, __doc__, "file or folder of parquet, jsonl or txt, instead of the Hugging Face hub")
-    parser.add_argument("--max_docs", type=int, help="take the first N documents only")
+    parser.add_argument("--max_docs", type=int, help="take the first N documents only; not of .bin files")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that tokenize (default: all cores)")
     args = parser.parse_args()
     if args.workers < 1 or args.max_docs is not None and args.max_docs < 2:
         raise UserError("--workers must be at least 1, and --max_docs at least 2: one to train on and one to validate on")
 
+    if args.source and (args.source / "train.bin").exists():
+        if args.max_docs:
+            raise UserError(f"--max_docs: {args.source} holds tokens already split, which are taken whole")
+        return adopt(args.source, args.out)
     local = document_files(args.source) if args.source else None
     say_needs(args, local)
     gpt2_tokenizer()  # its files are there before the workers ask for them
@@ -71,6 +76,25 @@ def main():
     report(args.out, counts)
     if not local and total == DOCUMENTS and counts != NANOGPT:
         print(f"nanoGPT's counts are others, {NANOGPT}: the same documents in another order or form")
+
+
+def adopt(source, out):
+    """Check and copy the train.bin and val.bin that nanoGPT's prepare.py has left in a folder. Raises UserError."""
+    paths = {split: source / f"{split}.bin" for split in ("train", "val")}
+    hashes = {split: sha256(path) for split, path in paths.items()}
+    sizes = {split: path.stat().st_size for split, path in paths.items()}
+    if odd := [path for split, path in paths.items() if sizes[split] % 2]:
+        raise UserError(f"{odd[0]}: {sizes[odd[0].stem]:,} bytes are no whole number of 2-byte tokens")
+    need_disk({out: sum(sizes.values())})
+    write_tokens(out, {split: chunks(path) for split, path in paths.items()}, GPT2_VOCAB, tokenizer="gpt2", revision=None,
+                 source=f"local files, {source.resolve().name}/train.bin and val.bin", sha256=hashes)
+
+
+def chunks(path, size=1 << 24):
+    """The ids of a .bin file, uint16, `size` at a time."""
+    with open(path, "rb") as file:
+        while len(ids := np.fromfile(file, np.uint16, size)):
+            yield ids
 
 
 def say_needs(args, local):

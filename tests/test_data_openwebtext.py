@@ -30,6 +30,14 @@ def write_jsonl(path, texts):
     path.write_text("".join(json.dumps({"text": text, "url": "x"}) + "\n" for text in texts))
 
 
+def write_bins(folder, ids):
+    """The token files that nanoGPT's prepare.py leaves -> their folder."""
+    folder.mkdir()
+    for split, tokens in ids.items():
+        tokens.tofile(folder / f"{split}.bin")
+    return folder
+
+
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     path = tmp_path_factory.mktemp("source") / "documents.jsonl"
@@ -108,10 +116,7 @@ def test_other_documents_start_anew(source, tmp_path):
 
 
 def test_nanogpt_token_files_are_adopted(straight, tmp_path):
-    theirs = tmp_path / "nanogpt"
-    theirs.mkdir()
-    for split, ids in straight[1].items():
-        ids.tofile(theirs / f"{split}.bin")
+    theirs = write_bins(tmp_path / "nanogpt", straight[1])
     meta, ids = prepared("openwebtext", tmp_path / "out", "--source", theirs)
     assert same(straight, (meta, ids)) and meta["source"] == "local files, nanogpt/train.bin and val.bin"
     assert meta["sha256"]["val"] == hashlib.sha256((theirs / "val.bin").read_bytes()).hexdigest()
@@ -123,6 +128,22 @@ def test_nanogpt_token_files_are_adopted(straight, tmp_path):
     (theirs / "val.bin").unlink()
     refused(prepare("openwebtext", "--source", theirs, "--out", tmp_path / "out"), "val.bin")
     assert same(straight, read(tmp_path / "out"))
+
+
+def test_bytes_are_the_text(straight, tmp_path):
+    _, whole = straight
+    source = tmp_path / "tokens"
+    prepared("openwebtext", source, "--source", write_bins(tmp_path / "nanogpt", whole))
+    meta, ids = prepared("openwebtext_bytes", tmp_path / "out", "--source", source, "--max_tokens", 1000, "--max_eval_tokens", 50)
+    assert meta["tokenizer"] == "bytes" and meta["vocab_size"] == 257
+    decode = gpt2_tokenizer().decode
+    for split, count in (("train", 1000), ("val", 50)):
+        text = b"".join(b"<|endoftext|>" if i == 256 else bytes([i]) for i in ids[split])
+        assert text.decode() == decode(whole[split][:count].tolist())
+
+    refused(prepare("openwebtext_bytes", "--source", source, "--out", tmp_path, "--max_eval_tokens", 0), "--max_eval_tokens")
+    refused(prepare("openwebtext_bytes", "--source", tmp_path / "none", "--out", tmp_path), "none is not prepared")
+    refused(prepare("openwebtext_bytes", "--source", tmp_path / "out", "--out", tmp_path), "other tokens (bytes)")
 
 
 @needs_shared

@@ -1,11 +1,11 @@
-"""The tokens of another data set as UTF-8 bytes: a vocabulary of 256 and the end of a document, for models of a laptop's size.
+"""The text of another data set as UTF-8 bytes: a vocabulary of 256 and the end of a document, for models of a laptop's size.
 
     python data/openwebtext_bytes/prepare.py                                            # of data/openwebtext
     python data/openwebtext_bytes/prepare.py --source data/wikitext --out data/wikitext_bytes
     python data/openwebtext_bytes/prepare.py --source data/lambada --out data/lambada_bytes
 
-Writes the same splits, uint16, at most --max_tokens tokens of each, and meta.json. With GPT-2's 50,257 tokens nearly all of
-the work of a small model is its last layer's.
+Writes the same splits, uint16, and meta.json: of the first --max_tokens of GPT-2's tokens to train on, and of the first
+--max_eval_tokens of every other split. With GPT-2's vocabulary nearly all of the work of a small model is its last layer's.
 """
 
 import json
@@ -31,19 +31,24 @@ def as_bytes(ids, tokenizer):
 
 def main():
     parser = arguments(__file__, __doc__, "folder of a data set of GPT-2's tokens (default: data/openwebtext)")
-    parser.add_argument("--max_tokens", type=int, default=10_000_000, help="of each split")
+    parser.add_argument("--max_tokens", type=int, default=10_000_000, help="of GPT-2's, to train on (default: %(default)s)")
+    parser.add_argument("--max_eval_tokens", type=int, default=100_000, help="of GPT-2's, to evaluate on (default: %(default)s)")
     args = parser.parse_args()
+    if args.max_tokens < 1 or args.max_eval_tokens < 1:
+        raise UserError("--max_tokens and --max_eval_tokens must be at least 1")
     source = args.source or Path(__file__).resolve().parents[1] / "openwebtext"
     try:
         meta = json.loads((source / "meta.json").read_text())
-        ids = {split: np.fromfile(source / f"{split}.bin", meta["dtype"], args.max_tokens) for split in meta["counts"]}
+        ids = {split: np.fromfile(source / f"{split}.bin", meta["dtype"],
+                                  args.max_tokens if split == "train" else args.max_eval_tokens) for split in meta["counts"]}
     except OSError as error:
         raise UserError(f"{source} is not prepared: {error.filename} is missing") from None
     if meta["tokenizer"] != "gpt2":
         raise UserError(f"{source} has other tokens ({meta['tokenizer']}) than GPT-2's")
-    tokenizer = gpt2_tokenizer()
+    tokenizer, taken = gpt2_tokenizer(), " + ".join(f"{len(array):,}" for array in ids.values())
     write_tokens(args.out, {split: as_bytes(array, tokenizer) for split, array in ids.items()}, END + 1, tokenizer="bytes",
-                 source=f"{meta['source']}, as bytes", revision=meta.get("revision"), sha256=meta.get("sha256"))
+                 source=f"{meta['source']}, as bytes of the first {taken} tokens", revision=meta.get("revision"),
+                 sha256=meta.get("sha256"))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from config import UserError
+from devices import usable
 
 # Dense bf16 peak of one device in FLOP/s, from the vendors' data sheets; the first key that is a word of its name counts.
 PEAK_FLOPS = {"GH200": 989e12, "H200": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "B200": 2250e12,
@@ -178,12 +179,9 @@ def copy_weights(source, target):
 def load(name, device="cpu"):
     """A model to use, from a checkpoint of train.py or "gpt2", "gpt2-medium", ... -> model, meta.json of its tokens.
 
-    It is on the device, and without dropout. Raises UserError where there is no such model, checkpoint or device.
+    It is on the device ("auto": see devices.py), and without dropout. Raises UserError where there is no such model, checkpoint or device.
     """
-    try:
-        torch.empty(1, device=device).zero_()
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device={device!r} cannot be used here: {str(error).splitlines()[0]}") from None
+    device = usable(device)
     try:
         if name.endswith(".pt"):
             saved = torch.load(name, map_location="cpu", weights_only=True)

@@ -34,6 +34,7 @@ import metrics
 import optim
 from config import Diverged, Finished, UserError
 from data.tokens import Tokens
+from devices import usable
 from model import GPT, GPTConfig, peak_flops
 
 # what and where
@@ -143,19 +144,14 @@ def train(cfg, given=()):
     ranks, rank, local_rank = (int(os.environ.get(name, default)) for name, default in
                                (("WORLD_SIZE", 1), ("RANK", 0), ("LOCAL_RANK", 0)))
     device = cfg.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    if ranks > 1 and device == "cuda":
+    if ranks > 1 and device in ("auto", "cuda") and torch.cuda.is_available():
         if int(os.environ["LOCAL_WORLD_SIZE"]) > torch.cuda.device_count():
             raise UserError(f"{os.environ['LOCAL_WORLD_SIZE']} processes but {torch.cuda.device_count()} GPUs on this "
                             "machine: lower --nproc_per_node")
         device = f"cuda:{local_rank}"
     if cfg.shard and ranks == 1:
         raise UserError("shard=True splits the model over several processes: start them with torchrun")
-    try:
-        torch.empty(1, device=device).zero_()
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device={device!r} cannot be used here: {str(error).splitlines()[0]}") from None
+    device = usable(device)
     device_type = device.partition(":")[0]
     device_name = torch.cuda.get_device_name(device) if device_type == "cuda" else device_type
     dtype = cfg.dtype

@@ -43,7 +43,7 @@ def build(name, params, *, max_grad_norm=None, **settings):
         arguments |= inspect.signature(ParameterizedOptimizer.__init__).parameters
     kwargs = {key: value for key, value in settings.items() if value is not None}
     if "state_dtype" in kwargs:
-        kwargs["state_dtype"] = getattr(torch, kwargs["state_dtype"])
+        kwargs["state_dtype"] = getattr(torch, kwargs["state_dtype"], kwargs["state_dtype"])
     if "betas" in arguments:
         default = arguments["betas"].default
         kwargs["betas"] = tuple(kwargs.pop(f"beta{i}", value) for i, value in enumerate(default, start=1))

@@ -88,6 +88,8 @@ class ParameterizedOptimizer(Optimizer):
                 raise ValueError(f"{name}={value!r} must not be negative or NaN")
         if hyper_optimizer not in HYPER_OPTIMIZERS:
             raise ValueError(f"hyper_optimizer={hyper_optimizer!r} must be one of {', '.join(HYPER_OPTIMIZERS)}")
+        if state_dtype is not None and not (isinstance(state_dtype, torch.dtype) and state_dtype.is_floating_point):
+            raise ValueError(f"state_dtype={state_dtype!r} must be a floating dtype of torch, such as bfloat16")
         if not 0 <= lr_range[0] <= 1 <= lr_range[1]:
             raise ValueError(f"lr_range={lr_range!r} must hold 1, where the factor starts, and nothing negative")
         learn = (learn,) if isinstance(learn, str) else tuple(learn)
@@ -286,8 +288,9 @@ class ParameterizedOptimizer(Optimizer):
             for (i, params), table, q, part in zip(members, tables, leaves, parts, strict=True):
                 gradient, = torch.autograd.grad(table, q, part)
                 h[i] -= self.param_groups[i]["last_lr"] * gradient / n
-                for p in params:
-                    if p.grad is None:
+                frozen = [p for p in params if p.grad is None]
+                if frozen and ok:  # this waits for the device: in the step in which a parameter loses its gradient, no other
+                    for p in frozen:
                         del self.state[p]["g"]
         return torch.stack(h)
 

@@ -171,14 +171,10 @@ def main():
                         help="of products; auto: bfloat16 on GPUs that have it, else float32")
     parser.add_argument("--out", type=Path, help="JSON file to write the numbers to")
     args = parser.parse_args()
-    device = args.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    dtype = args.dtype
+    model, meta = load(args.model, args.device)
+    device, dtype = str(model.lm_head.weight.device), args.dtype
     if dtype == "auto":
         dtype = "bfloat16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "float32"
-
-    model, meta = load(args.model, device)
     block_size = model.config.block_size
     stride = block_size // 2 if args.stride is None else args.stride
     if not 1 <= stride <= block_size or args.batch_size < 1:

@@ -112,8 +112,7 @@ def collect(contest, scale, found):
 
 def perplexities(checkpoint, names):
     """{data set: loss and perplexity as in the paper's tables}, as bytes for a model of bytes."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model, meta = load(checkpoint, device)
+    model, meta = load(checkpoint, "auto")
     suffix = "_bytes" if meta["tokenizer"] == "bytes" else ""
     found = {}
     for name in names:

@@ -26,7 +26,7 @@ def main():
     parser.add_argument("--temperature", type=float, default=0.8, help="below 1 is safer, 0 always takes the likeliest")
     parser.add_argument("--top_k", type=int, help="draw from the k likeliest tokens only")
     parser.add_argument("--seed", type=int, default=1337)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default="auto")
     args = parser.parse_args()
     if args.temperature < 0 or args.tokens < 1 or (args.top_k is not None and args.top_k < 1):
         raise UserError("--temperature must be at least 0, --tokens and --top_k at least 1")
@@ -36,7 +36,7 @@ def main():
     model, meta = load(args.model, args.device)
     encode, decode = tokenizer(meta)
     prompt = args.prompt or (SEPARATOR if meta["tokenizer"] == "gpt2" else "\n")
-    tokens = torch.tensor([encode(prompt)], device=args.device)
+    tokens = torch.tensor([encode(prompt)], device=model.lm_head.weight.device)
     torch.manual_seed(args.seed)
     out = model.generate(tokens, args.tokens, args.temperature, args.top_k, meta["vocab_size"])[0]
     print(prompt.removeprefix(SEPARATOR) + decode(out[tokens.size(1):].tolist()).partition(SEPARATOR)[0])

@@ -31,6 +31,7 @@ import config
 import metrics
 import optim
 from config import Diverged, Finished, UserError
+from devices import usable
 
 # what and where
 out_dir = "out/cifar10"  # folder of metrics.jsonl and ckpt_last.pt
@@ -146,9 +147,7 @@ def train(cfg, given=()):
     resolved, cfg = cfg, SimpleNamespace(**cfg)
 
     # device
-    device = cfg.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    device = usable(cfg.device)
     torch.set_float32_matmul_precision("high")
 
     # data: all of it on the device

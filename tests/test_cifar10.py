@@ -87,6 +87,7 @@ def test_learns():
 def test_what_is_wrong_is_said_in_a_line(folder):
     run(out_dir="out", epochs=1)
     for settings, words in ((dict(out_dir="out"), "holds another run"), (dict(rho=3.0, out_dir="x"), "rho"),
+                            (dict(device="abacus", out_dir="x"), "device='abacus' cannot be used here"),
                             (dict(init_from="resume", out_dir="nowhere"), "there is no"),
                             (dict(init_from="resume", out_dir="out", epochs=1, seed=3), "keeps its seed")):
         with pytest.raises(UserError, match=words):

@@ -195,6 +195,8 @@ def test_float32_state_of_bfloat16_parameters_survives_loading():
 
 
 @pytest.mark.parametrize("bad, message", [
+    (dict(state_dtype="foo"), "state_dtype='foo' must be a floating dtype"),
+    (dict(state_dtype=torch.int8), "state_dtype=torch.int8 must be a floating dtype"),
     (dict(hyper_optimizer="newton"), "hyper_optimizer='newton' must be one of sgd, sign, adam"),
     (dict(lr_range=(1.5, 2.0)), "lr_range"), (dict(learn=("lr", "rhoo")), "no coefficient 'rhoo'"),
     (dict(hyper_lr={"lr": 0.1}), "no coefficient 'lr'"), (dict(betas=(0.9,)), "betas"),

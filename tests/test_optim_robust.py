@@ -158,6 +158,19 @@ def test_a_gradient_that_is_not_finite_is_skipped(name, bad):
 
 
 @pytest.mark.parametrize("name", OURS)
+def test_a_parameter_may_lose_its_gradient_in_a_step_that_is_skipped(name):
+    hit, spared = fresh(name), fresh(name)
+    run(*hit, range(1, 4))
+    run(*spared, range(1, 4))
+    hit[1].zero_grad()
+    hit[0]["b"].grad = torch.full_like(hit[0]["b"], math.nan)  # the others have none
+    hit[1].step()
+    for pair in (hit, spared):
+        run(*pair, range(4, 7))
+    same(hit, spared)
+
+
+@pytest.mark.parametrize("name", OURS)
 def test_sparse_gradients_are_refused(name):
     embedding = nn.Embedding(5, 3, sparse=True)
     optimizer = make(name, embedding.parameters())

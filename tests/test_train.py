@@ -197,6 +197,7 @@ def test_a_number_that_is_too_small_is_an_error_before_anything_is_written(name)
     (dict(n_embd=17), "n_embd=17 must be a multiple of n_head=2"), (dict(dropout=1.0), "dropout=1.0 must"),
     (dict(optimizer="adma"), "'adma' does not exist: choose one of mada"),
     (dict(optimizer="adam", rho=0.5), "no setting 'rho'"), (dict(device="abacus"), "device='abacus'"),
+    (dict(state_dtype="foo"), "state_dtype='foo' must be a floating dtype"),
     (dict(init_from="./nowhere"), "init_from='./nowhere' is not scratch or resume"),
     (dict(block_size=1000), "block_size=1000 needs more than the 1,000 tokens of tiny's val.bin"),
     (dict(vocab_size=20), "vocab_size=20 is less than the data's 27"), (dict(learning_rate=-1.0), "-1.0")])

@@ -4,7 +4,7 @@
 # with 1e-6 or 0 for them, rho falls to 0 and x reaches -1 for learning rates 2e-3 to 3e-3 (and 5e-3 with 0).
 out_dir = "out/convex"
 learning_rate = 3e-3
-log_interval = 10_000
+log_interval = 10_100  # 100 periods: all points, but the last, are of the same phase
 
 _mada = {"beta1": 1e-6, "beta2": 1e-6, "beta3": 1e-1, "rho": 1e-1, "c": 1e-1, "gamma": 1e-5}
 optimizers = {

@@ -1,3 +1,3 @@
 # After config/convex.py: seconds.
 steps = 5000
-log_interval = 250
+log_interval = 202

@@ -33,7 +33,7 @@ out_dir = "out/convex"  # folder of metrics.jsonl and ckpt_last.pt
 overwrite = False  # start anew in an out_dir that holds another run, which is lost
 init_from: Literal["scratch", "resume"] = "scratch"  # "resume": go on from out_dir's ckpt_last.pt
 steps = 2_000_000  # T
-log_interval = 2000  # steps between lines in metrics.jsonl
+log_interval = 2020  # steps between lines in metrics.jsonl: whole periods of 101, since x moves within each
 x0 = 0.0  # where x starts
 learning_rate = 1e-2  # alpha
 schedule: Literal["constant", "root"] = "constant"  # "root": alpha / sqrt(t)
@@ -44,6 +44,7 @@ beta2 = 0.99  # Reddi et al. use these two
 rule: Literal["paper", "authors"] = "paper"  # of optim/mada.py
 # -- end of settings
 
+FREE_SETTINGS = ("out_dir", "overwrite", "init_from", "log_interval")  # of a resumed run; the others are kept
 NAMES = tuple(MADA.domain)
 BUFFERS = ("m", "v", "s", "n", "l", "g_prev", "v_mixed")
 STATE = ("x", "regret", "g", *BUFFERS, *NAMES)
@@ -124,16 +125,9 @@ def train(cfg, given=()):
 
     Returns the last average regret of the last optimizer, or None if it was stopped before the end. Raises UserError.
     """
+    checkpoint, cfg = checkpoints.start(cfg, given, [name for name in cfg if name not in FREE_SETTINGS],
+                                        ("columns", "iter", "config"))
     last = os.path.join(cfg["out_dir"], "ckpt_last.pt")
-    checkpoint = None
-    if cfg["init_from"] == "resume":
-        if not os.path.exists(last):
-            raise UserError(f"init_from='resume': there is no {last}; start with --init_from=scratch, or name the --out_dir")
-        checkpoint = checkpoints.read(last, ("columns", "iter", "config"))
-        cfg = checkpoint["config"] | {name: cfg[name] for name in ("out_dir", "overwrite", "init_from")}
-    elif os.path.exists(last) and not cfg["overwrite"]:
-        raise UserError(f"out_dir={cfg['out_dir']!r} holds another run: go on with --init_from=resume, name another "
-                        "--out_dir, or lose it with --overwrite=True")
     if cfg["steps"] < 1 or cfg["log_interval"] < 1 or not -1 <= cfg["x0"] <= 1:
         raise UserError("steps and log_interval must be at least 1, and x0 in [-1, 1]")
     resolved, cfg = cfg, SimpleNamespace(**cfg)

@@ -179,7 +179,8 @@ def copy_weights(source, target):
 def load(name, device="cpu"):
     """A model to use, from a checkpoint of train.py or "gpt2", "gpt2-medium", ... -> model, meta.json of its tokens.
 
-    It is on the device ("auto": see devices.py), and without dropout. Raises UserError where there is no such model, checkpoint or device.
+    It is on the device ("auto": see devices.py), and without dropout. Raises UserError where there is no such model,
+    checkpoint or device.
     """
     device = usable(device)
     try:

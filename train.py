@@ -34,7 +34,7 @@ import metrics
 import optim
 from config import Diverged, Finished, UserError
 from data.tokens import Tokens
-from devices import usable
+from devices import hardware, usable
 from model import GPT, GPTConfig, peak_flops
 
 # what and where
@@ -153,7 +153,7 @@ def train(cfg, given=()):
         raise UserError("shard=True splits the model over several processes: start them with torchrun")
     device = usable(device)
     device_type = device.partition(":")[0]
-    device_name = torch.cuda.get_device_name(device) if device_type == "cuda" else device_type
+    device_name = hardware(device)
     dtype = cfg.dtype
     if dtype == "auto":
         dtype = "float32" if device_type != "cuda" else "bfloat16" if torch.cuda.is_bf16_supported() else "float16"

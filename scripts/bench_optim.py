@@ -11,7 +11,6 @@ the bytes that one pass over gradient, parameter and state must move: gradient r
 import argparse
 import json
 import os
-import platform
 import statistics
 import sys
 import time
@@ -23,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import metrics
 import optim
 from config import UserError, one_line_errors
+from devices import hardware
 from model import GPT, GPTConfig
 
 SHAPES = {"11M": (6, 6, 384, 256, 65), "124M": (12, 12, 768, 1024, 50304), "355M": (24, 16, 1024, 1024, 50304),
@@ -142,8 +142,7 @@ def main():
         if rows[-1]["extra_mb"] is not None:
             rows[-1]["extra_mb"] /= 2**20
 
-    cpu = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
-    device = torch.cuda.get_device_name() if args.device == "cuda" else cpu
+    device = hardware(args.device) + (f", {torch.get_num_threads()} threads" if args.device == "cpu" else "")
     title = f"{elements / 1e6:.1f}M parameters in {len(params)} tensors, float32, {device}, {speed / 1e9:.0f} GB/s copy"
     print(title + f", torch {torch.__version__}, median of {args.rounds}\n")
     print(f"{'optimizer':28s}{'ms/step':>9s}{'x adamw':>9s}{'state B/param':>15s}{'extra MB':>10s}{'floor ms':>10s}"

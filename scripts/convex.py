@@ -25,6 +25,7 @@ import checkpoints
 import config
 import metrics
 from config import Finished, UserError
+from devices import hardware
 from optim.fuse import Loop
 from optim.mada import MADA, mada
 
@@ -144,8 +145,8 @@ def train(cfg, given=()):
         if it >= cfg.steps:
             raise Finished(f"the run in {cfg.out_dir} has all its {it} steps")
     log = metrics.Metrics(cfg.out_dir, {
-        "config": resolved, "git": metrics.git_revision(), "torch": torch.__version__, "device": "cpu", "dtype": "float64"},
-        it, cfg.steps)
+        "config": resolved, "git": metrics.git_revision(), "torch": torch.__version__, "device": hardware("cpu"),
+        "cpu_threads": 1, "dtype": "float64"}, it, cfg.steps)
     loops = {kind: loop(kind, cfg.rule, cfg.schedule) for kind in members}
     scalars = torch.zeros(1, 2, dtype=torch.float64)  # gradient and t
 

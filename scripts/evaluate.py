@@ -33,6 +33,7 @@ import data.tokens
 import metrics
 from config import UserError, one_line_errors
 from data.prepared import GPT2_EOT
+from devices import hardware
 from model import load
 
 SPLITS = {name: "test" for name in ("wikitext", "wikitext_lines", "lambada", "lambada_original")}  # of others: val
@@ -190,9 +191,8 @@ def main():
     print(f"{args.model}: windows of {block_size} tokens, strided by {stride}, in {dtype} on {device}")
     print(*table(results), sep="\n")
     if args.out:
-        hardware = torch.cuda.get_device_name(device) if device.startswith("cuda") else device
         args.out.write_text(json.dumps({
-            "model": args.model, "block_size": block_size, "stride": stride, "dtype": dtype, "device": hardware,
+            "model": args.model, "block_size": block_size, "stride": stride, "dtype": dtype, "device": hardware(device),
             "torch": torch.__version__, "git": metrics.git_revision(), "date": f"{datetime.date.today()}", "data": results},
             indent=1) + "\n")
 

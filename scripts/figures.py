@@ -5,13 +5,14 @@ Legible without the text: axes with units, seeds and scale in the caption.
 
 import csv
 import json
-import subprocess
-import sys
+import math
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 
+import metrics
 from plot import SYMBOLS, plt, series
-from show import PAPER, PUBLISHED, ROOT, best_of, conditions, first_line
+from show import PAPER, PUBLISHED, ROOT, best_of, conditions, first_line, headers, spread, text
+from workers import execute
 
 
 def save(fig, folder, caption):
@@ -27,10 +28,10 @@ def authors(name):
     return {key: [float(row[key]) for row in rows] for key in rows[0]}
 
 
-def curves(name, scale, folder, runs, rest, draw, workers):
+def curves(name, scale, folder, runs, rest, **_):
     """Figures 3 and 4: a loss over steps, ours at the learning rate that is best for each; the authors' where they are."""
     key, *labels = rest
-    contest, ended = next(iter(runs.items()))
+    (contest, ended), = runs.items()
     if not ended:
         return None
     fig, axes = plt.subplots(1, 2, figsize=(11, 4.6))
@@ -42,30 +43,35 @@ def curves(name, scale, folder, runs, rest, draw, workers):
         middle = [mean(values[i] for _, values in drawn) for i in range(length)]
         axes[0].plot(steps[:length], middle, lw=1.2, label=f"{label}, lr x{factor:g}, n = {len(drawn)}")
         summary[label] = {"factor": factor, "n": len(drawn), "last": middle[-1]}
-    for label, log in (("Adam", "adam"), ("MADA", "mada_rho0_beta3_0.9"), ("MADA (rho_0 = 0)", "mada_rho0_beta3_0")):
-        theirs = authors(log)
-        axes[1].plot(theirs["iteration"][10:], theirs[key][10:], lw=1.2, label=label)
-    for ax, title in zip(axes, (f"ours ({scale})", "the authors' logs (GPT-2 125M)"), strict=True):
-        ax.set(title=title, xlabel="step", ylabel=f"{key.replace('_', ' ')} (nats per token)")
+    theirs = {label: authors(log) for label, log in (("Adam", "adam"), ("MADA", "mada_rho0_beta3_0.9"),
+                                                     ("MADA (rho_0 = 0)", "mada_rho0_beta3_0"))}
+    for label, log in theirs.items():
+        axes[1].plot(log["iteration"][10:], log[key][10:], lw=1.2, label=label)
+    unit = "byte" if any(header["data"]["tokenizer"] == "bytes" for header in headers(ended)) else "token"
+    for ax, title, of in zip(axes, (f"ours ({scale})", "the authors' logs (GPT-2 125M)"), (unit, "token"), strict=True):
+        ax.set(title=title, xlabel="step", ylabel=f"{key.replace('_', ' ')} (nats per {of})")
         ax.legend(fontsize=7)
         ax.grid(alpha=0.3)
-    save(fig, folder, f"Mean over n seeds. {first_line([contest], scale)}")
-    return {"claim": PUBLISHED[name]["claim"], "results": summary, "conditions": conditions(ended)}
+    save(fig, folder, f"Mean over n seeds, each row at its best learning rate. {first_line([contest], scale)}")
+    return PUBLISHED[name] | {
+        "results": summary, "paper": [f"{label} {log[key][-1]:.4f}" for label, log in theirs.items()],
+        "ours": [f"{label} {it['last']:.4f}" for label, it in summary.items()],
+        "n": max(it["n"] for it in summary.values()), "conditions": conditions(headers(ended))}
 
 
-def coefficients(name, scale, folder, runs, rest, draw, workers):
+def coefficients(name, scale, folder, runs, rest, **_):
     """Figures 5 to 7: the learned coefficients over training, beside the authors'."""
-    contest, ended = next(iter(runs.items()))
+    (contest, ended), = runs.items()
     label, theirs = rest[0], authors(rest[1])
-    drawn = [label] + [other for other in ended if other == f"{label} (rule=authors)"]
-    if label not in ended:
+    drawn = [which for which in (label, f"{label} (rule=authors)") if which in ended]
+    if not drawn:
         return None
     fig, axes = plt.subplots(1, len(drawn) + 1, figsize=(5 * (len(drawn) + 1), 4.6), sharey=True)
     summary = {}
     for ax, which in zip(axes, drawn, strict=False):
         for run in ended[which][1]:
             steps, values = series(run.records, "coefficients")
-            for i, key in enumerate(values[0]):
+            for i, key in enumerate(SYMBOLS):
                 ax.plot(steps, [value[key] for value in values], color=f"C{i}", lw=1,
                         label=SYMBOLS[key] if run is ended[which][1][0] else None)
         ax.set_title(f"ours, {which}, {len(ended[which][1])} seeds", fontsize=10)
@@ -78,35 +84,41 @@ def coefficients(name, scale, folder, runs, rest, draw, workers):
         ax.set(xlabel="step")
         ax.grid(alpha=0.3)
     axes[0].set_ylabel("coefficient")
-    save(fig, folder, first_line([contest], scale))
-    return {"claim": PUBLISHED[name]["claim"], "results": summary,
-            "authors_last": {key: theirs[key][-1] for key in SYMBOLS}, "conditions": conditions({label: ended[label]})}
+    save(fig, folder, f"One line per seed, at the paper's learning rate. {first_line([contest], scale)}")
+    last = {key: theirs[key][-1] for key in SYMBOLS}
+    ends = {key: spread([end[key] for end in summary[drawn[0]].values()]) for key in SYMBOLS}
+    return PUBLISHED[name] | {
+        "results": summary, "authors_last": last, "n": len(summary[drawn[0]]),
+        "paper": ["at the end"] + [f"{key} {value:.2f}" for key, value in last.items()],
+        "ours": ["at the end"] + [f"{key} {text(it, 2)}" for key, it in ends.items()],
+        "conditions": conditions(headers({which: {1: ended[which][1]} for which in drawn}))}
 
 
-def bound(name, scale, folder, runs, rest, draw, workers):
+def bound(name, scale, folder, rest, draw, **_):
     """Figures 1 and 2, and Proposition 1: scripts/theory.py."""
     path = folder / "theory.json"
-    if not path.exists():
-        if draw:
-            return None
+    if not draw:
         import theory
-        path.write_text(json.dumps(theory.report()) + "\n")
+        path.write_text(json.dumps(theory.report(*rest)) + "\n")
+    if not path.exists():
+        return None
     report = json.loads(path.read_text())
-    figure = report["figures"][rest[0]]
     fig, ax = plt.subplots(figsize=(6, 4.2))
-    ax.plot(figure["rho"], figure["bound"], lw=1.4)
+    ax.plot(report["rho"], report["bound"], lw=1.4)
     ax.axvline(report["beta2"], color="gray", ls=":", label=r"$\rho = \beta_2$")
-    ax.set(xlabel=r"$\rho$  (0: AVGrad, 1: Adam)", ylabel="right-hand side of (6)", title=f"Theorem 1, T = {int(rest[0]):,}")
+    ax.set(xlabel=r"$\rho$  (0: AVGrad, 1: Adam)", ylabel="right-hand side of (6)", title=f"Theorem 1, T = {report['T']:,}")
     ax.legend()
     ax.grid(alpha=0.3)
     save(fig, folder, f"beta2 = {report['beta2']}, constants {report['constants']}; deterministic.")
-    return {"claim": PUBLISHED[name]["claim"],
-            "results": {"best_rho": figure["best_rho"], "bound at AVGrad, beta2, Adam":
-                        [figure["bound"][0], min(figure["bound"]), figure["bound"][-1]]},
-            "proposition1: largest growth of the step size": report["proposition1"], "note": "full scale at every --scale"}
+    avgrad, least, adam = report["bound"][0], min(report["bound"]), report["bound"][-1]
+    return PUBLISHED[name] | {
+        "results": {"best_rho": report["best_rho"], "bound at AVGrad, best rho, Adam": [avgrad, least, adam]},
+        "proposition1: largest growth of the step size": report["proposition1"], "n": "deterministic",
+        "ours": [f"least at rho = {report['best_rho']:g} ({least:.3f})", f"AVGrad {avgrad:.3f}", f"Adam {adam:.3f}"],
+        "conditions": conditions([report])}
 
 
-def convex(name, scale, folder, runs, rest, draw, workers):
+def convex(name, scale, folder, runs, **_):
     """Figure 9: average regret, x and rho over steps."""
     ended = runs["convex"].get("all")
     if not ended:
@@ -119,39 +131,55 @@ def convex(name, scale, folder, runs, rest, draw, workers):
             ax.plot(steps, [value[optimizer] for value in values], lw=1.2, label=optimizer)
         ax.set(xlabel="step", ylabel=label)
         ax.grid(alpha=0.3)
-    axes[0].legend(fontsize=8)
+    axes[2].legend(fontsize=7, loc="center")
     save(fig, folder, f"Deterministic; learning rate {header['config']['learning_rate']:g}, {header['config']['schedule']}. "
                       f"{first_line(['convex'], scale)}")
-    return {"claim": PUBLISHED[name]["claim"], "results": {key: records[-1][key] for key in ("x", "regret", "rho", "iter")},
-            "settings": header["config"], "conditions": conditions(runs["convex"])}
+    last = records[-1]
+    return PUBLISHED[name] | {
+        "results": {key: last[key] for key in ("x", "regret", "rho", "iter")}, "settings": header["config"],
+        "ours": [f"{optimizer}: x = {last['x'][optimizer]:.2f}, rho = {last['rho'][optimizer]:.3f}"
+                 for optimizer in ("Adam", "AVGrad", "MADA")],
+        "n": "deterministic", "conditions": conditions([header])}
 
 
-def grid(name, scale, folder, runs, rest, draw, workers):
-    """Figure 8: scripts/sweep.py, and the same picture of the authors' cells."""
+def grid(name, scale, folder, rest, draw, workers, seeds, **_):
+    """Figure 8: the cells of a sweep file, once per seed, and the same picture of the authors' cells."""
     import sweep
-    path = folder / "summary.csv"
-    if not draw:
-        command = [sys.executable, str(ROOT / "scripts" / "sweep.py"), str(ROOT / rest[scale]),
-                   "--out", str(ROOT / "out" / "sweeps" / Path(rest[scale]).stem)]
-        subprocess.run(command + ([] if workers is None else [f"--workers={workers}"]), check=True)
-        path.write_text((Path(command[-1]) / "summary.csv").read_text())
-    if not path.exists():
-        return None
-    note = {"smoke": "smoke", "cpu": "reduced: 0.1M parameters, 5 x 5 cells, 700 steps, one seed"}.get(scale, "full")
-    ours = sweep.read(path)
-    theirs = [row | {column: float(row[column]) for column in row if column != "optimizer"}
-              for row in csv.DictReader(open(PAPER / "authors_shakespeare_grid.csv"))]
-    sweep.draw(ours, str(folder / "figure.png"), f"ours ({note})")
-    sweep.draw(theirs, str(folder / "authors.png"), "the authors' cells")
-    summary = {}
-    for who, cells in (("ours", ours), ("authors", theirs)):
-        at = {}
-        for row in cells:
-            cell = at.setdefault((row["beta1_0"], row["beta2_0"]), {})
-            cell.setdefault(row["optimizer"], []).append(row["final_train_loss"])
-        pairs = [{key: mean(losses) for key, losses in cell.items()} for cell in at.values()]
-        summary[who] = {"cells": len(pairs)} | {
-            f"share of cells where MADA is below {other}": mean(float(cell["mada"] < cell[other]) for cell in pairs)
-            for other in ("adam", "hyperadam")} | {
-            f"mean loss of {key}": mean(cell[key] for cell in pairs) for key in ("adam", "hyperadam", "mada")}
-    return {"claim": PUBLISHED[name]["claim"], "note": note, "results": summary}
+    note, file, default_seeds = rest[scale]
+    before = folder / "summary.json"
+    if draw:
+        if not before.exists():
+            return None
+        under = json.loads(before.read_text())["conditions"]
+    else:
+        out = ROOT / "out" / "sweeps" / Path(file).stem
+        cells = {seed: sweep.cells(str(ROOT / file), [f"--seed={seed}"])[0]
+                 for seed in range(1337, 1337 + (seeds or default_seeds))}
+        execute([cell for every in cells.values() for cell in every], out, workers, keep_checkpoints=False)
+        for seed, every in cells.items():
+            sweep.write(list(sweep.rows(every, out)), folder / f"cells-seed{seed}.csv")
+        under = conditions([metrics.read(out / cell.id)[0] for every in cells.values() for cell in every])
+    ours = [sweep.read(path) for path in sorted(folder.glob("cells-seed*.csv"))]
+    theirs = sweep.read(PAPER / "authors_shakespeare_grid.csv")
+    sweep.draw([row for table in ours for row in table], str(folder / "figure.png"),
+               f"ours, mean over {len(ours)} seed{'s' * (len(ours) > 1)}. {note or 'Full scale.'}")
+    sweep.draw(theirs, str(folder / "authors.png"), "the authors' cells, one seed")
+    summary = {"ours": [shares(table) for table in ours], "authors": shares(theirs)}
+    return PUBLISHED[name] | {
+        "note": note, "results": summary, "n": len(ours), "conditions": under,
+        "paper": [f"{what} {value:.3g}" for what, value in summary["authors"].items()],
+        "ours": [f"{what} {text(spread([it[what] for it in summary['ours']]), 3)}" for what in summary["authors"]]}
+
+
+def shares(table):
+    """How MADA's final training losses lie to the others' over the cells of one seed; a diverged cell's is infinite."""
+    cells = {}
+    for row in table:
+        loss = row["final_train_loss"]
+        cells.setdefault((row["beta1_0"], row["beta2_0"]), {})[row["optimizer"]] = loss if math.isfinite(loss) else math.inf
+    cells = [cell for cell in cells.values() if len(cell) == 3]
+    found = {f"share of cells where MADA is below {other}": mean(float(cell["mada"] < cell[other]) for cell in cells)
+             for other in ("adam", "hyperadam")}
+    return {"cells": len(cells)} | found | {f"median of {key}": median(cell[key] for cell in cells)
+                                            for key in ("adam", "hyperadam", "mada")} | {
+        f"best of {key}": min(cell[key] for cell in cells) for key in ("adam", "hyperadam", "mada")}

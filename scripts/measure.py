@@ -31,7 +31,7 @@ def child(arguments, out_dir, pipe):
         return pipe.send({"error": str(error)})
     peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else \
         resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    pipe.send({"peak_gb": peak / 1e9, "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"})
+    pipe.send({"peak_gb": peak / 1e9})
 
 
 def measure(arguments):
@@ -50,8 +50,10 @@ def measure(arguments):
         process.join()
         if "error" in found:
             raise config.UserError(found["error"])
-        times = [record["step_ms"] / 1e3 for record in metrics.read(out_dir)[1] if "step_ms" in record]
-    return found | {"seconds": statistics.median(times[2:] or times), "steps": len(times)}
+        header, records = metrics.read(out_dir)
+    times = [record["step_ms"] / 1e3 for record in records if "step_ms" in record]
+    return found | {"seconds": statistics.median(times[2:] or times), "steps": len(times)} | {
+        key: header[key] for key in ("device", "cpu_threads", "dtype", "compile", "torch", "git")}
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ import itertools
 import json
 import math
 import os
-import platform
 import re
 import sys
 from functools import partial
@@ -25,8 +24,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
-import torch
-
 import data.tokens
 import evaluate
 import figures
@@ -129,17 +126,6 @@ def perplexities(checkpoint, names):
     return found
 
 
-def machine():
-    """What the runs that are summarized now were probably run on, for summary.json; each run's header says it for itself."""
-    model = platform.processor() or platform.machine()
-    if os.path.exists("/proc/cpuinfo"):
-        names = [line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
-        model = names[0] if names else model
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {"cpu": model, "cores": os.cpu_count(), "gpus": gpus, "python": platform.python_version(),
-            "torch": torch.__version__}
-
-
 def reproduce(name, scale, seeds=None, workers=None, draw=False, grid=True):
     """One table or figure at one scale. Raises UserError where there is no such scale."""
     how, contests, rest = NAMES[name]
@@ -158,11 +144,12 @@ def reproduce(name, scale, seeds=None, workers=None, draw=False, grid=True):
             perform(contest, scale, seeds, workers, grid)
     found = {contest: show.gather(home(contest, scale), partial(file_of, contest, scale), CONTESTS[contest], scale)
              for contest in contests}
-    summary = getattr(figures if name.startswith("fig") else show, how)(name, scale, folder, found, rest, draw, workers)
+    summary = getattr(figures if name.startswith("fig") else show, how)(
+        name=name, scale=scale, folder=folder, runs=found, rest=rest, draw=draw, workers=workers, seeds=seeds)
     if summary is None:
         return print(f"{name} {scale}: nothing has been run yet")
     summary = {"name": name, "scale": scale, "command": f"python scripts/reproduce.py {name} --scale {scale}",
-               "date": f"{datetime.date.today()}", "git": metrics.git_revision(), "machine": machine()} | summary
+               "date": f"{datetime.date.today()}"} | summary
     (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     print(f"{folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder}: {', '.join(sorted(os.listdir(folder)))}")
 

@@ -1,8 +1,9 @@
 """Tables from what results/ holds, the paper's numbers beside ours; figures.py has the figures. For reproduce.py.
 
-A function that shows something takes (name, scale, folder, runs, rest, draw, workers), writes table.md or figure.png to
-folder and returns what summary.json is to say, or None where there is nothing yet. runs: {contest: {label: {factor on the
-learning rate: [Ended, ...]}}}; rest: from NAMES in config/reproduce.py; draw: nothing may be run.
+A function that shows something takes name, scale, folder, runs, rest, draw, workers, seeds; writes table.md or figure.png
+to folder and returns what summary.json is to say, or None where there is nothing yet. runs: {contest: {label: {factor on the
+learning rate: [Ended, ...]}}}; rest: from NAMES in config/reproduce.py; draw: nothing may be run. Of what it returns,
+results/README.md shows "paper" and "ours", two lists of a few words, "n", and "conditions".
 """
 
 import json
@@ -66,7 +67,10 @@ def text(it, digits):
 
 
 def gap(it, baseline, better, digits):
-    """The difference to the baseline in words: with both spreads it is one, or it is not."""
+    """The difference to the baseline in words, and as a number: with both spreads it is one, or it is not.
+
+    Runs with the same seed have the same initial weights and batches, so it also counts in how many seeds it has its sign.
+    """
     if not it or not baseline or it is baseline or None in (it["mean"], baseline["mean"]):
         return "", None
     difference = it["mean"] - baseline["mean"]
@@ -75,7 +79,9 @@ def gap(it, baseline, better, digits):
     noise = math.hypot(it["sd"], baseline["sd"])
     word = "better" if (difference < 0) == (better == "lower") else "worse"
     word = "within the spread" if abs(difference) <= noise else word
-    return f"{difference:+.{digits}f}, {word}", difference
+    pairs = list(zip(it["values"], baseline["values"], strict=False))
+    same = sum((a - b) * difference > 0 for a, b in pairs)
+    return f"{difference:+.{digits}f}, {word} ({same}/{len(pairs)} seeds)", difference
 
 
 def best_of(factors, value, better):
@@ -91,16 +97,25 @@ def first_line(contests, scale):
     return "\n".join(dict.fromkeys(notes)) or f"Full scale: the paper's setting ({scale})."
 
 
-def conditions(runs):
-    """Hardware, versions and time of some runs, from their headers."""
-    headers = [run.header for factors in runs.values() for ended in factors.values() for run in ended]
+def headers(runs):
+    """The first lines of the metrics of {label: {factor: [Ended, ...]}}."""
+    return [run.header for factors in runs.values() for ended in factors.values() for run in ended]
 
+
+def conditions(headers):
+    """Hardware, versions, data and time of runs, from their headers, as a sentence."""
     def some(key):
-        return sorted({str(header.get(key)) for header in headers})
+        return list(dict.fromkeys(str(header[key]) for header in headers if header.get(key) is not None))
+
     seconds = [header["seconds"] for header in headers if header.get("seconds")]
-    return {"runs": len(headers), "devices": some("device"), "cpu_threads": some("cpu_threads"), "torch": some("torch"),
-            "git": some("git"), "data": sorted({header.get("data", {}).get("source", "") for header in headers}),
-            "mean_seconds_per_run": round(mean(seconds), 1) if seconds else None}
+    data = dict.fromkeys(header["data"]["source"] for header in headers if "data" in header)
+    words = [f"{len(headers)} run{'s' * (len(headers) > 1)} on {' or '.join(some('device'))}"]
+    if threads := some("cpu_threads"):
+        words.append(f"CPU threads: {', '.join(threads)}")
+    if seconds:
+        words.append(f"{mean(seconds):.0f} s{' each' * (len(seconds) > 1)}")
+    words += [f"torch {', '.join(some('torch'))}", f"commit {', '.join(git[:7] + git[40:] for git in some('git'))}"]
+    return ", ".join(words) + "." + f" Data: {'; '.join(data)}." * bool(data)
 
 
 def table(path, title, note, head, lines, after=""):
@@ -109,80 +124,119 @@ def table(path, title, note, head, lines, after=""):
                                after]).rstrip() + "\n")
 
 
-def contest_rows(runs, contest, labels, columns, published, digits):
-    """Lines of a table and their summary. columns: {heading: value of a run}; published: {label: [number by column]}."""
-    better, baseline, lines, summary = CONTESTS[contest].better, CONTESTS[contest].baseline, [], {}
+def contest_rows(runs, contest, labels, columns, published, spreads, digits):
+    """Head and lines of a table, and their summary. columns: {heading: value of a run}.
+
+    published: {label: [number by column]}, or with `spreads` {label: [mean, standard deviation of the first]}. The first column is the one that is compared: with the contest's baseline, and over factors on the learning rate.
+    """
+    def cells_of(label):
+        numbers = [f"{number:g}" for number in published.get(label, [])]
+        return [" ± ".join(numbers)] if spreads and numbers else numbers
+
+    better, baseline, lines = CONTESTS[contest].better, CONTESTS[contest].baseline, []
     at = {label: {factor: {name: spread([value(run) for run in ended]) for name, value in columns.items()}
                   for factor, ended in runs.get(label, {}).items()} for label in labels}
     key = next(iter(columns))
     best = {label: best_of(runs[label], columns[key], better) if label in runs else 1 for label in labels}
-    grid = any(len(factors) > 1 for factors in at.values())
+    factors = sorted({factor for found in at.values() for factor in found} - {1})
+    rows, claimed = {}, next((label for label in labels if label.startswith("MADA")), None)
     for label in labels:
         ours, tuned = at[label].get(1, {}), at[label].get(best[label], {})
         base, base_tuned = at.get(baseline, {}).get(1, {}), at.get(baseline, {}).get(best.get(baseline), {})
-        paper, cells = published.get(label), [label]
-        for i, name in enumerate(columns):
-            cells += ["-" if not paper or i >= len(paper) else f"{paper[i]:g}", text(ours.get(name), digits)]
         words, difference = gap(ours.get(key), base.get(key), better, digits)
-        theirs = paper[0] - published[baseline][0] if paper and baseline in published and label != baseline else None
+        tuned_words, _ = gap(tuned.get(key), base_tuned.get(key), better, digits)
+        paper = published.get(label, [])
+        theirs = None
+        if paper and baseline in published and label != baseline:
+            theirs = paper[0] - published[baseline][0]
+        cells, numbers = [label], cells_of(label)
+        for i, name in enumerate(columns):
+            cells += [numbers[i] if i < len(numbers) else "-", text(ours.get(name), digits)]
         cells += ["" if theirs is None else f"{theirs:+.4g}", words]
-        if grid:
-            tuned_words, _ = gap(tuned.get(key), base_tuned.get(key), better, digits)
-            cells += [f"{text(tuned.get(key), digits)} (x{best[label]:g})" if tuned else "-", tuned_words]
+        if factors:
+            cells += [text(at[label].get(factor, {}).get(key), digits) for factor in factors]
+            cells += [f"x{best[label]:g}", tuned_words]
         lines.append([*cells, ours.get(key, {}).get("n", 0)])
-        summary[label] = {"paper": paper, "ours": ours, "gap_to_baseline": difference, "paper_gap": theirs,
-                          "best_factor": best[label], "tuned": tuned}
+        rows[label] = {"paper": paper, "ours": ours, "gap_to_baseline": difference, "paper_gap": theirs,
+                       "best_factor": best[label], "tuned": tuned}
     head = ["optimizer"]
     for name in columns:
         head += [f"{name}: paper", "ours"]
-    head += [f"paper's gap to {baseline}", "our gap", *["ours at the best lr", f"gap to {baseline} at its best"] * grid, "n"]
-    return head, lines, summary
+    head += [f"paper's gap to {baseline}", "our gap"]
+    if factors:
+        head += [f"{key} at lr x{factor:g}" for factor in factors] + ["best lr", f"gap to {baseline}, each at its best lr"]
+    shown = [label for label in (claimed, baseline) if label in labels]
+    short = {"paper": [f"{label} {cells_of(label)[0]}" for label in shown if label in published],
+             "ours": [f"{label} {text(at[label].get(1, {}).get(key), digits)}" for label in shown]
+             + [cells[head.index("our gap")] for cells in lines if cells[0] == claimed],
+             "n": max((line[-1] for line in lines), default=0)}
+    if factors:
+        short["ours"] += [f"each at its best lr: {cells[-2]}" for cells in lines if cells[0] == claimed]
+    return [*head, "n"], lines, {"rows": rows} | short
 
 
-AFTER = ("Ours: mean ± standard deviation over n seeds at the paper's learning rate. Gap: difference of means; \"within the "
-         "spread\" where it is not larger than both standard deviations together (root of the sum of squares).")
-BEST = " Best lr: the best mean over factors {} on that rate, chosen by the very number that is shown."
+AFTER = ("Ours: mean ± standard deviation over n seeds at the paper's learning rate. Gap: difference of means, and in how many "
+         "of the seeds it has that sign; \"within the spread\" where it is not larger than both standard deviations together "
+         "(root of the sum of squares).")
+BEST = " Best lr: the best mean over these factors on that rate, chosen by the very number that is shown."
 
 
-def losses(name, scale, folder, runs, rest, draw, workers):
+def contest_table(name, scale, contest, ended, rest, columns, digits):
+    """Arguments of `table` for one contest, and what summary.json says of it."""
+    published = PUBLISHED[name].get(contest) or PUBLISHED[name]["rows"]
+    spreads = PUBLISHED[name].get("spread", False)  # each number is followed by its standard deviation
+    labels = rest or tuple(CONTESTS[contest].rows)
+    head, lines, summary = contest_rows(ended, contest, labels, columns, published, spreads, digits)
+    summary["conditions"] = conditions(headers(ended))
+    after = AFTER + BEST * ("best lr" in head) + f"\n\n{summary['conditions']}"
+    title = f"{name}{f', {contest}' * (len(NAMES[name][1]) > 1)}: {PUBLISHED[name]['what']}"
+    return (title, first_line([contest], scale), head, lines, after), summary
+
+
+def losses(name, scale, folder, runs, rest, **_):
     """Tables 2, 4 and 5: the last value of one key of the metrics."""
-    if not any(runs.values()):
-        return None
     parts, summary = [], {}
     for contest, ended in runs.items():
-        it, published = CONTESTS[contest], PUBLISHED[name].get("rows") or PUBLISHED[name][contest]
-        key = it.value
+        key = CONTESTS[contest].value
+        digits = 2 if key == "accuracy" else 4
         columns = {key.replace("_", " "): lambda run, key=key: run.value(key)}
         if key == "accuracy":
             columns["best epoch"] = lambda run: run.value("best_accuracy")
-        published = {label: numbers[:1] for label, numbers in published.items()}
-        head, lines, summary[contest] = contest_rows(ended, contest, rest or tuple(it.rows), columns, published,
-                                                     2 if key == "accuracy" else 4)
-        path = folder / "table.md"
-        grid = it.scales[scale].grid
-        table(path, f"{name}, {contest}: {PUBLISHED[name]['what']}", first_line([contest], scale), head, lines,
-              AFTER + (BEST.format((1, *grid)) if grid else "") + f" {conditions(ended)}")
-        parts.append(path.read_text())
+        if ended:
+            arguments, summary[contest] = contest_table(name, scale, contest, ended, rest, columns, digits)
+            table(folder / "table.md", *arguments)
+            parts.append((folder / "table.md").read_text())
+    if not parts:
+        return None
     (folder / "table.md").write_text("\n".join(parts))
-    return {"source": PUBLISHED[name]["source"], "results": summary,
-            "conditions": {contest: conditions(ended) for contest, ended in runs.items()}}
+    return joined(name, summary)
 
 
-def perplexities(name, scale, folder, runs, rest, draw, workers):
+def perplexities(name, scale, folder, runs, rest, **_):
     """Tables 3, 6 and 7: perplexities of the last checkpoints, and where the paper has it the validation loss."""
-    contest, ended = next(iter(runs.items()))
+    (contest, ended), = runs.items()
     if not ended:
         return None
     columns = {kind: (lambda run: run.value("val_loss")) if kind == "loss" else
                (lambda run, kind=kind: run.evaluation.get(kind, {}).get("perplexity"))
                for kind in PUBLISHED[name]["columns"]}
-    head, lines, summary = contest_rows(ended, contest, rest, columns, PUBLISHED[name]["rows"], 4)
-    table(folder / "table.md", f"{name}: {PUBLISHED[name]['what']}", first_line([contest], scale), head, lines,
-          AFTER + f" The gaps are the first column's. {conditions(ended)}")
-    return {"source": PUBLISHED[name]["source"], "results": summary, "conditions": conditions(ended)}
+    arguments, summary = contest_table(name, scale, contest, ended, rest, columns, 4)
+    table(folder / "table.md", *arguments)
+    return joined(name, {contest: summary})
 
 
-def profile(name, scale, folder, runs, rest, draw, workers):
+def joined(name, summaries):
+    """The summaries of a table's contests as one."""
+    parts = summaries.values()
+    return {"source": PUBLISHED[name]["source"], "claim": PUBLISHED[name]["what"],
+            "results": {contest: part["rows"] for contest, part in summaries.items()},
+            "paper": [word for part in parts for word in part["paper"]],
+            "ours": [word for part in parts for word in part["ours"]],
+            "n": " and ".join(str(part["n"]) for part in parts),
+            "conditions": " ".join(part["conditions"] for part in parts)}
+
+
+def profile(name, scale, folder, draw, rest, **_):
     """Appendix D: memory and time per iteration."""
     note, files, batches = PROFILE[scale]
     path = folder / "measured.json"
@@ -194,25 +248,39 @@ def profile(name, scale, folder, runs, rest, draw, workers):
     if not path.exists():
         return None
     found, published = json.loads(path.read_text()), PUBLISHED[name]["rows"]
-    lines = [[label, *([f"{published[label][0]} GB", f"{published[label][1]} s"] if label in published else ["-", "-"]),
-              f"{it['peak_gb']:.2f} GB", f"{it['seconds']:.3f} s"] for label, it in found.items()]
+    theirs = {label: [f"{gigabytes} GB", f"{seconds} s"] for label, (gigabytes, seconds) in published.items()}
+    ours = {label: [f"{it['peak_gb']:.2f} GB", f"{it['seconds']:.3f} s"] for label, it in found.items()}
+    under = conditions(list(found.values()))
     table(folder / "table.md", f"{name}: {PUBLISHED[name]['what']}", note or "Full scale.",
-          ["", "paper: memory", "time", "ours: memory", "time per iteration"], lines,
-          "Ours: peak memory of a process that does nothing else, and the median time of its steps after the first three.")
-    return {"source": PUBLISHED[name]["source"], "results": found}
+          ["", "paper: memory", "time", "ours: memory", "time per iteration", "steps timed"],
+          [[label, *theirs.get(label, ["-", "-"]), *ours[label], it["steps"]] for label, it in found.items()],
+          "Ours: peak memory of a process that does nothing else, and the median time of its steps after the first three.\n\n"
+          + under)
+    return {"source": PUBLISHED[name]["source"], "claim": PUBLISHED[name]["what"], "results": found,
+            "paper": [f"{label} {', '.join(theirs[label])}" for label in ("Adam", "MADA")],
+            "ours": [f"{label} {', '.join(ours[label])}" for label in ("Adam", "MADA")], "n": 1, "conditions": under}
 
 
 def index(results):
-    """results/README.md: a line for each summary, and the remarks of results/remarks.md."""
-    lines = ["# Results", "", "Made by `python scripts/reproduce.py index`; each folder has its runs' metrics.", "",
-             "| name | scale | claim or source | ours | command |", "|---|---|---|---|---|"]
+    """results/README.md: a line for each summary, then each table and picture, then the remarks of results/remarks.md."""
+    lines = ["| name | scale | what | the paper | ours | n | hardware | command | log |", "|" + "---|" * 9]
+    shown = []
     for name in NAMES:
         for path in sorted((results / name).glob("*/summary.json")):
-            it = json.loads(path.read_text())
-            if it["scale"] == "smoke":  # shows that it runs, and is not kept
+            it, folder = json.loads(path.read_text()), f"{name}/{path.parent.name}"
+            logs = sorted(path.parent.glob("runs/*")) or [*path.parent.glob("*.csv"), *path.parent.glob("*.json")]
+            log = f"[{logs[0].relative_to(path.parent)}]({folder}/{logs[0].relative_to(path.parent)})"
+            smoke = it["scale"] == "smoke"  # shows that it runs: its numbers mean nothing
+            words = ["not compared", "it ran"] if smoke else ["; ".join(it["paper"]), "; ".join(it["ours"])]
+            lines.append(f"| {name} | {it['scale']} | {it['claim']} ({it['source']}) | {words[0]} | {words[1]} | {it['n']} | "
+                         f"{it['conditions']} | `{it['command']}` | {log} |")
+            if smoke:
                 continue
-            shown = "table.md" if (path.parent / "table.md").exists() else "figure.png"
-            lines.append(f"| {name} | {it['scale']} | {it.get('claim') or it.get('source')} | "
-                         f"[{shown}]({name}/{path.parent.name}/{shown}) | `{it['command']}` |")
+            shown += [f"## {name}, {it['scale']}", ""]
+            if (path.parent / "table.md").exists():
+                shown += [(path.parent / "table.md").read_text().replace("\n# ", "\n### ")]
+            for picture in sorted(path.parent.glob("*.png"), reverse=True):
+                shown += [f"![{name}: {it['claim']}]({folder}/{picture.name})", ""]
     remarks = results / "remarks.md"
-    return "\n".join(lines) + "\n\n" + (remarks.read_text() if remarks.exists() else "")
+    return "\n".join(["# Results", "", "Made by `python scripts/reproduce.py index` from what the folders hold, and `remarks.md`.",
+                      "", *lines, "", remarks.read_text() if remarks.exists() else "", *shown]).rstrip() + "\n"

@@ -1,6 +1,6 @@
 """The theory of section 4: the bound of Theorem 1 over rho (Figures 1 and 2), and Proposition 1, checked numerically.
 
-    python scripts/theory.py results/theory.json        # seconds
+    python scripts/theory.py 10000 theory.json        # Figure 1; 1000: Figure 2; seconds
 
 Theorem 1, eq. (6), with constants 1: E (1/T + ln(E)/T + max(0, ln(rho/beta2))), E = sqrt((rho + (1-rho) T) / (1-beta2)).
 Proposition 1: with alpha_t = alpha / sqrt(t), rho_t <= 1 / (t (1-beta2) + 1) is enough for a step size alpha_t / sqrt(V_t)
@@ -16,6 +16,8 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import metrics
+from devices import hardware
 from optim.mada import mada
 
 BETA2 = 0.9
@@ -55,27 +57,27 @@ def growth(rho_at, T=2000, beta2=BETA2):
     return most
 
 
-def report():
-    """All numbers: {"figures": {T: {"rho", "bound", "best_rho"}}, "proposition1": {rule of rho_t: largest growth}}."""
+def report(T):
+    """{"rho", "bound": of eq. (6) at each, "best_rho", "proposition1": {rule of rho_t: largest growth}, what it is for}."""
     rho = np.round(np.linspace(0, 1, 1001), 3)
-    figures = {str(T): {"rho": rho.tolist(), "bound": bound(rho, T).tolist(), "best_rho": float(rho[bound(rho, T).argmin()])}
-               for T in (10_000, 1_000)}
     limit = {"rho_t = 1 / (t (1 - beta2) + 1), the bound": lambda t: 1 / (t * (1 - BETA2) + 1),
              "beta2 times the bound": lambda t: BETA2 / (t * (1 - BETA2) + 1), "rho_t = 0 (AVGrad)": lambda t: 0.0,
              "rho_t = 0.1": lambda t: 0.1, "rho_t = 1 (Adam)": lambda t: 1.0,
              "below the bound, but not falling (0, then the bound, in turns)": lambda t: (t % 2) / (t * (1 - BETA2) + 1)}
-    return {"beta2": BETA2, "constants": [1, 1, 1], "figures": figures,
-            "proposition1": {name: growth(rho_at) for name, rho_at in limit.items()}}
+    return {"T": T, "beta2": BETA2, "constants": [1, 1, 1], "rho": rho.tolist(), "bound": bound(rho, T).tolist(),
+            "best_rho": float(rho[bound(rho, T).argmin()]),
+            "proposition1": {name: growth(rho_at) for name, rho_at in limit.items()},
+            "device": hardware("cpu"), "torch": torch.__version__, "git": metrics.git_revision()}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("T", type=int, help="number of steps")
     parser.add_argument("out", type=Path, help="JSON file to write")
-    out, found = parser.parse_args().out, report()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(found) + "\n")
-    for T, figure in found["figures"].items():
-        print(f"T = {T}: the bound is least at rho = {figure['best_rho']}; beta2 = {found['beta2']}")
+    args = parser.parse_args()
+    found = report(args.T)
+    args.out.write_text(json.dumps(found) + "\n")
+    print(f"T = {args.T}: the bound is least at rho = {found['best_rho']}; beta2 = {found['beta2']}")
     for name, most in found["proposition1"].items():
         print(f"step size grows by a factor of {most:.4g} at most with {name}")
 

@@ -31,7 +31,7 @@ import config
 import metrics
 import optim
 from config import Diverged, Finished, UserError
-from devices import usable
+from devices import hardware, usable
 
 # what and where
 out_dir = "out/cifar10"  # folder of metrics.jsonl and ckpt_last.pt
@@ -198,7 +198,7 @@ def train(cfg, given=()):
     parameters = sum(p.numel() for p in model.parameters())
     log = metrics.Metrics(cfg.out_dir, {
         "config": resolved, "git": metrics.git_revision(), "seed": cfg.seed, "torch": torch.__version__,
-        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
+        "device": hardware(device),
         "cpu_threads": torch.get_num_threads(), "dtype": "float32", "parameters": parameters,
         "data": {"source": source(), "counts": {"train": count, "test": len(y_test)}},
     }, it, cfg.epochs * steps)

@@ -134,7 +134,8 @@ def test_bytes_are_the_text(straight, tmp_path):
     _, whole = straight
     source = tmp_path / "tokens"
     prepared("openwebtext", source, "--source", write_bins(tmp_path / "nanogpt", whole))
-    meta, ids = prepared("openwebtext_bytes", tmp_path / "out", "--source", source, "--max_tokens", 1000, "--max_eval_tokens", 50)
+    meta, ids = prepared("openwebtext_bytes", tmp_path / "out", "--source", source, "--max_tokens", 1000,
+                         "--max_eval_tokens", 50)
     assert meta["tokenizer"] == "bytes" and meta["vocab_size"] == 257
     decode = gpt2_tokenizer().decode
     for split, count in (("train", 1000), ("val", 50)):

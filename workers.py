@@ -198,13 +198,14 @@ class Progress:
     """One line: on a terminal it is written over, elsewhere there is a new one whenever a run has ended."""
 
     def __init__(self):
-        self.last, self.terminal = None, sys.stderr.isatty()
+        self.last, self.most, self.terminal = None, 1, sys.stderr.isatty()
 
     def __call__(self, states):
         """states: what Board.look says of each run."""
         count = {name: sum(state["state"] == name for state in states) for name in ("done", "running", "failed", "pending")}
         seconds = [state["seconds"] for state in states if state["state"] == "done"]
-        left = (count["running"] + count["pending"]) * (median(seconds) if seconds else 0) / max(1, count["running"])
+        self.most = max(self.most, count["running"])  # when a run has just ended, its worker seems idle
+        left = (count["running"] + count["pending"]) * (median(seconds) if seconds else 0) / self.most
         diverged = sum(state.get("diverged", False) for state in states)
         line = (f"{count['done']} of {len(states)} runs done, of which {diverged} diverged; "
                 f"{count['running']} running, {count['failed']} failed"

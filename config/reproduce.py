@@ -129,12 +129,12 @@ NAMES = {
         "MADA without Lion": (GPT2.format("mada"), "--learn=('beta1', 'beta2', 'beta3', 'rho', 'c')")}),
 }
 
-PROFILE = {  # scale: (note, config files, {small and large batch: settings})
-    "smoke": ("smoke: a toy model.", ("config/scale_gpt2_smoke.py",), {"": (), "8 times the batch": ("--batch_size=64",)}),
+PROFILE = {  # scale: (note, config files, {small and large batch: settings}, processes)
+    "smoke": ("smoke: a toy model.", ("config/scale_gpt2_smoke.py",), {"": (), "8 times the batch": ("--batch_size=64",)}, 1),
     "cpu": ("reduced (cpu): GPT-2 124M, one CPU, 1 sequence of 64 tokens; memory is the process's, Python and torch included.",
-            ("config/scale_profile_cpu.py",), {"": (), "4 times the batch": ("--batch_size=4",)}),
+            ("config/scale_profile_cpu.py",), {"": (), "4 times the batch": ("--batch_size=4",)}, 1),
     "gpu": ("reduced (gpu): GPT-2 124M on one GPU, 60 sequences (an eighth of 480) per step.", ("config/scale_profile_gpu.py",),
-            {"": (), "batch of 480 (an eighth of 3,840)": ("--batch_size=480",)}),
+            {"": (), "batch of 480 (an eighth of 3,840)": ("--batch_size=480",)}, 1),
     "paper": ("", ("config/scale_profile_gpu.py",),
-              {"": ("--batch_size=480",), "batch of 3,840 sequences": ("--batch_size=3840",)}),
+              {"": ("--batch_size=480",), "batch of 3,840 sequences": ("--batch_size=3840",)}, 8),
 }

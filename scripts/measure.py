@@ -1,13 +1,17 @@
-"""Peak memory and time per iteration of a training run, in a process of its own: appendix D of the paper.
+"""Peak memory and time per iteration of a training run, in processes of its own: appendix D of the paper.
 
-    python scripts/measure.py config/train_gpt2_mada.py config/scale_profile_gpu.py     # a line
+    python scripts/measure.py config/train_gpt2_mada.py config/scale_profile_gpu.py             # one process
+    python scripts/measure.py --ranks=8 config/train_gpt2_mada.py config/scale_profile_gpu.py   # eight, under torchrun
+
+Prints one line of JSON. The settings are train.py's; they should have log_interval = 1, for a time of every step.
 """
 
+import contextlib
 import json
-import multiprocessing
 import os
 import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -18,44 +22,52 @@ import config
 import metrics
 
 
-def child(arguments, out_dir, pipe):
-    """Train, quietly, and send the peak memory in GB."""
-    sys.stdout = open(os.devnull, "w")
+def child(out_dir, arguments):
+    """Train, quietly; the first rank leaves its peak memory in GB."""
     import torch
 
     import train
     settings = config.parse(config.declared(train.__file__), [*arguments, f"--out_dir={out_dir}", "--overwrite=True"])
-    try:
+    with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):
         train.train(*settings)
-    except config.UserError as error:
-        return pipe.send({"error": str(error)})
     peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else \
         resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    pipe.send({"peak_gb": peak / 1e9})
+    if os.environ.get("RANK", "0") == "0":
+        Path(out_dir, "peak.json").write_text(json.dumps(peak / 1e9))
 
 
-def measure(arguments):
-    """arguments as of train.py, with a log_interval of 1 -> {"peak_gb", "seconds", ...}. Raises UserError."""
+def measure(arguments, ranks=1):
+    """arguments as of train.py -> {"peak_gb" of the first rank, "seconds" per step, "steps" timed, what it ran on}.
+
+    ranks: processes that share the work, on a GPU each where there are GPUs. Raises UserError.
+    """
     arguments = [name if name.startswith("--") else str(ROOT / name) for name in arguments]
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] * (ranks > 1)
     with tempfile.TemporaryDirectory() as out_dir:
-        process = context.Process(target=child, args=(arguments, out_dir, theirs))
-        process.start()
-        theirs.close()
-        try:
-            found = ours.recv()
-        except EOFError:
-            found = {"error": f"the process ended with status {process.exitcode}: out of memory?"}
-        process.join()
-        if "error" in found:
-            raise config.UserError(found["error"])
+        done = subprocess.run([sys.executable, *launcher, __file__, f"--child={out_dir}", *arguments],
+                              stderr=subprocess.PIPE, text=True)
+        if done.returncode:
+            lines = [line for line in done.stderr.splitlines() if line.startswith(f"{os.path.basename(__file__)}: ")]
+            raise config.UserError(lines[0].partition(": ")[2] if lines else
+                                   f"the process ended with status {done.returncode}: out of memory? {done.stderr[-300:]}")
+        peak = json.loads(Path(out_dir, "peak.json").read_text())
         header, records = metrics.read(out_dir)
     times = [record["step_ms"] / 1e3 for record in records if "step_ms" in record]
-    return found | {"seconds": statistics.median(times[2:] or times), "steps": len(times)} | {
-        key: header[key] for key in ("device", "cpu_threads", "dtype", "compile", "torch", "git")}
+    return {"peak_gb": peak, "seconds": statistics.median(times[2:] or times), "steps": len(times)} | {
+        key: header[key] for key in ("device", "ranks", "cpu_threads", "dtype", "compile", "torch", "git")}
+
+
+def main(first="", *arguments):
+    name, _, value = first.partition("=")
+    if name == "--child":
+        return child(value, arguments)
+    if name != "--ranks":
+        return print(json.dumps(measure(sys.argv[1:])))
+    if not value.isdigit() or int(value) < 1:
+        raise config.UserError(f"{first}: write --ranks=N, with N the number of processes")
+    print(json.dumps(measure(arguments, int(value))))
 
 
 if __name__ == "__main__":
     with config.one_line_errors(__file__):
-        print(json.dumps(measure(sys.argv[1:])))
+        main(*sys.argv[1:])

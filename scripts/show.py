@@ -238,11 +238,11 @@ def joined(name, summaries):
 
 def profile(name, scale, folder, draw, rest, **_):
     """Appendix D: memory and time per iteration."""
-    note, files, batches = PROFILE[scale]
+    note, files, batches, ranks = PROFILE[scale]
     path = folder / "measured.json"
     if not draw:
         import measure
-        found = {f"{label}, {batch}" if batch else label: measure.measure([*arguments, *files, *settings])
+        found = {f"{label}, {batch}" if batch else label: measure.measure([*arguments, *files, *settings], ranks)
                  for batch, settings in batches.items() for label, arguments in rest.items()}
         path.write_text(json.dumps(found, indent=1) + "\n")
     if not path.exists():

@@ -12,8 +12,10 @@ import tiny
 sys.path.insert(0, str(tiny.ROOT / "scripts"))
 import config.reproduce as rows
 import data.tokens
+import measure
 import reproduce
 import show
+from config import UserError
 
 
 @pytest.fixture
@@ -93,3 +95,21 @@ def test_a_failed_run_is_said_and_left_out(results, capsys, monkeypatch):
     monkeypatch.setattr(data.tokens, "FOLDER", results)  # no data there
     reproduce.reproduce("table7", "smoke", seeds=1, workers=0, grid=False)
     assert "there is no data/shakespeare_char" in capsys.readouterr().out and not list(results.rglob("*.md"))
+
+
+def test_profile_measures_processes_of_its_own(results, monkeypatch, tmp_path):
+    script = tmp_path / "measure.py"  # the real one, on the tiny data set
+    script.write_text(f"import sys\nsys.path[:0] = {[str(tiny.ROOT), str(tiny.ROOT / 'scripts')]}\n"
+                      f"import config, data.tokens, measure\ndata.tokens.FOLDER = {str(data.tokens.FOLDER)!r}\n"
+                      "with config.one_line_errors('measure.py'):\n    measure.main(*sys.argv[1:])\n")
+    monkeypatch.setattr(measure, "__file__", str(script))
+    settings = ("--batch_size=8", "--micro_batch_size=2", "--max_iters=5")
+    monkeypatch.setitem(show.PROFILE, "smoke", ("toy", ("config/scale_gpt2_smoke.py",), {"": settings}, 2))
+    few = {label: rows.NAMES["profile"][2][label] for label in ("Adam", "MADA")}
+    monkeypatch.setitem(reproduce.NAMES, "profile", ("profile", (), few))
+    reproduce.reproduce("profile", "smoke")
+    found = summary(results, "profile")
+    assert {it["ranks"] for it in found["results"].values()} == {2} and found["paper"][0] == "Adam 15.5 GB, 0.65 s"
+    assert all(it["peak_gb"] > 0.05 and it["seconds"] > 0 for it in found["results"].values())
+    with pytest.raises(UserError, match="n_embd=16 must be a multiple"):
+        measure.measure(["config/train_gpt2_adam.py", "config/scale_gpt2_smoke.py", "--n_head=3"])

@@ -11,7 +11,7 @@ class Scale(NamedTuple):
     note: str  # what is reduced; "" for the paper's own setting
     files: tuple = ()  # config files on top of the row's
     seeds: int = 3
-    grid: tuple = ()  # factors on the learning rate, the same for every row; the best is shown beside factor 1
+    grid: tuple = ()  # factors on the learning rate, the same for every row that is tuned, beside factor 1
 
 
 class Contest(NamedTuple):
@@ -22,6 +22,7 @@ class Contest(NamedTuple):
     better: str = "lower"
     baseline: str = "Adam"
     evaluated: tuple = ()  # data sets to take perplexities on
+    tuned: tuple = ()  # the rows that a scale's grid is run for; (): all of them
 
 
 GPT2, MEDIUM, XL = "config/train_gpt2_{}.py", "config/train_gpt2_medium_{}.py", "config/finetune_gpt2_xl_{}.py"
@@ -55,7 +56,7 @@ CONTESTS = {
         "MADA-": (GPT2.format("mada"), "--beta3=0.0", *POOR),
         "MADA- (rule=authors)": (GPT2.format("mada"), "--beta3=0.0", *POOR, AUTHORS),
         "Adam-": (GPT2.format("adam"), *POOR),
-    }, GPT2_SCALES, "val_loss", evaluated=EVALUATED),
+    }, GPT2_SCALES, "val_loss", evaluated=EVALUATED, tuned=("Adam", "Adan", "HyperAdam", "Lion", "AVGrad", "MADA", "MADA-FS")),
     "gpt2-medium": Contest("train.py", {
         "Adam": (MEDIUM.format("adam"),),
         "MADA": (MEDIUM.format("mada"),),
@@ -83,7 +84,7 @@ CONTESTS = {
         "cpu": Scale("", (), 3, (0.3, 3)),
         "gpu": Scale("", (), 5, (0.3, 3)),
         "paper": Scale("", (), 3),
-    }, "accuracy", "higher"),
+    }, "accuracy", "higher", tuned=("MADA", "Adam", "HyperAdam", "Momentum SGD")),
     "resnet9": Contest("scripts/train_cifar10.py", {
         "MADA": ("config/cifar10_resnet9_mada.py",),
         "Adam": ("config/cifar10_resnet9_adam.py",),

@@ -56,6 +56,8 @@ def cells(contest, scale, seeds, grid):
     how = it.scales[scale]
     seeds = range(1337, 1337 + (seeds or how.seeds))
     for factor, seed, label in itertools.product((1, *how.grid) if grid else (1,), seeds, it.rows):
+        if factor != 1 and it.tuned and label not in it.tuned:
+            continue
         row, fixed = it.rows[label], {}
         if row[0] == "final of":
             end, row = file_of(contest, scale, row[1], factor, seed), row[2:]

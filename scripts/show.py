@@ -155,7 +155,7 @@ def contest_rows(runs, contest, labels, columns, published, spreads, digits):
         cells += ["" if theirs is None else f"{theirs:+.4g}", words]
         if factors:
             cells += [text(at[label].get(factor, {}).get(key), digits) for factor in factors]
-            cells += [f"x{best[label]:g}", tuned_words]
+            cells += [f"x{best[label]:g}", tuned_words] if len(at[label]) > 1 else ["", ""]
         lines.append([*cells, ours.get(key, {}).get("n", 0)])
         rows[label] = {"paper": paper, "ours": ours, "gap_to_baseline": difference, "paper_gap": theirs,
                        "best_factor": best[label], "tuned": tuned}

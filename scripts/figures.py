@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import mean, median
 
 import metrics
+from config import UserError
 from plot import SYMBOLS, plt, series
 from show import PAPER, PUBLISHED, ROOT, best_of, conditions, first_line, headers, spread, text
 from workers import execute
@@ -155,7 +156,9 @@ def grid(name, scale, folder, rest, draw, workers, seeds, **_):
         out = ROOT / "out" / "sweeps" / Path(file).stem
         cells = {seed: sweep.cells(str(ROOT / file), [f"--seed={seed}"])[0]
                  for seed in range(1337, 1337 + (seeds or default_seeds))}
-        execute([cell for every in cells.values() for cell in every], out, workers, keep_checkpoints=False)
+        states = execute([cell for every in cells.values() for cell in every], out, workers, True, keep_checkpoints=False)
+        if errors := {state["error"].strip().splitlines()[-1] for state in states.values() if state["state"] == "failed"}:
+            raise UserError(f"cells failed: {'; '.join(errors)}; the same command tries them again ({out}/ID/log.txt)")
         for seed, every in cells.items():
             sweep.write(list(sweep.rows(every, out)), folder / f"cells-seed{seed}.csv")
         under = conditions([metrics.read(out / cell.id)[0] for every in cells.values() for cell in every])

@@ -74,12 +74,14 @@ def cells(contest, scale, seeds, grid):
 
 
 def perform(contest, scale, seeds, workers, grid):
-    """Run what is missing of a contest, and bring what has ended to results/."""
-    done = {}
+    """Run what is missing of a contest, and what failed before, and bring what has ended to results/. Returns the errors."""
+    done, errors = {}, []
     while len(missing := {key: cell for key, cell in cells(contest, scale, seeds, grid).items() if key not in done}):
-        execute(list(missing.values()), WORK, workers, keep_checkpoints=bool(CONTESTS[contest].evaluated))
+        ended = execute(list(missing.values()), WORK, workers, True, keep_checkpoints=bool(CONTESTS[contest].evaluated))
+        errors += [it["error"].strip().splitlines()[-1] for it in ended.values() if it["state"] == "failed"]
         collect(contest, scale, missing)
         done |= missing
+    return errors
 
 
 def rounded(x):
@@ -94,8 +96,6 @@ def collect(contest, scale, found):
     board = Board(WORK)
     for key, cell in found.items():
         state, path = board.look(cell), file_of(contest, scale, *key)
-        if state["state"] == "failed":
-            print(f"{contest} {key}: {state['error'].splitlines()[-1]}")
         if state["state"] != "done":
             continue
         header, records = metrics.read(board.path(cell))
@@ -129,31 +129,37 @@ def perplexities(checkpoint, names):
 
 
 def reproduce(name, scale, seeds=None, workers=None, draw=False, grid=True):
-    """One table or figure at one scale. Raises UserError where there is no such scale."""
+    """One table or figure at one scale. Returns the errors of runs that failed."""
     how, contests, rest = NAMES[name]
+    errors = []
     for contest in contests:
         if scale not in CONTESTS[contest].scales:
             print(f"{name}: {contest} has no scale {scale}; it has {', '.join(CONTESTS[contest].scales)}")
     contests = [contest for contest in contests if scale in CONTESTS[contest].scales]
     if not contests and NAMES[name][1]:
-        return
+        return errors
     folder = RESULTS / name / scale
     folder.mkdir(parents=True, exist_ok=True)
     for contest in contests:
         if draw:  # what has ended meanwhile
             collect(contest, scale, cells(contest, scale, seeds, grid))
         else:
-            perform(contest, scale, seeds, workers, grid)
+            errors += perform(contest, scale, seeds, workers, grid)
     found = {contest: show.gather(home(contest, scale), partial(file_of, contest, scale), CONTESTS[contest], scale)
              for contest in contests}
     summary = getattr(figures if name.startswith("fig") else show, how)(
         name=name, scale=scale, folder=folder, runs=found, rest=rest, draw=draw, workers=workers, seeds=seeds)
     if summary is None:
-        return print(f"{name} {scale}: nothing has been run yet")
+        print(f"{name} {scale}: nothing has been run yet")
+        return errors
+    path, date = folder / "summary.json", f"{datetime.date.today()}"
+    if draw and path.exists():
+        date = json.loads(path.read_text())["date"]
     summary = {"name": name, "scale": scale, "command": f"python scripts/reproduce.py {name} --scale {scale}",
-               "date": f"{datetime.date.today()}"} | summary
-    (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+               "date": date} | summary
+    path.write_text(json.dumps(summary, indent=1) + "\n")
     print(f"{folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder}: {', '.join(sorted(os.listdir(folder)))}")
+    return errors
 
 
 def main():
@@ -175,8 +181,12 @@ def main():
     elif args.name == "index":
         (RESULTS / "README.md").write_text(show.index(RESULTS))
     else:
+        errors = []
         for name in NAMES if args.name == "all" else [args.name]:
-            reproduce(name, args.scale, args.seeds, args.workers, args.draw, not args.no_grid)
+            errors += reproduce(name, args.scale, args.seeds, args.workers, args.draw, not args.no_grid)
+        if errors:
+            raise UserError(f"{len(errors)} runs failed: {'; '.join(dict.fromkeys(errors))}; the same command tries them "
+                            "again (each run's log: out/runs/ID/log.txt)")
 
 
 if __name__ == "__main__":

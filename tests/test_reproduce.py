@@ -91,10 +91,39 @@ def test_figures_without_a_model(results, name):
     assert f"({name}/cpu/figure.png)" in show.index(results)
 
 
-def test_a_failed_run_is_said_and_left_out(results, capsys, monkeypatch):
+def test_the_grid_of_figure_8_over_seeds(results, monkeypatch, tmp_path):
+    monkeypatch.setattr(reproduce.figures, "ROOT", tmp_path)  # where out/sweeps is
+    monkeypatch.setitem(reproduce.NAMES, "fig8", ("grid", (), {"smoke": (
+        "toy", tiny.ROOT / "config" / "sweep_shakespeare_betas_smoke.py", 2)}))
+    reproduce.reproduce("fig8", "smoke", workers=0)
+    found = summary(results, "fig8")
+    assert found["n"] == 2 and [it["cells"] for it in found["results"]["ours"]] == [4, 4]
+    assert found["results"]["authors"]["share of cells where MADA is below adam"] == pytest.approx(269 / 275)  # their table
+    (tmp_path / "out").rename(tmp_path / "gone")
+    reproduce.reproduce("fig8", "smoke", draw=True)
+    assert summary(results, "fig8") == found
+
+
+def test_diverged_cells_are_the_worst():
+    rows = [{"optimizer": name, "beta1_0": 0.1, "beta2_0": beta2, "final_train_loss": loss} for beta2, losses in (
+        (0.5, (float("nan"), 2.0, 1.0)), (0.6, (float("nan"), 2.0, float("nan"))), (0.7, (1.0, 2.0, 3.0)))
+        for name, loss in zip(("adam", "hyperadam", "mada"), losses, strict=True)]
+    found = reproduce.figures.shares(rows)
+    assert found["share of cells where MADA is below adam"] == pytest.approx(1 / 3)
+    assert found["share of cells where MADA is below hyperadam"] == pytest.approx(1 / 3)
+    assert found["median of mada"] == 3.0 and found["median of adam"] == float("inf")
+
+
+def test_failed_runs_are_said_once_and_tried_again(results, capsys, monkeypatch):
+    there = data.tokens.FOLDER
     monkeypatch.setattr(data.tokens, "FOLDER", results)  # no data there
-    reproduce.reproduce("table7", "smoke", seeds=1, workers=0, grid=False)
-    assert "there is no data/shakespeare_char" in capsys.readouterr().out and not list(results.rglob("*.md"))
+    monkeypatch.setattr(sys, "argv", "reproduce.py table7 --scale smoke --seeds 1 --workers 0 --no_grid".split())
+    with pytest.raises(UserError, match="^3 runs failed: dataset='shakespeare_char': there is no data/shakespeare_char"):
+        reproduce.main()
+    assert not list(results.rglob("*.md"))
+    monkeypatch.setattr(data.tokens, "FOLDER", there)
+    reproduce.main()
+    assert summary(results, "table7")["n"] == "1"
 
 
 def test_profile_measures_processes_of_its_own(results, monkeypatch, tmp_path):

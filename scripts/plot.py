@@ -1,9 +1,11 @@
-"""Draw a run from its metrics.jsonl: losses, and the optimizer's coefficients where it learns any.
+"""Draw a run from its metrics.jsonl: losses, and the optimizer's coefficients where it learns any; or a figure of the paper.
 
-    python scripts/plot.py OUT_DIR        # writes OUT_DIR/curves.png
+    python scripts/plot.py OUT_DIR                # writes OUT_DIR/curves.png
+    python scripts/plot.py results/fig5/cpu       # again from the metrics in results/: reproduce.py fig5 --scale cpu --draw
 """
 
 import argparse
+import json
 import os
 import sys
 from pathlib import Path
@@ -54,8 +56,12 @@ def draw(header, records, path):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out_dir", help="folder of a run, with its metrics.jsonl")
-    out_dir = parser.parse_args().out_dir
+    parser.add_argument("folder", metavar="OUT_DIR", help="folder of a run, with its metrics.jsonl, or one of results/")
+    out_dir = parser.parse_args().folder
+    if (summary := Path(out_dir, "summary.json")).exists():
+        from reproduce import reproduce
+        it = json.loads(summary.read_text())
+        return reproduce(it["name"], it["scale"], draw=True)
     try:
         header, records = metrics.read(out_dir)
     except OSError:

@@ -130,8 +130,10 @@ def contest_rows(runs, contest, labels, columns, published, spreads, digits):
     published: {label: [number by column]}, or with `spreads` {label: [mean, standard deviation of the first]}. The first column is the one that is compared: with the contest's baseline, and over factors on the learning rate.
     """
     def cells_of(label):
-        numbers = [f"{number:g}" for number in published.get(label, [])]
-        return [" ± ".join(numbers)] if spreads and numbers else numbers
+        numbers = published.get(label, [])
+        if spreads and numbers:
+            return [" ± ".join(f"{number:.{digits}f}" for number in numbers)]
+        return [f"{number:g}" for number in numbers]
 
     better, baseline, lines = CONTESTS[contest].better, CONTESTS[contest].baseline, []
     at = {label: {factor: {name: spread([value(run) for run in ended]) for name, value in columns.items()}
@@ -139,6 +141,7 @@ def contest_rows(runs, contest, labels, columns, published, spreads, digits):
     key = next(iter(columns))
     best = {label: best_of(runs[label], columns[key], better) if label in runs else 1 for label in labels}
     factors = sorted({factor for found in at.values() for factor in found} - {1})
+    width = max(len(cells_of(label)) for label in labels)  # columns that the paper has
     rows, claimed = {}, next((label for label in labels if label.startswith("MADA")), None)
     for label in labels:
         ours, tuned = at[label].get(1, {}), at[label].get(best[label], {})
@@ -151,7 +154,7 @@ def contest_rows(runs, contest, labels, columns, published, spreads, digits):
             theirs = paper[0] - published[baseline][0]
         cells, numbers = [label], cells_of(label)
         for i, name in enumerate(columns):
-            cells += [numbers[i] if i < len(numbers) else "-", text(ours.get(name), digits)]
+            cells += [*(numbers or ["-"] * width)[i:i + 1], text(ours.get(name), digits)]
         cells += ["" if theirs is None else f"{theirs:+.4g}", words]
         if factors:
             cells += [text(at[label].get(factor, {}).get(key), digits) for factor in factors]
@@ -160,8 +163,8 @@ def contest_rows(runs, contest, labels, columns, published, spreads, digits):
         rows[label] = {"paper": paper, "ours": ours, "gap_to_baseline": difference, "paper_gap": theirs,
                        "best_factor": best[label], "tuned": tuned}
     head = ["optimizer"]
-    for name in columns:
-        head += [f"{name}: paper", "ours"]
+    for i, name in enumerate(columns):
+        head += [f"{name}: paper", "ours"] if i < width else [name]
     head += [f"paper's gap to {baseline}", "our gap"]
     if factors:
         head += [f"{key} at lr x{factor:g}" for factor in factors] + ["best lr", f"gap to {baseline}, each at its best lr"]

@@ -172,12 +172,13 @@ def main():
     parser.add_argument("--no_grid", action="store_true", help="at the paper's learning rates only")
     parser.add_argument("--draw", action="store_true", help="run nothing: from what has ended, and what results/ holds")
     args = parser.parse_args()
-    if args.seeds is not None and args.seeds < 1:
-        raise UserError(f"--seeds {args.seeds}: must be at least 1")
+    for name, least in (("seeds", 1), ("workers", 0)):
+        if (value := getattr(args, name)) is not None and value < least:
+            raise UserError(f"--{name} {value}: must be at least {least}")
     if args.name == "list":
-        for name, (how, contests, _) in NAMES.items():
-            there = sorted(path.parent.name for path in (RESULTS / name).glob("*/summary.json"))
-            print(f"{name:8s} {how:13s} {', '.join(contests):12s} done: {', '.join(there) or '-'}")
+        for name in NAMES:
+            there, what = sorted(path.parent.name for path in (RESULTS / name).glob("*/summary.json")), show.PUBLISHED[name]
+            print(f"{name:8s} results: {', '.join(there) or '-':12s} {what.get('claim') or what['what']}")
     elif args.name == "index":
         (RESULTS / "README.md").write_text(show.index(RESULTS))
     else:

@@ -191,7 +191,7 @@ def default_workers(runs):
     """One per GPU that the runs may use, else one per core."""
     import torch
     gpus = torch.cuda.device_count() if any(run.cfg.get("device") != "cpu" for run in runs) else 0
-    return gpus or len(os.sched_getaffinity(0))
+    return gpus or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())  # macOS has none
 
 
 class Progress:

@@ -7,6 +7,9 @@ Adding a table or figure is adding a line to NAMES; adding an optimizer, one to 
 from typing import NamedTuple
 
 
+SCALES = ("smoke", "cpu", "gpu", "paper")
+
+
 class Scale(NamedTuple):
     note: str  # what is reduced; "" for the paper's own setting
     files: tuple = ()  # config files on top of the row's
@@ -21,7 +24,7 @@ class Contest(NamedTuple):
     value: str  # key in metrics.jsonl; its last one is the result
     better: str = "lower"
     baseline: str = "Adam"
-    evaluated: tuple = ()  # data sets to take perplexities on
+    evaluated: dict = {}  # {column of the perplexity tables: data set}, taken at factor 1
     tuned: tuple = ()  # the rows that a scale's grid is run for; (): all of them
 
 
@@ -29,9 +32,11 @@ GPT2, MEDIUM, XL = "config/train_gpt2_{}.py", "config/train_gpt2_medium_{}.py", 
 POOR = ("--beta1=0.7", "--beta2=0.8")
 AUTHORS = "--rule=authors"
 
-BYTES = ("reduced (cpu): a GPT of 0.35M parameters (medium: 0.7M) on 5.3 MB of OpenWebText as bytes, 600 steps of 2,048 "
+BYTES = ("reduced (cpu): a GPT of 0.35M parameters (medium: 0.7M) on OpenWebText as bytes, 600 steps of 2,048 "
          "bytes instead of 100,000 of 491,520 tokens; perplexities are per byte. Under test are order and gap, not values.")
 SMOKE = "smoke: ten steps of a toy model on Shakespeare; shows that everything runs, and nothing else."
+VISION = ("Full scale: the settings of appendix C.2; those that the paper does not name (betas, normalisation, augmentation, "
+           "decay) are ours.")
 GPT2_SCALES = {
     "smoke": Scale(SMOKE, ("config/scale_gpt2_smoke.py",), 2, (4,)),
     "cpu": Scale(BYTES, ("config/scale_gpt2_cpu.py",), 3, (4, 16)),
@@ -39,7 +44,7 @@ GPT2_SCALES = {
                  ("config/scale_gpt2_gpu.py",), 3, (2, 4)),
     "paper": Scale("", (), 1),
 }
-EVALUATED = ("openwebtext", "wikitext", "lambada")
+EVALUATED = {"openwebtext": "openwebtext", "wikitext": "wikitext_lines", "lambada": "lambada_original"}  # the authors' variants
 
 CONTESTS = {
     "gpt2": Contest("train.py", {
@@ -51,6 +56,7 @@ CONTESTS = {
         "MADA": (GPT2.format("mada"),),
         "MADA (rule=authors)": (GPT2.format("mada"), AUTHORS),
         "MADA (rho_0 = 0)": (GPT2.format("mada"), "--beta3=0.0"),
+        "MADA (rho_0 = 0) (rule=authors)": (GPT2.format("mada"), "--beta3=0.0", AUTHORS),
         "MADA-FS": ("final of", "MADA", GPT2.format("mada_fs")),
         "MADA-FS (rho_0 = 0)": ("final of", "MADA (rho_0 = 0)", GPT2.format("mada_fs")),
         "MADA-": (GPT2.format("mada"), "--beta3=0.0", *POOR),
@@ -81,9 +87,9 @@ CONTESTS = {
         "Adam (beta2 = 0.99)": ("config/cifar10_cnn_adam.py", "--beta2=0.99"),
     }, {
         "smoke": Scale("smoke: 512 images, one epoch.", ("config/scale_cifar10_smoke.py",), 2),
-        "cpu": Scale("", (), 3, (0.3, 3)),
-        "gpu": Scale("", (), 5, (0.3, 3)),
-        "paper": Scale("", (), 3),
+        "cpu": Scale(VISION, (), 3, (0.3, 3)),
+        "gpu": Scale(VISION, (), 5, (0.3, 3)),
+        "paper": Scale(VISION, (), 3),
     }, "accuracy", "higher", tuned=("MADA", "Adam", "HyperAdam", "Momentum SGD")),
     "resnet9": Contest("scripts/train_cifar10.py", {
         "MADA": ("config/cifar10_resnet9_mada.py",),
@@ -94,12 +100,13 @@ CONTESTS = {
     }, {
         "smoke": Scale("smoke: 32 images, one epoch.",
                        ("config/scale_cifar10_smoke.py", "config/scale_resnet9_smoke.py"), 1),
-        "gpu": Scale("", (), 3, (0.3,)),
-        "paper": Scale("", (), 3),
+        "gpu": Scale(VISION, (), 3, (0.3,)),
+        "paper": Scale(VISION, (), 3),
     }, "accuracy", "higher"),
     "convex": Contest("scripts/convex.py", {"all": ("config/convex.py",)}, {
         "smoke": Scale("smoke: T = 5,000 instead of 2,000,000.", ("config/scale_convex_smoke.py",), 1),
-        "cpu": Scale("", (), 1), "gpu": Scale("", (), 1), "paper": Scale("", (), 1),
+        **dict.fromkeys(("cpu", "gpu", "paper"), Scale("Full scale: T = 2,000,000; the settings are ours, as the paper names none.",
+                                                       (), 1)),
     }, "regret"),
 }
 
@@ -111,7 +118,8 @@ NAMES = {
                                            "MADA-FS", "MADA-", "MADA- (rule=authors)", "Adam-")),
     "table4": ("losses", ("gpt2-xl",), ()),
     "table5": ("losses", ("cnn", "resnet9"), ()),
-    "table6": ("perplexities", ("gpt2",), ("Adam", "MADA (rho_0 = 0)", "MADA-FS (rho_0 = 0)")),
+    "table6": ("perplexities", ("gpt2",), ("Adam", "MADA (rho_0 = 0)", "MADA (rho_0 = 0) (rule=authors)",
+                                           "MADA-FS (rho_0 = 0)")),
     "table7": ("perplexities", ("gpt2-medium",), ("Adam", "MADA", "MADA (rule=authors)")),
     "fig1": ("bound", (), (10_000,)),
     "fig2": ("bound", (), (1_000,)),
@@ -134,8 +142,8 @@ PROFILE = {  # scale: (note, config files, {small and large batch: settings}, pr
     "smoke": ("smoke: a toy model.", ("config/scale_gpt2_smoke.py",), {"": (), "8 times the batch": ("--batch_size=64",)}, 1),
     "cpu": ("reduced (cpu): GPT-2 124M, one CPU, 1 sequence of 64 tokens; memory is the process's, Python and torch included.",
             ("config/scale_profile_cpu.py",), {"": (), "4 times the batch": ("--batch_size=4",)}, 1),
-    "gpu": ("reduced (gpu): GPT-2 124M on one GPU, 60 sequences (an eighth of 480) per step.", ("config/scale_profile_gpu.py",),
-            {"": (), "batch of 480 (an eighth of 3,840)": ("--batch_size=480",)}, 1),
+    "gpu": ("reduced (gpu): GPT-2 124M on one GPU, an eighth of the sequences: 60 and 480.", ("config/scale_profile_gpu.py",),
+            {"": (), "batch of 3,840 sequences": ("--batch_size=480",)}, 1),
     "paper": ("", ("config/scale_profile_gpu.py",),
               {"": ("--batch_size=480",), "batch of 3,840 sequences": ("--batch_size=3840",)}, 8),
 }

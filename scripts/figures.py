@@ -29,6 +29,11 @@ def authors(name):
     return {key: [float(row[key]) for row in rows] for key in rows[0]}
 
 
+def smooth(values, width=5):
+    """A running mean over the last `width` logged values."""
+    return [mean(values[max(0, i + 1 - width):i + 1]) for i in range(len(values))]
+
+
 def curves(name, scale, folder, runs, rest, **_):
     """Figures 3 and 4: a loss over steps, ours at the learning rate that is best for each; the authors' where they are."""
     key, *labels = rest
@@ -39,11 +44,17 @@ def curves(name, scale, folder, runs, rest, **_):
     summary = {}
     for label in (label for label in labels if label in ended):
         factor = best_of(ended[label], lambda run: run.value("val_loss"), "lower")
-        drawn = [series(run.records, key) for run in ended[label][factor]]
-        steps, length = drawn[0][0], min(len(values) for _, values in drawn)
-        middle = [mean(values[i] for _, values in drawn) for i in range(length)]
-        axes[0].plot(steps[:length], middle, lw=1.2, label=f"{label}, lr x{factor:g}, n = {len(drawn)}")
-        summary[label] = {"factor": factor, "n": len(drawn), "last": middle[-1]}
+        whole = [run for run in ended[label].get(factor, []) if not run.header["diverged"]]
+        if not whole:
+            continue
+        drawn = [series(run.records, key) for run in whole]
+        steps, middle = drawn[0][0], [mean(values) for values in zip(*(values for _, values in drawn), strict=True)]
+        first = next(i for i, step in enumerate(steps) if step >= steps[-1] / 5)  # before that all fall alike
+        axes[0].plot(steps[first:], smooth(middle)[first:] if key == "train_loss" else middle[first:], lw=1.2,
+                     label=f"{label}, lr x{factor:g}, n = {len(whole)}")
+        summary[label] = {"factor": factor, "n": len(whole), "last": spread({run.seed: run.value(key) for run in whole})}
+    if not summary:
+        return None
     theirs = {label: authors(log) for label, log in (("Adam", "adam"), ("MADA", "mada_rho0_beta3_0.9"),
                                                      ("MADA (rho_0 = 0)", "mada_rho0_beta3_0"))}
     for label, log in theirs.items():
@@ -53,18 +64,19 @@ def curves(name, scale, folder, runs, rest, **_):
         ax.set(title=title, xlabel="step", ylabel=f"{key.replace('_', ' ')} (nats per {of})")
         ax.legend(fontsize=7)
         ax.grid(alpha=0.3)
-    save(fig, folder, f"Mean over n seeds, each row at its best learning rate. {first_line([contest], scale)}")
+    save(fig, folder, f"Mean over n seeds, each row at its best learning rate{', mean of the last 5 logged steps' * (key == 'train_loss')}. {first_line([contest], scale)}")
     return PUBLISHED[name] | {
         "results": summary, "paper": [f"{label} {log[key][-1]:.4f}" for label, log in theirs.items()],
-        "ours": [f"{label} {it['last']:.4f}" for label, it in summary.items()],
-        "n": max(it["n"] for it in summary.values()), "conditions": conditions(headers(ended))}
+        "ours": [f"{label} {text(it['last'], 4)}" for label, it in summary.items()],
+        "n": max(it["n"] for it in summary.values()),
+        "conditions": conditions(headers({label: ended[label] for label in summary}))}
 
 
 def coefficients(name, scale, folder, runs, rest, **_):
     """Figures 5 to 7: the learned coefficients over training, beside the authors'."""
     (contest, ended), = runs.items()
     label, theirs = rest[0], authors(rest[1])
-    drawn = [which for which in (label, f"{label} (rule=authors)") if which in ended]
+    drawn = [which for which in (label, f"{label} (rule=authors)") if 1 in ended.get(which, {})]
     if not drawn:
         return None
     fig, axes = plt.subplots(1, len(drawn) + 1, figsize=(5 * (len(drawn) + 1), 4.6), sharey=True)
@@ -87,7 +99,7 @@ def coefficients(name, scale, folder, runs, rest, **_):
     axes[0].set_ylabel("coefficient")
     save(fig, folder, f"One line per seed, at the paper's learning rate. {first_line([contest], scale)}")
     last = {key: theirs[key][-1] for key in SYMBOLS}
-    ends = {key: spread([end[key] for end in summary[drawn[0]].values()]) for key in SYMBOLS}
+    ends = {key: spread({seed: end[key] for seed, end in summary[drawn[0]].items()}) for key in SYMBOLS}
     return PUBLISHED[name] | {
         "results": summary, "authors_last": last, "n": len(summary[drawn[0]]),
         "paper": ["at the end"] + [f"{key} {value:.2f}" for key, value in last.items()],
@@ -171,7 +183,8 @@ def grid(name, scale, folder, rest, draw, workers, seeds, **_):
     return PUBLISHED[name] | {
         "note": note, "results": summary, "n": len(ours), "conditions": under,
         "paper": [f"{what} {value:.3g}" for what, value in summary["authors"].items()],
-        "ours": [f"{what} {text(spread([it[what] for it in summary['ours']]), 3)}" for what in summary["authors"]]}
+        "ours": [f"{what} {text(spread(dict(enumerate(it[what] for it in summary['ours']))), 3)}"
+                 for what in summary["authors"] if what != "cells"]}
 
 
 def shares(table):

@@ -53,7 +53,7 @@ def measure(arguments, ranks=1):
         peak = json.loads(Path(out_dir, "peak.json").read_text())
         header, records = metrics.read(out_dir)
     times = [record["step_ms"] / 1e3 for record in records if "step_ms" in record]
-    return {"peak_gb": peak, "seconds": statistics.median(times[2:] or times), "steps": len(times)} | {
+    return {"peak_gb": peak, "seconds": statistics.median(times[2:] or times), "steps": len(times[2:] or times)} | {
         key: header[key] for key in ("device", "ranks", "cpu_threads", "dtype", "compile", "torch", "git")}
 
 

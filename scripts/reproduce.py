@@ -19,7 +19,6 @@ import math
 import os
 import re
 import sys
-from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,12 +29,13 @@ import figures
 import metrics
 import show
 from config import UserError, one_line_errors
-from config.reproduce import CONTESTS, NAMES
+from config.reproduce import CONTESTS, NAMES, SCALES
 from model import load
 from runs import Board, run
-from workers import execute
+from workers import CannotWrite, Stopped, execute
 
 RESULTS, WORK = ROOT / "results", ROOT / "out" / "runs"
+tried, said = set(), set()  # runs that this process has done or seen fail; what it has said of missing data
 
 
 def home(contest, scale):
@@ -73,15 +73,40 @@ def cells(contest, scale, seeds, grid):
     return found
 
 
+def fresh(path, cell):
+    """Whether results/ holds this very run."""
+    return path.exists() and show.read(path)[0].get("run") == cell.id
+
+
 def perform(contest, scale, seeds, workers, grid):
-    """Run what is missing of a contest, and what failed before, and bring what has ended to results/. Returns the errors."""
-    done, errors = {}, []
-    while len(missing := {key: cell for key, cell in cells(contest, scale, seeds, grid).items() if key not in done}):
-        ended = execute(list(missing.values()), WORK, workers, True, keep_checkpoints=bool(CONTESTS[contest].evaluated))
+    """Run what results/ does not hold of a contest, and bring it there. Returns the errors of runs that failed."""
+    errors = []
+    while True:
+        found = cells(contest, scale, seeds, grid)
+        missing = [cell for key, cell in found.items()
+                   if not fresh(file_of(contest, scale, *key), cell) and cell.id not in tried]
+        tried.update(cell.id for cell in missing)
+        ended = execute(missing, WORK, workers, True, keep_checkpoints=bool(CONTESTS[contest].evaluated)) if missing else {}
         errors += [it["error"].strip().splitlines()[-1] for it in ended.values() if it["state"] == "failed"]
-        collect(contest, scale, missing)
-        done |= missing
-    return errors
+        collect(contest, scale, found)
+        if not missing:  # nor has a run ended that others waited for
+            return errors
+
+
+def gather(contest, scale):
+    """{label: {factor: [Ended, ...]}} of what results/ holds of a contest and its present settings."""
+    seeds = [int(path.stem.rpartition("seed")[2]) for path in home(contest, scale).glob("*-seed*.jsonl")]
+    found = {}
+    for (label, factor, seed), cell in cells(contest, scale, max(seeds, default=1337) - 1336, True).items():
+        path = file_of(contest, scale, label, factor, seed)
+        if fresh(path, cell):
+            extra = path.with_suffix(".evaluation.json")
+            evaluation = json.loads(extra.read_text()) if extra.exists() else {}
+            ended = show.Ended(seed, *show.read(path), evaluation if evaluation.get("run") == cell.id else {})
+            found.setdefault(label, {}).setdefault(factor, []).append(ended)
+        elif path.exists():
+            print(f"{path.name} is left out: it was run with other settings")
+    return found
 
 
 def rounded(x):
@@ -103,41 +128,48 @@ def collect(contest, scale, found):
         header |= {"run": cell.id, "diverged": state.get("diverged", False), "seconds": state.get("seconds")}
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(json.dumps(rounded(record)) + "\n" for record in [header, *records]))
-        there = path.with_suffix(".evaluation.json")
         checkpoint = os.path.join(board.path(cell), "ckpt_last.pt")
-        if CONTESTS[contest].evaluated and os.path.exists(checkpoint) and not there.exists():
-            there.write_text(json.dumps(perplexities(checkpoint, CONTESTS[contest].evaluated)) + "\n")
+        if CONTESTS[contest].evaluated and key[1] == 1 and not header["diverged"] and os.path.exists(checkpoint):
+            there = path.with_suffix(".evaluation.json")
+            before = json.loads(there.read_text()) if there.exists() else {}
+            before = before if before.get("run") == cell.id else {"run": cell.id}
+            there.write_text(json.dumps(before | perplexities(checkpoint, CONTESTS[contest].evaluated, before)) + "\n")
 
 
-def perplexities(checkpoint, names):
-    """{data set: loss and perplexity as in the paper's tables}, as bytes for a model of bytes."""
-    model, meta = load(checkpoint, "auto")
-    suffix = "_bytes" if meta["tokenizer"] == "bytes" else ""
-    found = {}
-    for name in names:
+def perplexities(checkpoint, names, known):
+    """{column: loss and perplexity as in the paper's tables} of the data sets that are not known, if they are there.
+
+    names: {column: data set}; of that as bytes for a model of bytes.
+    """
+    found, names = {}, {column: name for column, name in names.items() if column not in known}
+    model, meta = load(checkpoint, "auto") if names else (None, None)
+    for column, name in names.items():
         try:
-            split = data.tokens.Tokens(name + suffix, evaluate.SPLITS.get(name, "val"), model.config.block_size)
+            split = data.tokens.Tokens(name + "_bytes" * (meta["tokenizer"] == "bytes"), evaluate.SPLITS.get(name, "val"),
+                                       model.config.block_size)
+            if split.meta["tokenizer"] != meta["tokenizer"]:
+                raise UserError(f"the tokens of {name} are not the model's ({meta['tokenizer']})")
         except UserError as error:
-            found[name] = {"missing": str(error)}
-            continue
-        if split.meta["tokenizer"] != meta["tokenizer"]:
-            found[name] = {"missing": f"the model's tokens are others ({meta['tokenizer']})"}
+            if error.args not in said:
+                said.add(error.args)
+                print(f"no perplexity on {name}: {error}")
             continue
         loss, windows = evaluate.Evaluation(model, 64).paper(split)
-        found[name] = {"loss": loss, "perplexity": math.exp(loss), "windows": windows, "source": split.meta["source"]}
+        found[column] = {"loss": loss, "perplexity": math.exp(loss), "windows": windows, "source": split.meta["source"]}
     return found
 
 
+def has(name, scale):
+    """Whether a name can be shown at a scale."""
+    return not NAMES[name][1] or any(scale in CONTESTS[contest].scales for contest in NAMES[name][1])
+
+
 def reproduce(name, scale, seeds=None, workers=None, draw=False, grid=True):
-    """One table or figure at one scale. Returns the errors of runs that failed."""
+    """One table or figure at one scale. Returns the errors of runs that failed. Raises UserError."""
     how, contests, rest = NAMES[name]
-    errors = []
-    for contest in contests:
-        if scale not in CONTESTS[contest].scales:
-            print(f"{name}: {contest} has no scale {scale}; it has {', '.join(CONTESTS[contest].scales)}")
-    contests = [contest for contest in contests if scale in CONTESTS[contest].scales]
-    if not contests and NAMES[name][1]:
-        return errors
+    if not has(name, scale):
+        raise UserError(f"{name} has no scale {scale}; it has {', '.join(scale for scale in SCALES if has(name, scale))}")
+    contests, errors = [contest for contest in contests if scale in CONTESTS[contest].scales], []
     folder = RESULTS / name / scale
     folder.mkdir(parents=True, exist_ok=True)
     for contest in contests:
@@ -145,18 +177,19 @@ def reproduce(name, scale, seeds=None, workers=None, draw=False, grid=True):
             collect(contest, scale, cells(contest, scale, seeds, grid))
         else:
             errors += perform(contest, scale, seeds, workers, grid)
-    found = {contest: show.gather(home(contest, scale), partial(file_of, contest, scale), CONTESTS[contest], scale)
-             for contest in contests}
     summary = getattr(figures if name.startswith("fig") else show, how)(
-        name=name, scale=scale, folder=folder, runs=found, rest=rest, draw=draw, workers=workers, seeds=seeds)
+        name=name, scale=scale, folder=folder, runs={contest: gather(contest, scale) for contest in contests}, rest=rest,
+        draw=draw, workers=workers, seeds=seeds)
     if summary is None:
         print(f"{name} {scale}: nothing has been run yet")
         return errors
-    path, date = folder / "summary.json", f"{datetime.date.today()}"
+    path, before = folder / "summary.json", {}
     if draw and path.exists():
-        date = json.loads(path.read_text())["date"]
-    summary = {"name": name, "scale": scale, "command": f"python scripts/reproduce.py {name} --scale {scale}",
-               "date": date} | summary
+        before = {key: value for key, value in json.loads(path.read_text()).items() if key in ("command", "date")}
+    options = f" --seeds {seeds}" * (seeds is not None) + " --no_grid" * (not grid)
+    summary = {"name": name, "scale": scale, "command": f"python scripts/reproduce.py {name} --scale {scale}{options}",
+               "date": f"{datetime.date.today()}", "logs": [os.path.relpath(home(contest, scale), RESULTS)
+                                                            for contest in contests]} | before | summary
     path.write_text(json.dumps(summary, indent=1) + "\n")
     print(f"{folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder}: {', '.join(sorted(os.listdir(folder)))}")
     return errors
@@ -166,7 +199,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=[*NAMES, "all", "list", "index"], metavar="NAME",
                         help=f"{', '.join(NAMES)}, all, list, index")
-    parser.add_argument("--scale", default="smoke", choices=["smoke", "cpu", "gpu", "paper"])
+    parser.add_argument("--scale", default="smoke", choices=SCALES)
     parser.add_argument("--seeds", type=int, help="runs of each row; default: the scale's")
     parser.add_argument("--workers", type=int, help="processes; default: one per GPU, or per core without; 0: this one")
     parser.add_argument("--no_grid", action="store_true", help="at the paper's learning rates only")
@@ -183,11 +216,16 @@ def main():
         (RESULTS / "README.md").write_text(show.index(RESULTS))
     else:
         errors = []
-        for name in NAMES if args.name == "all" else [args.name]:
-            errors += reproduce(name, args.scale, args.seeds, args.workers, args.draw, not args.no_grid)
+        for name in [name for name in NAMES if has(name, args.scale)] if args.name == "all" else [args.name]:
+            try:
+                errors += reproduce(name, args.scale, args.seeds, args.workers, args.draw, not args.no_grid)
+            except UserError as error:
+                if args.name != "all" or isinstance(error, Stopped | CannotWrite):
+                    raise
+                errors.append(str(error))
         if errors:
-            raise UserError(f"{len(errors)} runs failed: {'; '.join(dict.fromkeys(errors))}; the same command tries them "
-                            "again (each run's log: out/runs/ID/log.txt)")
+            raise UserError(f"{len(errors)} failed: {'; '.join(dict.fromkeys(errors))}; the same command tries again "
+                            "(each run's log: out/runs/ID/log.txt)")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from statistics import mean, stdev
 from typing import NamedTuple
 
 from config.reproduce import CONTESTS, NAMES, PROFILE
+from measure import measure
 
 ROOT = Path(__file__).resolve().parents[1]
 PAPER = ROOT / "results" / "paper"
@@ -23,11 +24,16 @@ class Ended(NamedTuple):
     seed: int
     header: dict
     records: list
-    evaluation: dict  # {data set: perplexity ...}
+    evaluation: dict  # {data set: {"perplexity": ...}}
 
     def value(self, key):
+        """The last one of the metrics; NaN of a run that diverged."""
         values = [record[key] for record in self.records if key in record]
         return math.nan if self.header.get("diverged") or not values else values[-1]
+
+    def perplexity(self, name):
+        """None where it was not taken; NaN of a run that diverged."""
+        return math.nan if self.header.get("diverged") else self.evaluation.get(name, {}).get("perplexity")
 
 
 def read(path):
@@ -36,25 +42,10 @@ def read(path):
     return header, records
 
 
-def gather(home, file_of, contest, scale):
-    """{label: {factor: [Ended, ...]}} of the runs of a contest that are there."""
-    found = {}
-    for label in contest.rows if home.exists() else ():
-        for factor in (1, *contest.scales[scale].grid):
-            for seed in range(1337, 1337 + 100):
-                path = file_of(label, factor, seed)
-                if not path.exists():
-                    break
-                extra = path.with_suffix(".evaluation.json")
-                ended = Ended(seed, *read(path), json.loads(extra.read_text()) if extra.exists() else {})
-                found.setdefault(label, {}).setdefault(factor, []).append(ended)
-    return found
-
-
 def spread(values):
-    """Of the finite values of those that are there (not None): {"n", "diverged", "mean", "sd", "values"}."""
-    values = [value for value in values if value is not None]
-    good = [value for value in values if math.isfinite(value)]
+    """Of the finite ones of {seed: value}, without None: {"n", "diverged", "mean", "sd", "values"}."""
+    values = {seed: value for seed, value in values.items() if value is not None}
+    good = [value for value in values.values() if math.isfinite(value)]
     middle, sd = (mean(good) if good else None), (stdev(good) if len(good) > 1 else None)
     return {"n": len(values), "diverged": len(values) - len(good), "mean": middle, "sd": sd, "values": values}
 
@@ -79,15 +70,16 @@ def gap(it, baseline, better, digits):
     noise = math.hypot(it["sd"], baseline["sd"])
     word = "better" if (difference < 0) == (better == "lower") else "worse"
     word = "within the spread" if abs(difference) <= noise else word
-    pairs = list(zip(it["values"], baseline["values"], strict=False))
+    pairs = [(value, baseline["values"][seed]) for seed, value in it["values"].items() if seed in baseline["values"]]
     same = sum((a - b) * difference > 0 for a, b in pairs)
     return f"{difference:+.{digits}f}, {word} ({same}/{len(pairs)} seeds)", difference
 
 
 def best_of(factors, value, better):
-    """The factor on the learning rate with the best mean."""
-    means = {factor: spread([value(run) for run in runs])["mean"] for factor, runs in factors.items()}
-    means = {factor: m for factor, m in means.items() if m is not None}
+    """The factor on the learning rate with the best mean, of those with as many seeds as factor 1, none of which diverged."""
+    found = {factor: spread({run.seed: value(run) for run in runs}) for factor, runs in factors.items()}
+    n = found[1]["n"] if 1 in found else 0
+    means = {factor: it["mean"] for factor, it in found.items() if it["mean"] is not None and it["n"] >= n and not it["diverged"]}
     return (min if better == "lower" else max)(means, key=means.get) if means else 1
 
 
@@ -136,7 +128,8 @@ def contest_rows(runs, contest, labels, columns, published, spreads, digits):
         return [f"{number:g}" for number in numbers]
 
     better, baseline, lines = CONTESTS[contest].better, CONTESTS[contest].baseline, []
-    at = {label: {factor: {name: spread([value(run) for run in ended]) for name, value in columns.items()}
+    at = {label: {factor: {name: spread({run.seed: value(run) for run in ended})
+                           for name, value in columns.items()}
                   for factor, ended in runs.get(label, {}).items()} for label in labels}
     key = next(iter(columns))
     best = {label: best_of(runs[label], columns[key], better) if label in runs else 1 for label in labels}
@@ -172,7 +165,7 @@ def contest_rows(runs, contest, labels, columns, published, spreads, digits):
     short = {"paper": [f"{label} {cells_of(label)[0]}" for label in shown if label in published],
              "ours": [f"{label} {text(at[label].get(1, {}).get(key), digits)}" for label in shown]
              + [cells[head.index("our gap")] for cells in lines if cells[0] == claimed],
-             "n": max((line[-1] for line in lines), default=0)}
+             "n": "-".join(str(n) for n in sorted({min(line[-1] for line in lines), max(line[-1] for line in lines)}))}
     if factors:
         short["ours"] += [f"each at its best lr: {cells[-2]}" for cells in lines if cells[0] == claimed]
     return [*head, "n"], lines, {"rows": rows} | short
@@ -181,7 +174,9 @@ def contest_rows(runs, contest, labels, columns, published, spreads, digits):
 AFTER = ("Ours: mean ± standard deviation over n seeds at the paper's learning rate. Gap: difference of means, and in how many "
          "of the seeds it has that sign; \"within the spread\" where it is not larger than both standard deviations together "
          "(root of the sum of squares).")
-BEST = " Best lr: the best mean over these factors on that rate, chosen by the very number that is shown."
+AUTHORS = (" rule=authors: what the released code computes, at the paper's hyper-learning-rates; under gradient accumulation "
+           "that code's acted like a fifth of them.")
+BEST = " Best lr: the best mean over these factors on that rate, chosen by the very number that is shown, where no run diverged."
 
 
 def contest_table(name, scale, contest, ended, rest, columns, digits):
@@ -190,9 +185,10 @@ def contest_table(name, scale, contest, ended, rest, columns, digits):
     spreads = PUBLISHED[name].get("spread", False)  # each number is followed by its standard deviation
     labels = rest or tuple(CONTESTS[contest].rows)
     head, lines, summary = contest_rows(ended, contest, labels, columns, published, spreads, digits)
-    summary["conditions"] = conditions(headers(ended))
-    after = AFTER + BEST * ("best lr" in head) + f"\n\n{summary['conditions']}"
-    title = f"{name}{f', {contest}' * (len(NAMES[name][1]) > 1)}: {PUBLISHED[name]['what']}"
+    summary["conditions"] = conditions(headers({label: ended[label] for label in labels if label in ended}))
+    after = AFTER + AUTHORS * any("authors" in label for label in labels) + BEST * ("best lr" in head)
+    after += f"\n\n{summary['conditions']}"
+    title = f"{name}{f', {contest}' * (len(NAMES[name][1]) > 1)}; the paper: {PUBLISHED[name]['what']}"
     return (title, first_line([contest], scale), head, lines, after), summary
 
 
@@ -205,12 +201,16 @@ def losses(name, scale, folder, runs, rest, **_):
         columns = {key.replace("_", " "): lambda run, key=key: run.value(key)}
         if key == "accuracy":
             columns["best epoch"] = lambda run: run.value("best_accuracy")
-        if ended:
+        if not ended:
+            parts.append(f"{contest}: nothing has been run at this scale.\n")
+        else:
             arguments, summary[contest] = contest_table(name, scale, contest, ended, rest, columns, digits)
             table(folder / "table.md", *arguments)
             parts.append((folder / "table.md").read_text())
-    if not parts:
+    if not summary:
         return None
+    parts += [f"{contest}: not a part of this scale; it has {', '.join(CONTESTS[contest].scales)}.\n"
+              for contest in NAMES[name][1] if contest not in runs]
     (folder / "table.md").write_text("\n".join(parts))
     return joined(name, summary)
 
@@ -221,7 +221,7 @@ def perplexities(name, scale, folder, runs, rest, **_):
     if not ended:
         return None
     columns = {kind: (lambda run: run.value("val_loss")) if kind == "loss" else
-               (lambda run, kind=kind: run.evaluation.get(kind, {}).get("perplexity"))
+               (lambda run, kind=kind: run.perplexity(kind))
                for kind in PUBLISHED[name]["columns"]}
     arguments, summary = contest_table(name, scale, contest, ended, rest, columns, 4)
     table(folder / "table.md", *arguments)
@@ -243,14 +243,16 @@ def profile(name, scale, folder, draw, rest, **_):
     """Appendix D: memory and time per iteration."""
     note, files, batches, ranks = PROFILE[scale]
     path = folder / "measured.json"
-    if not draw:
-        import measure
-        found = {f"{label}, {batch}" if batch else label: measure.measure([*arguments, *files, *settings], ranks)
-                 for batch, settings in batches.items() for label, arguments in rest.items()}
-        path.write_text(json.dumps(found, indent=1) + "\n")
-    if not path.exists():
+    found, published = json.loads(path.read_text()) if path.exists() else {}, PUBLISHED[name]["rows"]
+    for batch, settings in batches.items() if not draw else ():
+        for label, arguments in rest.items():
+            key, what = f"{label}, {batch}" if batch else label, [*arguments, *files, *settings]
+            if found.get(key, {}).get("settings") != [what, ranks]:
+                print(f"measuring {key}")
+                found[key] = measure(what, ranks) | {"settings": [what, ranks]}
+                path.write_text(json.dumps(found, indent=1) + "\n")
+    if not found:
         return None
-    found, published = json.loads(path.read_text()), PUBLISHED[name]["rows"]
     theirs = {label: [f"{gigabytes} GB", f"{seconds} s"] for label, (gigabytes, seconds) in published.items()}
     ours = {label: [f"{it['peak_gb']:.2f} GB", f"{it['seconds']:.3f} s"] for label, it in found.items()}
     under = conditions(list(found.values()))
@@ -271,8 +273,9 @@ def index(results):
     for name in NAMES:
         for path in sorted((results / name).glob("*/summary.json")):
             it, folder = json.loads(path.read_text()), f"{name}/{path.parent.name}"
-            logs = sorted(path.parent.glob("runs/*")) or [*path.parent.glob("*.csv"), *path.parent.glob("*.json")]
-            log = f"[{logs[0].relative_to(path.parent)}]({folder}/{logs[0].relative_to(path.parent)})"
+            logs = it["logs"] or [f"{folder}/{log.name}" for log in sorted(path.parent.glob("*.*"))
+                                  if log.suffix in (".csv", ".json") and log != path]
+            log = ", ".join(f"[{log}]({log})" for log in logs)
             smoke = it["scale"] == "smoke"  # shows that it runs: its numbers mean nothing
             words = ["not compared", "it ran"] if smoke else ["; ".join(it["paper"]), "; ".join(it["ours"])]
             lines.append(f"| {name} | {it['scale']} | {it['claim']} ({it['source']}) | {words[0]} | {words[1]} | {it['n']} | "

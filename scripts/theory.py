@@ -17,6 +17,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import metrics
+from config import UserError, one_line_errors
 from devices import hardware
 from optim.mada import mada
 
@@ -75,6 +76,8 @@ def main():
     parser.add_argument("T", type=int, help="number of steps")
     parser.add_argument("out", type=Path, help="JSON file to write")
     args = parser.parse_args()
+    if args.T < 1 or not args.out.resolve().parent.is_dir():
+        raise UserError(f"T = {args.T} must be at least 1, and {args.out.parent} a folder that is there")
     found = report(args.T)
     args.out.write_text(json.dumps(found) + "\n")
     print(f"T = {args.T}: the bound is least at rho = {found['best_rho']}; beta2 = {found['beta2']}")
@@ -83,4 +86,5 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors(__file__):
+        main()

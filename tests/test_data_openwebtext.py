@@ -143,6 +143,9 @@ def test_bytes_are_the_text(straight, tmp_path):
         assert text.decode() == decode(whole[split][:count].tolist())
 
     refused(prepare("openwebtext_bytes", "--source", source, "--out", tmp_path, "--max_eval_tokens", 0), "--max_eval_tokens")
+    refused(prepare("openwebtext_bytes", "--source", source), "name an --out")
+    (tmp_path / "meta.json").write_text("{}")
+    refused(prepare("openwebtext_bytes", "--source", tmp_path, "--out", tmp_path), "its meta.json is not one")
     refused(prepare("openwebtext_bytes", "--source", tmp_path / "none", "--out", tmp_path), "none is not prepared")
     refused(prepare("openwebtext_bytes", "--source", tmp_path / "out", "--out", tmp_path), "other tokens (bytes)")
 

@@ -27,6 +27,7 @@ def results(tmp_path, monkeypatch):
     monkeypatch.setattr(data.tokens, "FOLDER", folder)
     monkeypatch.setattr(reproduce, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(reproduce, "WORK", tmp_path / "runs")
+    monkeypatch.setattr(reproduce, "tried", set())
     return tmp_path / "results"
 
 
@@ -48,16 +49,62 @@ def test_a_table_is_made_resumed_and_drawn_again(results, monkeypatch):
     contest = rows.CONTESTS["gpt2-medium"]
     reproduce.reproduce("table7", "smoke", seeds=2, workers=0, grid=False)
     found = summary(results, "table7")["results"]["gpt2-medium"]
+    assert len(found) == len(contest.rows)
     assert {row["ours"]["loss"]["n"] for row in found.values()} == {2} and found["MADA"]["paper"][0] == 2.6422
     text = (results / "table7" / "smoke" / "table.md").read_text()
     assert text.startswith("smoke: ") and "| Adam | 2.6527 |" in text and str(results.parent) not in text
     monkeypatch.setattr(reproduce, "execute", lambda *args, **kwargs: 1 / 0)
+    monkeypatch.setattr(reproduce, "WORK", results / "none")  # a clean clone: what results/ holds is not run again
+    reproduce.reproduce("table7", "smoke", seeds=2, workers=0, grid=False)
+    assert summary(results, "table7")["results"]["gpt2-medium"] == found
     monkeypatch.setattr(sys, "argv", ["plot.py", str(results / "table7" / "smoke")])
     plot.main()  # from the committed metrics alone
     assert summary(results, "table7")["results"]["gpt2-medium"] == found
     for path in results.rglob("*.jsonl"):
         assert str(results.parent) not in path.read_text()
     assert len(list(results.rglob("*.jsonl"))) == 2 * len(contest.rows)
+
+
+def test_perplexities_belong_to_their_run(results, monkeypatch):
+    """Those of another run, or of data that were missing, are taken when they can be; a diverged run has none."""
+    only = rows.CONTESTS["gpt2-medium"]._replace(
+        rows={"Adam": rows.CONTESTS["gpt2-medium"].rows["Adam"]},
+        evaluated={"openwebtext": "shakespeare_char", "wikitext": "wikitext", "lambada": "lambada"})
+    monkeypatch.setitem(reproduce.CONTESTS, "gpt2-medium", only)
+    reproduce.reproduce("table7", "smoke", seeds=1, workers=0, grid=False)
+    taken = summary(results, "table7")["results"]["gpt2-medium"]["Adam"]["ours"]
+    assert taken["openwebtext"]["n"] == 1 and taken["wikitext"]["n"] == 0
+    path = reproduce.file_of("gpt2-medium", "smoke", "Adam", 1, 1337)
+    extra = path.with_suffix(".evaluation.json")
+    known = json.loads(extra.read_text())
+    extra.write_text(json.dumps(known | {"run": "another"}))
+    assert reproduce.gather("gpt2-medium", "smoke")["Adam"][1][0].evaluation == {}
+    (data.tokens.FOLDER / "wikitext").symlink_to(data.tokens.FOLDER / "shakespeare_char")
+    monkeypatch.setitem(reproduce.evaluate.SPLITS, "wikitext", "val")
+    reproduce.reproduce("table7", "smoke", draw=True)
+    ended, = reproduce.gather("gpt2-medium", "smoke")["Adam"][1]
+    assert ended.perplexity("wikitext") == ended.perplexity("openwebtext") == known["openwebtext"]["perplexity"]
+    ended.header["diverged"] = True
+    assert ended.perplexity("wikitext") != ended.perplexity("wikitext") and ended.perplexity("x") != ended.perplexity("x")
+
+
+def test_best_of_whole_sets_of_seeds():
+    def ended(*losses):
+        return [show.Ended(seed, {}, [{"val_loss": loss}], {}) for seed, loss in enumerate(losses)]
+
+    factors = {1: ended(3.0, 3.0), 4: ended(2.0, 2.2), 16: ended(1.0), 64: ended(1.0, float("nan"))}
+    assert show.best_of(factors, lambda run: run.value("val_loss"), "lower") == 4
+
+
+def test_runs_with_other_settings_and_missing_seeds_are_left_out(results, monkeypatch, capsys):
+    reproduce.reproduce("table7", "smoke", seeds=2, workers=0, grid=False)
+    reproduce.file_of("gpt2-medium", "smoke", "Adam", 1, 1337).unlink()
+    path = reproduce.file_of("gpt2-medium", "smoke", "MADA", 1, 1338)
+    header, *records = path.read_text().splitlines()
+    path.write_text("\n".join([json.dumps(json.loads(header) | {"run": "another"}), *records]))
+    found = reproduce.gather("gpt2-medium", "smoke")
+    assert [[run.seed for run in found[label][1]] for label in ("Adam", "MADA")] == [[1338], [1337]]
+    assert "mada-seed1338.jsonl is left out" in capsys.readouterr().out
 
 
 def test_mada_fs_starts_where_mada_ended(results, monkeypatch):
@@ -73,13 +120,15 @@ def test_mada_fs_starts_where_mada_ended(results, monkeypatch):
 
 
 def test_differences_within_the_spread_are_called_that():
-    a, b, c = (show.spread(values) for values in ([1.0, 1.2], [1.1, 1.3], [3.0, 3.1]))
+    a, b, c = (show.spread(dict(enumerate(values))) for values in ([1.0, 1.2], [1.1, 1.3], [3.0, 3.1]))
     assert show.gap(b, a, "lower", 2)[0] == "+0.10, within the spread (2/2 seeds)"
-    assert show.gap(show.spread([0.9, 1.4]), a, "lower", 2)[0] == "+0.05, within the spread (1/2 seeds)"
+    assert show.gap(show.spread({0: 0.9, 1: 1.4}), a, "lower", 2)[0] == "+0.05, within the spread (1/2 seeds)"
     assert show.gap(c, a, "lower", 2)[0].endswith("worse (2/2 seeds)")
     assert show.gap(c, a, "higher", 2)[0].endswith("better (2/2 seeds)")
-    assert show.gap(show.spread([1.0]), a, "lower", 2)[0].endswith("(one seed)")
-    assert show.spread([1.0, float("nan"), None]) | {"values": 0} == {"n": 2, "diverged": 1, "mean": 1.0, "sd": None, "values": 0}
+    assert show.gap(show.spread({0: 1.0}), a, "lower", 2)[0].endswith("(one seed)")
+    found = show.spread({1: 1.0, 2: float("nan"), 3: None})
+    assert found | {"values": [*found["values"]]} == {"n": 2, "diverged": 1, "mean": 1.0, "sd": None, "values": [1, 2]}
+    assert show.gap(show.spread({1: 1.0, 3: 3.0}), show.spread({1: 1.5, 2: 0.0, 3: 1.0}), "lower", 2)[0].endswith("(1/2 seeds)")
 
 
 @pytest.mark.parametrize("name", ["fig1", "fig9"])
@@ -120,12 +169,16 @@ def test_failed_runs_are_said_once_and_tried_again(results, capsys, monkeypatch)
     there = data.tokens.FOLDER
     monkeypatch.setattr(data.tokens, "FOLDER", results)  # no data there
     monkeypatch.setattr(sys, "argv", "reproduce.py table7 --scale smoke --seeds 1 --workers 0 --no_grid".split())
-    with pytest.raises(UserError, match="^3 runs failed: dataset='shakespeare_char': there is no data/shakespeare_char"):
+    with pytest.raises(UserError, match="^3 failed: dataset='shakespeare_char': there is no data/shakespeare_char"):
         reproduce.main()
     assert not list(results.rglob("*.md"))
+    with pytest.raises(UserError, match="^table4 has no scale cpu; it has smoke, paper"):
+        reproduce.reproduce("table4", "cpu")
     monkeypatch.setattr(data.tokens, "FOLDER", there)
+    monkeypatch.setattr(reproduce, "tried", set())  # another process
     reproduce.main()
     assert summary(results, "table7")["n"] == "1"
+    assert summary(results, "table7")["command"].endswith("table7 --scale smoke --seeds 1 --no_grid")
 
 
 def test_profile_measures_processes_of_its_own(results, monkeypatch, tmp_path):
@@ -142,5 +195,8 @@ def test_profile_measures_processes_of_its_own(results, monkeypatch, tmp_path):
     found = summary(results, "profile")
     assert {it["ranks"] for it in found["results"].values()} == {2} and found["paper"][0] == "Adam 15.5 GB, 0.65 s"
     assert all(it["peak_gb"] > 0.05 and it["seconds"] > 0 for it in found["results"].values())
+    monkeypatch.setattr(show, "measure", lambda *args: 1 / 0)
+    reproduce.reproduce("profile", "smoke")  # nothing is measured twice
+    assert summary(results, "profile")["results"] == found["results"]
     with pytest.raises(UserError, match="n_embd=16 must be a multiple"):
         measure.measure(["config/train_gpt2_adam.py", "config/scale_gpt2_smoke.py", "--n_head=3"])

@@ -1,8 +1,8 @@
 """The text of another data set as UTF-8 bytes: a vocabulary of 256 and the end of a document, for models of a laptop's size.
 
     python data/openwebtext_bytes/prepare.py                                            # of data/openwebtext
-    python data/openwebtext_bytes/prepare.py --source data/wikitext --out data/wikitext_bytes
-    python data/openwebtext_bytes/prepare.py --source data/lambada --out data/lambada_bytes
+    python data/openwebtext_bytes/prepare.py --source data/wikitext_lines --out data/wikitext_lines_bytes
+    python data/openwebtext_bytes/prepare.py --source data/lambada_original --out data/lambada_original_bytes
 
 Writes the same splits, uint16, and meta.json: of the first --max_tokens of GPT-2's tokens to train on, and of the first
 --max_eval_tokens of every other split. With GPT-2's vocabulary nearly all of the work of a small model is its last layer's.
@@ -37,12 +37,16 @@ def main():
     if args.max_tokens < 1 or args.max_eval_tokens < 1:
         raise UserError("--max_tokens and --max_eval_tokens must be at least 1")
     source = args.source or Path(__file__).resolve().parents[1] / "openwebtext"
+    if args.source and args.out == Path(__file__).parent and args.source.resolve().name != "openwebtext":
+        raise UserError(f"--source {args.source}: name an --out, too, so that this folder's OpenWebText stays")
     try:
         meta = json.loads((source / "meta.json").read_text())
         ids = {split: np.fromfile(source / f"{split}.bin", meta["dtype"],
                                   args.max_tokens if split == "train" else args.max_eval_tokens) for split in meta["counts"]}
     except OSError as error:
         raise UserError(f"{source} is not prepared: {error.filename} is missing") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{source}: its meta.json is not one of a prepare.py: {error}") from None
     if meta["tokenizer"] != "gpt2":
         raise UserError(f"{source} has other tokens ({meta['tokenizer']}) than GPT-2's")
     tokenizer, taken = gpt2_tokenizer(), " + ".join(f"{len(array):,}" for array in ids.values())

@@ -38,7 +38,8 @@ log_interval = 2020  # steps between lines in metrics.jsonl: whole periods of 10
 x0 = 0.0  # where x starts
 learning_rate = 1e-2  # alpha
 schedule: Literal["constant", "root"] = "constant"  # "root": alpha / sqrt(t)
-# {name: what differs from Adam with fixed coefficients}: initial coefficients, hyper_lr {name: number}, second_moment, ...
+# {name: what differs from Adam with fixed coefficients}: initial coefficients, hyper_lr and hyper_momentum
+# {name: number}, second_moment, learning_rate, rule
 optimizers = {"Adam": {}, "AVGrad": {"rho": 0.0}, "AMSGrad": {"rho": 0.0, "second_moment": "amsgrad"}}
 beta1 = 0.9  # where all of them start, unless their settings say otherwise
 beta2 = 0.99  # Reddi et al. use these two
@@ -48,8 +49,9 @@ rule: Literal["paper", "authors"] = "paper"  # of optim/mada.py
 FREE_SETTINGS = ("out_dir", "overwrite", "init_from", "log_interval")  # of a resumed run; the others are kept
 NAMES = tuple(MADA.domain)
 BUFFERS = ("m", "v", "s", "n", "l", "g_prev", "v_mixed")
-STATE = ("x", "regret", "g", *BUFFERS, *NAMES)
-HYPER_LR = tuple(f"hyper_{name}" for name in NAMES)
+VELOCITY = tuple(f"velocity_{name}" for name in NAMES)
+STATE = ("x", "regret", "g", *BUFFERS, *NAMES, *VELOCITY)
+HYPER = (*[f"hyper_{name}" for name in NAMES], *[f"momentum_{name}" for name in NAMES])
 
 
 def gradient(t):
@@ -69,7 +71,7 @@ def bias(beta, t):
 
 def step(buffers, rule, schedule, *arguments):
     """One step of the online problem for one optimizer, in the order of MADA.md: all arguments are 0-D tensors."""
-    named = dict(zip((*STATE, "lr", *HYPER_LR, "grad", "t"), arguments, strict=True))
+    named = dict(zip((*STATE, "lr", *HYPER, "grad", "t"), arguments, strict=True))
     state, q = {name: named[name] for name in buffers}, {name: named[name] for name in NAMES}
     x, grad, t = (named[name] for name in ("x", "grad", "t"))
     last_t = torch.where(t > 1, t - 1, 1.0)
@@ -85,13 +87,16 @@ def step(buffers, rule, schedule, *arguments):
     h, = pull_back(-last_lr * grad)
     state = {name: torch.where(t > 1, new[name], state[name]) for name in buffers}
     # learn
+    velocity = {}
     for name, (low, high) in MADA.domain.items():
-        moved = q[name] - named[f"hyper_{name}"] * torch.where(t > 1, clamp(h[name], -10.0, 10.0), 0.0)
+        push = torch.where(t > 1, clamp(h[name], -10.0, 10.0), 0.0)
+        velocity[f"velocity_{name}"] = named[f"momentum_{name}"] * named[f"velocity_{name}"] + push
+        moved = q[name] - named[f"hyper_{name}"] * velocity[f"velocity_{name}"]
         q[name] = torch.where(named[f"hyper_{name}"] > 0, clamp(moved, low, high), q[name])
     # move, and project
     d, _ = direction(grad, state, q, t)
     x = clamp(x - lr * d, -1.0, 1.0)
-    values = named | state | q | {"x": x, "regret": regret, "g": grad}
+    values = named | state | q | velocity | {"x": x, "regret": regret, "g": grad}
     return [values[name] for name in STATE], []
 
 
@@ -100,21 +105,25 @@ def loop(second_moment, rule, schedule):
     buffers = tuple(name for name in BUFFERS if name != "v_mixed" or second_moment == "amsgrad")
     constants = dict(eps=1e-8, lion_betas=(0.95, 0.98), yogi=True, rule=rule, second_moment=second_moment)
     function = partial(step, buffers, partial(mada, **constants), schedule)
-    return Loop(function, (*STATE, "lr", *HYPER_LR), ("grad", "t"), STATE)
+    return Loop(function, (*STATE, "lr", *HYPER), ("grad", "t"), STATE)
 
 
 def start(settings, cfg):
     """{name: value} of what one optimizer starts from. Raises UserError."""
-    rates = settings.get("hyper_lr", {})
-    values = dict.fromkeys((*STATE, *HYPER_LR), 0.0)
+    rates, momenta = settings.get("hyper_lr", {}), settings.get("hyper_momentum", {})
+    values = dict.fromkeys((*STATE, *HYPER), 0.0)
     values |= dict(x=cfg.x0, beta1=cfg.beta1, beta2=cfg.beta2, rho=1.0, c=1.0, gamma=1.0, lr=cfg.learning_rate)
     values |= {f"hyper_{name}": float(rate) for name, rate in rates.items()}
+    values |= {f"momentum_{name}": float(momentum) for name, momentum in momenta.items()}
     values |= {"lr": settings["learning_rate"]} if "learning_rate" in settings else {}
     values |= {name: float(value) for name, value in settings.items() if name in NAMES}
-    unknown = {*settings} - {*NAMES, "hyper_lr", "second_moment", "learning_rate"} | {*rates} - {*NAMES}
-    if unknown or settings.get("second_moment", "avgrad") not in ("avgrad", "amsgrad"):
-        raise UserError(f"optimizers: {settings!r} has {', '.join(unknown) or 'another second_moment'}: an optimizer has "
-                        f"{', '.join(NAMES)}, hyper_lr, learning_rate and second_moment ('avgrad' or 'amsgrad')")
+    unknown = {*settings} - {*NAMES, "hyper_lr", "hyper_momentum", "second_moment", "rule", "learning_rate"}
+    unknown |= {*rates, *momenta} - {*NAMES}
+    if unknown or settings.get("second_moment", "avgrad") not in ("avgrad", "amsgrad") \
+            or settings.get("rule", cfg.rule) not in ("paper", "authors"):
+        raise UserError(f"optimizers: {settings!r} has {', '.join(unknown) or 'another second_moment or rule'}: an optimizer has "
+                        f"{', '.join(NAMES)}, hyper_lr, hyper_momentum, learning_rate, "
+                        "second_moment ('avgrad' or 'amsgrad') and rule ('paper' or 'authors')")
     for name, (low, high) in MADA.domain.items():
         if values[f"hyper_{name}"] > 0 and not low <= values[name] <= high:
             raise UserError(f"optimizers: {name}={values[name]} must lie in [{low}, {high}] to be learned")
@@ -133,12 +142,12 @@ def train(cfg, given=()):
         raise UserError("steps and log_interval must be at least 1, and x0 in [-1, 1]")
     resolved, cfg = cfg, SimpleNamespace(**cfg)
 
-    members = {}  # second moment: names of the optimizers
+    members = {}  # (second moment, rule): names of the optimizers
     for name, settings in cfg.optimizers.items():
-        members.setdefault(settings.get("second_moment", "avgrad"), []).append(name)
+        members.setdefault((settings.get("second_moment", "avgrad"), settings.get("rule", cfg.rule)), []).append(name)
     starts = {name: start(settings, cfg) for name, settings in cfg.optimizers.items()}
     columns = {kind: [torch.tensor([starts[name][key] for name in names], dtype=torch.float64)
-                      for key in (*STATE, "lr", *HYPER_LR)] for kind, names in members.items()}
+                      for key in (*STATE, "lr", *HYPER)] for kind, names in members.items()}
     it = 0
     if checkpoint:
         columns, it = checkpoint["columns"], checkpoint["iter"]
@@ -147,7 +156,7 @@ def train(cfg, given=()):
     log = metrics.Metrics(cfg.out_dir, {
         "config": resolved, "git": metrics.git_revision(), "torch": torch.__version__, "device": hardware("cpu"),
         "cpu_threads": 1, "dtype": "float64"}, it, cfg.steps)
-    loops = {kind: loop(kind, cfg.rule, cfg.schedule) for kind in members}
+    loops = {kind: loop(*kind, cfg.schedule) for kind in members}
     scalars = torch.zeros(1, 2, dtype=torch.float64)  # gradient and t
 
     def values(key):

@@ -41,7 +41,8 @@ def by_optim(name, schedule, **settings):
 @pytest.mark.parametrize("schedule", ["constant", "root"])
 @pytest.mark.parametrize("rule", ["paper", "authors"])
 def test_agrees_with_optim(tmp_path, schedule, rule):
-    rows = {"mada": {"hyper_lr": HYPER_LR}, "mada, amsgrad": {"hyper_lr": HYPER_LR, "second_moment": "amsgrad"}}
+    rows = {"mada": {"hyper_lr": HYPER_LR}, "mada, amsgrad": {"hyper_lr": HYPER_LR, "second_moment": "amsgrad"},
+            "mada, momentum": {"hyper_lr": HYPER_LR, "hyper_momentum": {"rho": 0.9, "beta3": 0.5}}}
     if rule == "paper":
         rows |= {"adam": {}, "avgrad": {"rho": 0.0}, "amsgrad": {"rho": 0.0, "second_moment": "amsgrad"}}
     run(tmp_path, optimizers=rows, schedule=schedule, rule=rule)
@@ -49,7 +50,8 @@ def test_agrees_with_optim(tmp_path, schedule, rule):
     for name in rows:
         settings = {}
         if "mada" in name:
-            settings = dict(hyper_lr=HYPER_LR, rule=rule, second_moment=rows[name].get("second_moment", "avgrad"))
+            settings = dict(hyper_lr=HYPER_LR, rule=rule, second_moment=rows[name].get("second_moment", "avgrad"),
+                            hyper_momentum=rows[name].get("hyper_momentum"))
         x, optimizer = by_optim(name.split(",")[0], schedule, **settings)
         assert end["x"][name] == pytest.approx(x, abs=1e-9)
         for coefficient, value in getattr(optimizer, "coefficients", {}).items():

@@ -15,6 +15,7 @@ class Scale(NamedTuple):
     files: tuple = ()  # config files on top of the row's
     seeds: int = 3
     grid: tuple = ()  # factors on the learning rate, the same for every row that is tuned, beside factor 1
+    evaluated: dict = {}  # {column of the perplexity tables: (data set, split)}, taken at factor 1
 
 
 class Contest(NamedTuple):
@@ -24,7 +25,6 @@ class Contest(NamedTuple):
     value: str  # key in metrics.jsonl; its last one is the result
     better: str = "lower"
     baseline: str = "Adam"
-    evaluated: dict = {}  # {column of the perplexity tables: data set}, taken at factor 1
     tuned: tuple = ()  # the rows that a scale's grid is run for; (): all of them
 
 
@@ -32,19 +32,23 @@ GPT2, MEDIUM, XL = "config/train_gpt2_{}.py", "config/train_gpt2_medium_{}.py", 
 POOR = ("--beta1=0.7", "--beta2=0.8")
 AUTHORS = "--rule=authors"
 
-BYTES = ("reduced (cpu): a GPT of 0.35M parameters (medium: 0.7M) on OpenWebText as bytes, 600 steps of 2,048 "
-         "bytes instead of 100,000 of 491,520 tokens; perplexities are per byte. Under test are order and gap, not values.")
+BYTES = ("reduced (cpu): a GPT of 0.35M parameters (medium: 0.7M) on OpenWebText as bytes, 600 steps of 2,048 bytes instead of "
+         "100,000 of 491,520 tokens; perplexities are per byte, of OpenAI's LAMBADA and WikiText's running text. Under test are "
+         "order and gap, not values.")
 SMOKE = "smoke: ten steps of a toy model on Shakespeare; shows that everything runs, and nothing else."
 VISION = ("Full scale: the settings of appendix C.2; those that the paper does not name (betas, normalisation, augmentation, "
-           "decay) are ours.")
+          "decay) are ours.")
+THEIRS = {"openwebtext": ("openwebtext", "val"), "wikitext": ("wikitext_lines", "test"),  # the variants that the authors took
+          "lambada": ("lambada_original", "test")}
+AS_BYTES = {"openwebtext": ("openwebtext_bytes", "val"), "wikitext": ("wikitext_bytes", "test"),
+            "lambada": ("lambada_bytes", "test")}
 GPT2_SCALES = {
     "smoke": Scale(SMOKE, ("config/scale_gpt2_smoke.py",), 2, (4,)),
-    "cpu": Scale(BYTES, ("config/scale_gpt2_cpu.py",), 3, (4, 16)),
+    "cpu": Scale(BYTES, ("config/scale_gpt2_cpu.py",), 3, (4, 16), AS_BYTES),
     "gpu": Scale("reduced (gpu): half the layers, context 256, 49M tokens instead of 49B.",
-                 ("config/scale_gpt2_gpu.py",), 3, (2, 4)),
-    "paper": Scale("", (), 1),
+                 ("config/scale_gpt2_gpu.py",), 3, (2, 4), THEIRS),
+    "paper": Scale("", (), 1, evaluated=THEIRS),
 }
-EVALUATED = {"openwebtext": "openwebtext", "wikitext": "wikitext_lines", "lambada": "lambada_original"}  # the authors' variants
 
 CONTESTS = {
     "gpt2": Contest("train.py", {
@@ -62,12 +66,12 @@ CONTESTS = {
         "MADA-": (GPT2.format("mada"), "--beta3=0.0", *POOR),
         "MADA- (rule=authors)": (GPT2.format("mada"), "--beta3=0.0", *POOR, AUTHORS),
         "Adam-": (GPT2.format("adam"), *POOR),
-    }, GPT2_SCALES, "val_loss", evaluated=EVALUATED, tuned=("Adam", "Adan", "HyperAdam", "Lion", "AVGrad", "MADA", "MADA-FS")),
+    }, GPT2_SCALES, "val_loss", tuned=("Adam", "Adan", "HyperAdam", "Lion", "AVGrad", "MADA", "MADA-FS")),
     "gpt2-medium": Contest("train.py", {
         "Adam": (MEDIUM.format("adam"),),
         "MADA": (MEDIUM.format("mada"),),
         "MADA (rule=authors)": (MEDIUM.format("mada"), AUTHORS),
-    }, GPT2_SCALES, "val_loss", evaluated=EVALUATED),
+    }, GPT2_SCALES, "val_loss"),
     "gpt2-xl": Contest("train.py", {
         "MADA": (XL.format("mada"),),
         "Adam": (XL.format("adam"),),
@@ -105,8 +109,7 @@ CONTESTS = {
     }, "accuracy", "higher"),
     "convex": Contest("scripts/convex.py", {"all": ("config/convex.py",)}, {
         "smoke": Scale("smoke: T = 5,000 instead of 2,000,000.", ("config/scale_convex_smoke.py",), 1),
-        **dict.fromkeys(("cpu", "gpu", "paper"), Scale("Full scale: T = 2,000,000; the settings are ours, as the paper names none.",
-                                                       (), 1)),
+        **dict.fromkeys(("cpu", "gpu", "paper"), Scale("Full scale: T = 2,000,000; the settings are ours.", (), 1)),
     }, "regret"),
 }
 

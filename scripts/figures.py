@@ -64,7 +64,8 @@ def curves(name, scale, folder, runs, rest, **_):
         ax.set(title=title, xlabel="step", ylabel=f"{key.replace('_', ' ')} (nats per {of})")
         ax.legend(fontsize=7)
         ax.grid(alpha=0.3)
-    save(fig, folder, f"Mean over n seeds, each row at its best learning rate{', mean of the last 5 logged steps' * (key == 'train_loss')}. {first_line([contest], scale)}")
+    smoothed = ", and over 5 logged steps" * (key == "train_loss")
+    save(fig, folder, f"Mean over n seeds{smoothed}, each row at its best learning rate. {first_line([contest], scale)}")
     return PUBLISHED[name] | {
         "results": summary, "paper": [f"{label} {log[key][-1]:.4f}" for label, log in theirs.items()],
         "ours": [f"{label} {text(it['last'], 4)}" for label, it in summary.items()],

@@ -86,7 +86,7 @@ def perform(contest, scale, seeds, workers, grid):
         missing = [cell for key, cell in found.items()
                    if not fresh(file_of(contest, scale, *key), cell) and cell.id not in tried]
         tried.update(cell.id for cell in missing)
-        ended = execute(missing, WORK, workers, True, keep_checkpoints=bool(CONTESTS[contest].evaluated)) if missing else {}
+        ended = execute(missing, WORK, workers, True, keep_checkpoints=bool(CONTESTS[contest].scales[scale].evaluated)) if missing else {}
         errors += [it["error"].strip().splitlines()[-1] for it in ended.values() if it["state"] == "failed"]
         collect(contest, scale, found)
         if not missing:  # nor has a run ended that others waited for
@@ -129,24 +129,24 @@ def collect(contest, scale, found):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(json.dumps(rounded(record)) + "\n" for record in [header, *records]))
         checkpoint = os.path.join(board.path(cell), "ckpt_last.pt")
-        if CONTESTS[contest].evaluated and key[1] == 1 and not header["diverged"] and os.path.exists(checkpoint):
+        wanted = CONTESTS[contest].scales[scale].evaluated
+        if wanted and key[1] == 1 and not header["diverged"] and os.path.exists(checkpoint):
             there = path.with_suffix(".evaluation.json")
             before = json.loads(there.read_text()) if there.exists() else {}
             before = before if before.get("run") == cell.id else {"run": cell.id}
-            there.write_text(json.dumps(before | perplexities(checkpoint, CONTESTS[contest].evaluated, before)) + "\n")
+            there.write_text(json.dumps(before | perplexities(checkpoint, wanted, before)) + "\n")
 
 
 def perplexities(checkpoint, names, known):
-    """{column: loss and perplexity as in the paper's tables} of the data sets that are not known, if they are there.
+    """{column: loss and perplexity as in the paper's tables} of the data sets that are not known yet, if they are there.
 
-    names: {column: data set}; of that as bytes for a model of bytes.
+    names: {column: (data set, split)}.
     """
     found, names = {}, {column: name for column, name in names.items() if column not in known}
     model, meta = load(checkpoint, "auto") if names else (None, None)
-    for column, name in names.items():
+    for column, (name, split) in names.items():
         try:
-            split = data.tokens.Tokens(name + "_bytes" * (meta["tokenizer"] == "bytes"), evaluate.SPLITS.get(name, "val"),
-                                       model.config.block_size)
+            split = data.tokens.Tokens(name, split, model.config.block_size)
             if split.meta["tokenizer"] != meta["tokenizer"]:
                 raise UserError(f"the tokens of {name} are not the model's ({meta['tokenizer']})")
         except UserError as error:

@@ -79,7 +79,7 @@ def best_of(factors, value, better):
     """The factor on the learning rate with the best mean, of those with as many seeds as factor 1, none of which diverged."""
     found = {factor: spread({run.seed: value(run) for run in runs}) for factor, runs in factors.items()}
     n = found[1]["n"] if 1 in found else 0
-    means = {factor: it["mean"] for factor, it in found.items() if it["mean"] is not None and it["n"] >= n and not it["diverged"]}
+    means = {factor: it["mean"] for factor, it in found.items() if it["n"] >= max(n, 1) and not it["diverged"]}
     return (min if better == "lower" else max)(means, key=means.get) if means else 1
 
 
@@ -119,7 +119,8 @@ def table(path, title, note, head, lines, after=""):
 def contest_rows(runs, contest, labels, columns, published, spreads, digits):
     """Head and lines of a table, and their summary. columns: {heading: value of a run}.
 
-    published: {label: [number by column]}, or with `spreads` {label: [mean, standard deviation of the first]}. The first column is the one that is compared: with the contest's baseline, and over factors on the learning rate.
+    published: {label: [number by column]}, or with `spreads` {label: [mean, standard deviation of the first]}. The first
+    column is the one that is compared: with the contest's baseline, and over factors on the learning rate.
     """
     def cells_of(label):
         numbers = published.get(label, [])
@@ -161,11 +162,11 @@ def contest_rows(runs, contest, labels, columns, published, spreads, digits):
     head += [f"paper's gap to {baseline}", "our gap"]
     if factors:
         head += [f"{key} at lr x{factor:g}" for factor in factors] + ["best lr", f"gap to {baseline}, each at its best lr"]
-    shown = [label for label in (claimed, baseline) if label in labels]
+    shown, counts = [label for label in (claimed, baseline) if label in labels], [line[-1] for line in lines]
     short = {"paper": [f"{label} {cells_of(label)[0]}" for label in shown if label in published],
              "ours": [f"{label} {text(at[label].get(1, {}).get(key), digits)}" for label in shown]
              + [cells[head.index("our gap")] for cells in lines if cells[0] == claimed],
-             "n": "-".join(str(n) for n in sorted({min(line[-1] for line in lines), max(line[-1] for line in lines)}))}
+             "n": "-".join(map(str, sorted({min(counts), max(counts)})))}
     if factors:
         short["ours"] += [f"each at its best lr: {cells[-2]}" for cells in lines if cells[0] == claimed]
     return [*head, "n"], lines, {"rows": rows} | short
@@ -176,7 +177,8 @@ AFTER = ("Ours: mean ± standard deviation over n seeds at the paper's learning 
          "(root of the sum of squares).")
 AUTHORS = (" rule=authors: what the released code computes, at the paper's hyper-learning-rates; under gradient accumulation "
            "that code's acted like a fifth of them.")
-BEST = " Best lr: the best mean over these factors on that rate, chosen by the very number that is shown, where no run diverged."
+BEST = (" Best lr: the best mean over these factors on that rate, of those where no run diverged, chosen by the very number "
+        "that is shown.")
 
 
 def contest_table(name, scale, contest, ended, rest, columns, digits):
@@ -288,5 +290,5 @@ def index(results):
             for picture in sorted(path.parent.glob("*.png"), reverse=True):
                 shown += [f"![{name}: {it['claim']}]({folder}/{picture.name})", ""]
     remarks = results / "remarks.md"
-    return "\n".join(["# Results", "", "Made by `python scripts/reproduce.py index` from what the folders hold, and `remarks.md`.",
+    return "\n".join(["# Results", "", "Made by `python scripts/reproduce.py index` from the folders' summaries and remarks.md.",
                       "", *lines, "", remarks.read_text() if remarks.exists() else "", *shown]).rstrip() + "\n"

@@ -67,9 +67,10 @@ def test_a_table_is_made_resumed_and_drawn_again(results, monkeypatch):
 
 def test_perplexities_belong_to_their_run(results, monkeypatch):
     """Those of another run, or of data that were missing, are taken when they can be; a diverged run has none."""
+    smoke = rows.GPT2_SCALES["smoke"]._replace(
+        evaluated={"openwebtext": ("shakespeare_char", "val"), "wikitext": ("wikitext", "val"), "lambada": ("lambada", "test")})
     only = rows.CONTESTS["gpt2-medium"]._replace(
-        rows={"Adam": rows.CONTESTS["gpt2-medium"].rows["Adam"]},
-        evaluated={"openwebtext": "shakespeare_char", "wikitext": "wikitext", "lambada": "lambada"})
+        rows={"Adam": rows.CONTESTS["gpt2-medium"].rows["Adam"]}, scales={"smoke": smoke})
     monkeypatch.setitem(reproduce.CONTESTS, "gpt2-medium", only)
     reproduce.reproduce("table7", "smoke", seeds=1, workers=0, grid=False)
     taken = summary(results, "table7")["results"]["gpt2-medium"]["Adam"]["ours"]
@@ -80,7 +81,6 @@ def test_perplexities_belong_to_their_run(results, monkeypatch):
     extra.write_text(json.dumps(known | {"run": "another"}))
     assert reproduce.gather("gpt2-medium", "smoke")["Adam"][1][0].evaluation == {}
     (data.tokens.FOLDER / "wikitext").symlink_to(data.tokens.FOLDER / "shakespeare_char")
-    monkeypatch.setitem(reproduce.evaluate.SPLITS, "wikitext", "val")
     reproduce.reproduce("table7", "smoke", draw=True)
     ended, = reproduce.gather("gpt2-medium", "smoke")["Adam"][1]
     assert ended.perplexity("wikitext") == ended.perplexity("openwebtext") == known["openwebtext"]["perplexity"]

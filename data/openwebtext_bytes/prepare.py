@@ -1,8 +1,8 @@
 """The text of another data set as UTF-8 bytes: a vocabulary of 256 and the end of a document, for models of a laptop's size.
 
     python data/openwebtext_bytes/prepare.py                                            # of data/openwebtext
-    python data/openwebtext_bytes/prepare.py --source data/wikitext_lines --out data/wikitext_lines_bytes
-    python data/openwebtext_bytes/prepare.py --source data/lambada_original --out data/lambada_original_bytes
+    python data/openwebtext_bytes/prepare.py --source data/wikitext --out data/wikitext_bytes
+    python data/openwebtext_bytes/prepare.py --source data/lambada --out data/lambada_bytes
 
 Writes the same splits, uint16, and meta.json: of the first --max_tokens of GPT-2's tokens to train on, and of the first
 --max_eval_tokens of every other split. With GPT-2's vocabulary nearly all of the work of a small model is its last layer's.

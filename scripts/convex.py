@@ -121,7 +121,7 @@ def start(settings, cfg):
     unknown |= {*rates, *momenta} - {*NAMES}
     if unknown or settings.get("second_moment", "avgrad") not in ("avgrad", "amsgrad") \
             or settings.get("rule", cfg.rule) not in ("paper", "authors"):
-        raise UserError(f"optimizers: {settings!r} has {', '.join(unknown) or 'another second_moment or rule'}: an optimizer has "
+        raise UserError(f"optimizers: {settings!r} has {', '.join(unknown) or 'another second_moment or rule'}; it can have "
                         f"{', '.join(NAMES)}, hyper_lr, hyper_momentum, learning_rate, "
                         "second_moment ('avgrad' or 'amsgrad') and rule ('paper' or 'authors')")
     for name, (low, high) in MADA.domain.items():

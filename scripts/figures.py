@@ -16,9 +16,10 @@ from show import PAPER, PUBLISHED, ROOT, best_of, conditions, first_line, header
 from workers import execute
 
 
-def save(fig, folder, caption):
+def save(fig, folder, caption, bottom=0.07):
+    """bottom: the share of the height that is left for the caption, and a legend above it."""
     fig.text(0.01, 0.005, caption, fontsize=7, va="bottom", wrap=True)
-    fig.tight_layout(rect=(0, 0.07, 1, 1))
+    fig.tight_layout(rect=(0, bottom, 1, 1))
     fig.savefig(folder / "figure.png", dpi=150)
     plt.close(fig)
 
@@ -145,14 +146,14 @@ def convex(name, scale, folder, runs, **_):
             ax.plot(steps, [value[optimizer] for value in values], lw=1.2, label=optimizer)
         ax.set(xlabel="step", ylabel=label)
         ax.grid(alpha=0.3)
-    axes[2].legend(fontsize=7, loc="center")
+    fig.legend(*axes[0].get_legend_handles_labels(), fontsize=8, ncols=5, loc="lower center", bbox_to_anchor=(0.5, 0.04))
     save(fig, folder, f"Deterministic; learning rate {header['config']['learning_rate']:g}, {header['config']['schedule']}. "
-                      f"{first_line(['convex'], scale)}")
+                      f"{first_line(['convex'], scale)}", 0.16)
     last = records[-1]
     return PUBLISHED[name] | {
         "results": {key: last[key] for key in ("x", "regret", "rho", "iter")}, "settings": header["config"],
         "ours": [f"{optimizer}: x = {last['x'][optimizer]:.2f}, rho = {last['rho'][optimizer]:.3f}"
-                 for optimizer in ("Adam", "AVGrad", "MADA")],
+                 for optimizer in last["x"] if optimizer != "AMSGrad"],
         "n": "deterministic", "conditions": conditions([header])}
 
 

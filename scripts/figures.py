@@ -165,18 +165,19 @@ def grid(name, scale, folder, rest, draw, workers, seeds, **_):
     if draw:
         if not before.exists():
             return None
-        under = json.loads(before.read_text())["conditions"]
+        it = json.loads(before.read_text())
+        under, seeds = it["conditions"], range(1337, 1337 + it["n"])
     else:
+        seeds = range(1337, 1337 + (seeds or default_seeds))
         out = ROOT / "out" / "sweeps" / Path(file).stem
-        cells = {seed: sweep.cells(str(ROOT / file), [f"--seed={seed}"])[0]
-                 for seed in range(1337, 1337 + (seeds or default_seeds))}
+        cells = {seed: sweep.cells(str(ROOT / file), [f"--seed={seed}"])[0] for seed in seeds}
         states = execute([cell for every in cells.values() for cell in every], out, workers, True, keep_checkpoints=False)
         if errors := {state["error"].strip().splitlines()[-1] for state in states.values() if state["state"] == "failed"}:
             raise UserError(f"cells failed: {'; '.join(errors)}; the same command tries them again ({out}/ID/log.txt)")
         for seed, every in cells.items():
             sweep.write(list(sweep.rows(every, out)), folder / f"cells-seed{seed}.csv")
         under = conditions([metrics.read(out / cell.id)[0] for every in cells.values() for cell in every])
-    ours = [sweep.read(path) for path in sorted(folder.glob("cells-seed*.csv"))]
+    ours = [sweep.read(folder / f"cells-seed{seed}.csv") for seed in seeds]
     theirs = sweep.read(PAPER / "authors_shakespeare_grid.csv")
     sweep.draw([row for table in ours for row in table], str(folder / "figure.png"),
                f"ours, mean over {len(ours)} seed{'s' * (len(ours) > 1)}. {note or 'Full scale.'}")

@@ -181,6 +181,22 @@ def test_failed_runs_are_said_once_and_tried_again(results, capsys, monkeypatch)
     assert summary(results, "table7")["command"].endswith("table7 --scale smoke --seeds 1 --no_grid")
 
 
+def test_all_goes_on_after_what_cannot_be_done(results, monkeypatch):
+    done = []
+
+    def reproduce_one(name, *rest):
+        done.append(name)
+        if name == "fig8":
+            raise UserError("no data")
+        return ["out of memory"] if name == "table7" else []
+
+    monkeypatch.setattr(reproduce, "reproduce", reproduce_one)
+    monkeypatch.setattr(sys, "argv", ["reproduce.py", "all", "--scale", "cpu"])
+    with pytest.raises(UserError, match="^2 failed: out of memory; no data; the same command tries again"):
+        reproduce.main()
+    assert done == [name for name in rows.NAMES if name != "table4"]  # which has no cpu scale
+
+
 def test_profile_measures_processes_of_its_own(results, monkeypatch, tmp_path):
     script = tmp_path / "measure.py"  # the real one, on the tiny data set
     script.write_text(f"import sys\nsys.path[:0] = {[str(tiny.ROOT), str(tiny.ROOT / 'scripts')]}\n"

@@ -147,11 +147,13 @@ def convex(name, scale, folder, runs, **_):
         ax.set(xlabel="step", ylabel=label)
         ax.grid(alpha=0.3)
     fig.legend(*axes[0].get_legend_handles_labels(), fontsize=8, ncols=5, loc="lower center", bbox_to_anchor=(0.5, 0.04))
-    save(fig, folder, f"Deterministic; learning rate {header['config']['learning_rate']:g}, {header['config']['schedule']}. "
+    cfg = header["config"]
+    other = [f"{name}: {it['learning_rate']:g}" for name, it in cfg["optimizers"].items() if "learning_rate" in it]
+    save(fig, folder, f"Deterministic; {cfg['schedule']} learning rate {'; '.join([format(cfg['learning_rate'], 'g'), *other])}. "
                       f"{first_line(['convex'], scale)}", 0.16)
     last = records[-1]
     return PUBLISHED[name] | {
-        "results": {key: last[key] for key in ("x", "regret", "rho", "iter")}, "settings": header["config"],
+        "results": {key: last[key] for key in ("x", "regret", "rho", "iter")}, "settings": cfg,
         "ours": [f"{optimizer}: x = {last['x'][optimizer]:.2f}, rho = {last['rho'][optimizer]:.3f}"
                  for optimizer in last["x"] if optimizer != "AMSGrad"],
         "n": "deterministic", "conditions": conditions([header])}

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from config import UserError, one_line_errors
 from data.documents import SEPARATOR
 from data.tokens import tokenizer
+from devices import usable
 from model import load
 
 
@@ -33,10 +34,11 @@ def main():
     if args.prompt == "":
         raise UserError("--prompt must have at least one character")
 
-    model, meta = load(args.model, args.device)
+    device = usable(args.device)
+    model, meta = load(args.model, device)
     encode, decode = tokenizer(meta)
     prompt = args.prompt or (SEPARATOR if meta["tokenizer"] == "gpt2" else "\n")
-    tokens = torch.tensor([encode(prompt)], device=model.lm_head.weight.device)
+    tokens = torch.tensor([encode(prompt)], device=device)
     torch.manual_seed(args.seed)
     out = model.generate(tokens, args.tokens, args.temperature, args.top_k, meta["vocab_size"])[0]
     print(prompt.removeprefix(SEPARATOR) + decode(out[tokens.size(1):].tolist()).partition(SEPARATOR)[0])

@@ -227,9 +227,11 @@ def test_an_invocation_that_is_killed_is_gone_on_with(some, undisturbed, tmp_pat
     process = start(tmp_path / "out", some)
     until(lambda: max(steps(tmp_path / "out", run) for run in some) > 30)
     pids = running(tmp_path / "out")
+    if name == "all":  # as when the power goes: nobody sees another die
+        process.send_signal(signal.SIGSTOP)
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
     process.send_signal(getattr(signal, name.replace("all", "SIGKILL")))
-    for pid in pids * (name == "all"):  # as when the power goes
-        os.kill(pid, signal.SIGKILL)
     error = process.communicate(timeout=30)[1]
     if name in ("SIGTERM", "SIGINT"):
         assert process.returncode == 2 and error.splitlines()[-1].startswith("many: stopped with "), error

@@ -22,6 +22,7 @@ import metrics
 import optim
 import train
 from config import UserError
+from devices import hardware
 
 TIMES = ("step_ms", "tokens_per_s")
 
@@ -272,7 +273,7 @@ def test_metrics():
     header, lines = metrics.read("out")
     assert {"config", "git", "seed", "torch", "device"} <= header.keys()
     assert header["config"] == config.parse(config.declared(train.__file__), tiny.arguments(log_interval=2))[0]
-    assert (header["seed"], header["torch"], header["device"]) == (1337, torch.__version__, "cpu")
+    assert (header["seed"], header["torch"], header["device"]) == (1337, torch.__version__, hardware("cpu"))
     assert [line["iter"] for line in lines] == [0, 1, 2, 4, 6, 8]
     assert [line["iter"] for line in lines if "val_loss" in line] == [0, 4, 8]
     for line in lines[1:]:

@@ -134,7 +134,7 @@ def contest_rows(runs, contest, labels, columns, published, spreads, digits):
                   for factor, ended in runs.get(label, {}).items()} for label in labels}
     key = next(iter(columns))
     best = {label: best_of(runs[label], columns[key], better) if label in runs else 1 for label in labels}
-    factors = sorted({factor for found in at.values() for factor in found} - {1})
+    factors = sorted({factor for found in at.values() for factor, it in found.items() if it[key]["n"]} - {1})
     width = max(len(cells_of(label)) for label in labels)  # columns that the paper has
     rows, claimed = {}, next((label for label in labels if label.startswith("MADA")), None)
     for label in labels:
@@ -168,7 +168,7 @@ def contest_rows(runs, contest, labels, columns, published, spreads, digits):
              + [cells[head.index("our gap")] for cells in lines if cells[0] == claimed],
              "n": "-".join(map(str, sorted({min(counts), max(counts)})))}
     if factors:
-        short["ours"] += [f"each at its best lr: {cells[-2]}" for cells in lines if cells[0] == claimed]
+        short["ours"] += [f"each at its best lr: {cells[-2]}" for cells in lines if cells[0] == claimed and cells[-2]]
     return [*head, "n"], lines, {"rows": rows} | short
 
 

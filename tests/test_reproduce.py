@@ -88,6 +88,18 @@ def test_perplexities_belong_to_their_run(results, monkeypatch):
     assert ended.perplexity("wikitext") != ended.perplexity("wikitext") and ended.perplexity("x") != ended.perplexity("x")
 
 
+def test_a_column_that_is_taken_at_one_learning_rate_has_no_best_one():
+    def ended(**evaluation):
+        return [show.Ended(seed, {"diverged": False}, [{"val_loss": 2.0}], evaluation) for seed in range(2)]
+
+    runs = {label: {1: ended(a={"perplexity": 7.0}), 4: ended()} for label in ("Adam", "MADA")}
+    columns = {"loss": lambda run: run.value("val_loss"), "a": lambda run: run.perplexity("a")}
+    for name in columns:
+        head, lines, summary = show.contest_rows(runs, "gpt2", ("Adam", "MADA"), {name: columns[name]}, {"Adam": [1.0]}, False, 4)
+        assert ("best lr" in head) == (name == "loss") == any("best" in words for words in summary["ours"])
+        assert all(len(line) == len(head) for line in lines)
+
+
 def test_best_of_whole_sets_of_seeds():
     def ended(*losses):
         return [show.Ended(seed, {}, [{"val_loss": loss}], {}) for seed, loss in enumerate(losses)]

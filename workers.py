@@ -151,6 +151,11 @@ def work(runs, folder, retry, keep_checkpoints, tell=None):
     return True
 
 
+def errors(states):
+    """The last line of what each failed run died of; states: what execute returned."""
+    return [it["error"].strip().splitlines()[-1] for it in states.values() if it["state"] == "failed"]
+
+
 def worker():
     """A process of execute's: takes its orders from stdin, whose end tells it that there is nobody left to work for."""
     def stop(*_):

@@ -13,7 +13,7 @@ import metrics
 from config import UserError
 from plot import SYMBOLS, plt, series
 from show import PAPER, PUBLISHED, ROOT, best_of, conditions, first_line, headers, spread, text
-from workers import execute
+from workers import errors, execute
 
 
 def save(fig, folder, caption, bottom=0.07):
@@ -174,8 +174,8 @@ def grid(name, scale, folder, rest, draw, workers, seeds, **_):
         out = ROOT / "out" / "sweeps" / Path(file).stem
         cells = {seed: sweep.cells(str(ROOT / file), [f"--seed={seed}"])[0] for seed in seeds}
         states = execute([cell for every in cells.values() for cell in every], out, workers, True, keep_checkpoints=False)
-        if errors := {state["error"].strip().splitlines()[-1] for state in states.values() if state["state"] == "failed"}:
-            raise UserError(f"cells failed: {'; '.join(errors)}; the same command tries them again ({out}/ID/log.txt)")
+        if failed := errors(states):
+            raise UserError(f"{len(failed)} cells failed: {'; '.join(dict.fromkeys(failed))}; the same command tries them again ({out}/ID/log.txt)")
         for seed, every in cells.items():
             sweep.write(list(sweep.rows(every, out)), folder / f"cells-seed{seed}.csv")
         under = conditions([metrics.read(out / cell.id)[0] for every in cells.values() for cell in every])

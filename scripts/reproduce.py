@@ -32,7 +32,7 @@ from config import UserError, one_line_errors
 from config.reproduce import CONTESTS, NAMES, SCALES
 from model import load
 from runs import Board, run
-from workers import CannotWrite, Stopped, execute
+from workers import CannotWrite, Stopped, errors, execute
 
 RESULTS, WORK = ROOT / "results", ROOT / "out" / "runs"
 tried, said = set(), set()  # runs that this process has done or seen fail; what it has said of missing data
@@ -75,22 +75,25 @@ def cells(contest, scale, seeds, grid):
 
 def fresh(path, cell):
     """Whether results/ holds this very run."""
-    return path.exists() and show.read(path)[0].get("run") == cell.id
+    if not path.exists():
+        return False
+    with open(path) as file:
+        return json.loads(file.readline()).get("run") == cell.id
 
 
 def perform(contest, scale, seeds, workers, grid):
     """Run what results/ does not hold of a contest, and bring it there. Returns the errors of runs that failed."""
-    errors = []
+    failed, keep = [], bool(CONTESTS[contest].scales[scale].evaluated)
     while True:
         found = cells(contest, scale, seeds, grid)
         missing = [cell for key, cell in found.items()
                    if not fresh(file_of(contest, scale, *key), cell) and cell.id not in tried]
         tried.update(cell.id for cell in missing)
-        ended = execute(missing, WORK, workers, True, keep_checkpoints=bool(CONTESTS[contest].scales[scale].evaluated)) if missing else {}
-        errors += [it["error"].strip().splitlines()[-1] for it in ended.values() if it["state"] == "failed"]
+        if missing:
+            failed += errors(execute(missing, WORK, workers, True, keep_checkpoints=keep))
         collect(contest, scale, found)
         if not missing:  # nor has a run ended that others waited for
-            return errors
+            return failed
 
 
 def gather(contest, scale):
@@ -169,20 +172,20 @@ def reproduce(name, scale, seeds=None, workers=None, draw=False, grid=True):
     how, contests, rest = NAMES[name]
     if not has(name, scale):
         raise UserError(f"{name} has no scale {scale}; it has {', '.join(scale for scale in SCALES if has(name, scale))}")
-    contests, errors = [contest for contest in contests if scale in CONTESTS[contest].scales], []
+    contests, failed = [contest for contest in contests if scale in CONTESTS[contest].scales], []
     folder = RESULTS / name / scale
     folder.mkdir(parents=True, exist_ok=True)
     for contest in contests:
         if draw:  # what has ended meanwhile
             collect(contest, scale, cells(contest, scale, seeds, grid))
         else:
-            errors += perform(contest, scale, seeds, workers, grid)
+            failed += perform(contest, scale, seeds, workers, grid)
     summary = getattr(figures if name.startswith("fig") else show, how)(
         name=name, scale=scale, folder=folder, runs={contest: gather(contest, scale) for contest in contests}, rest=rest,
         draw=draw, workers=workers, seeds=seeds)
     if summary is None:
         print(f"{name} {scale}: nothing has been run yet")
-        return errors
+        return failed
     path, before = folder / "summary.json", {}
     if draw and path.exists():
         before = {key: value for key, value in json.loads(path.read_text()).items() if key in ("command", "date")}
@@ -192,7 +195,7 @@ def reproduce(name, scale, seeds=None, workers=None, draw=False, grid=True):
                                                             for contest in contests]} | before | summary
     path.write_text(json.dumps(summary, indent=1) + "\n")
     print(f"{folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder}: {', '.join(sorted(os.listdir(folder)))}")
-    return errors
+    return failed
 
 
 def main():
@@ -215,16 +218,16 @@ def main():
     elif args.name == "index":
         (RESULTS / "README.md").write_text(show.index(RESULTS))
     else:
-        errors = []
+        failed = []
         for name in [name for name in NAMES if has(name, args.scale)] if args.name == "all" else [args.name]:
             try:
-                errors += reproduce(name, args.scale, args.seeds, args.workers, args.draw, not args.no_grid)
+                failed += reproduce(name, args.scale, args.seeds, args.workers, args.draw, not args.no_grid)
             except UserError as error:
                 if args.name != "all" or isinstance(error, Stopped | CannotWrite):
                     raise
-                errors.append(str(error))
-        if errors:
-            raise UserError(f"{len(errors)} failed: {'; '.join(dict.fromkeys(errors))}; the same command tries again "
+                failed.append(str(error))
+        if failed:
+            raise UserError(f"{len(failed)} failed: {'; '.join(dict.fromkeys(failed))}; the same command tries again "
                             "(each run's log: out/runs/ID/log.txt)")
 
 

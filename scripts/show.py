@@ -110,10 +110,10 @@ def conditions(headers):
     return ", ".join(words) + "." + f" Data: {'; '.join(data)}." * bool(data)
 
 
-def table(path, title, note, head, lines, after=""):
-    rows = [head, ["---"] * len(head), *lines]
-    path.write_text("\n".join([note, "", f"# {title}", "", *("| " + " | ".join(map(str, row)) + " |" for row in rows), "",
-                               after]).rstrip() + "\n")
+def table(title, note, head, lines, after):
+    """The text of a table.md."""
+    rows = ["| " + " | ".join(map(str, row)) + " |" for row in (head, ["---"] * len(head), *lines)]
+    return "\n".join([note, "", f"# {title}", "", *rows, "", after]).rstrip() + "\n"
 
 
 def contest_rows(runs, contest, labels, columns, published, spreads, digits):
@@ -182,7 +182,7 @@ BEST = (" Best lr: the best mean over these factors on that rate, of those where
 
 
 def contest_table(name, scale, contest, ended, rest, columns, digits):
-    """Arguments of `table` for one contest, and what summary.json says of it."""
+    """The table of one contest, and what summary.json says of it."""
     published = PUBLISHED[name].get(contest) or PUBLISHED[name]["rows"]
     spreads = PUBLISHED[name].get("spread", False)  # each number is followed by its standard deviation
     labels = rest or tuple(CONTESTS[contest].rows)
@@ -191,7 +191,7 @@ def contest_table(name, scale, contest, ended, rest, columns, digits):
     after = AFTER + AUTHORS * any("authors" in label for label in labels) + BEST * ("best lr" in head)
     after += f"\n\n{summary['conditions']}"
     title = f"{name}{f', {contest}' * (len(NAMES[name][1]) > 1)}; the paper: {PUBLISHED[name]['what']}"
-    return (title, first_line([contest], scale), head, lines, after), summary
+    return table(title, first_line([contest], scale), head, lines, after), summary
 
 
 def losses(name, scale, folder, runs, rest, **_):
@@ -206,9 +206,8 @@ def losses(name, scale, folder, runs, rest, **_):
         if not ended:
             parts.append(f"{contest}: nothing has been run at this scale.\n")
         else:
-            arguments, summary[contest] = contest_table(name, scale, contest, ended, rest, columns, digits)
-            table(folder / "table.md", *arguments)
-            parts.append((folder / "table.md").read_text())
+            shown, summary[contest] = contest_table(name, scale, contest, ended, rest, columns, digits)
+            parts.append(shown)
     if not summary:
         return None
     parts += [f"{contest}: not a part of this scale; it has {', '.join(CONTESTS[contest].scales)}.\n"
@@ -225,8 +224,8 @@ def perplexities(name, scale, folder, runs, rest, **_):
     columns = {kind: (lambda run: run.value("val_loss")) if kind == "loss" else
                (lambda run, kind=kind: run.perplexity(kind))
                for kind in PUBLISHED[name]["columns"]}
-    arguments, summary = contest_table(name, scale, contest, ended, rest, columns, 4)
-    table(folder / "table.md", *arguments)
+    shown, summary = contest_table(name, scale, contest, ended, rest, columns, 4)
+    (folder / "table.md").write_text(shown)
     return joined(name, {contest: summary})
 
 
@@ -258,18 +257,19 @@ def profile(name, scale, folder, draw, rest, **_):
     theirs = {label: [f"{gigabytes} GB", f"{seconds} s"] for label, (gigabytes, seconds) in published.items()}
     ours = {label: [f"{it['peak_gb']:.2f} GB", f"{it['seconds']:.3f} s"] for label, it in found.items()}
     under = conditions([it | {"seconds": None} for it in found.values()])  # those are a step's, not a run's
-    table(folder / "table.md", f"{name}: {PUBLISHED[name]['what']}", note or "Full scale.",
-          ["", "paper: memory", "time", "ours: memory", "time per iteration", "steps timed"],
-          [[label, *theirs.get(label, ["-", "-"]), *ours[label], it["steps"]] for label, it in found.items()],
-          "Ours: peak memory of a process that does nothing else, and the median time of its steps after the first three.\n\n"
-          + under)
+    (folder / "table.md").write_text(table(
+        f"{name}: {PUBLISHED[name]['what']}", note or "Full scale.",
+        ["", "paper: memory", "time", "ours: memory", "time per iteration", "steps timed"],
+        [[label, *theirs.get(label, ["-", "-"]), *ours[label], it["steps"]] for label, it in found.items()],
+        "Ours: peak memory of a process that does nothing else, and the median time of its steps after the first three.\n\n"
+        + under))
     return {"source": PUBLISHED[name]["source"], "claim": PUBLISHED[name]["what"], "results": found,
             "paper": [f"{label} {', '.join(theirs[label])}" for label in ("Adam", "MADA")],
             "ours": [f"{label} {', '.join(ours[label])}" for label in ("Adam", "MADA")], "n": 1, "conditions": under}
 
 
 def index(results):
-    """results/README.md: a line for each summary, then each table and picture, then the remarks of results/remarks.md."""
+    """results/README.md: a line for each summary, the remarks of results/remarks.md, then each table and picture."""
     lines = ["| name | scale | what | the paper | ours | n | hardware | command | log |", "|" + "---|" * 9]
     shown = []
     for name in NAMES:

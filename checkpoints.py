@@ -7,8 +7,7 @@ import torch
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils._pytree import tree_map
 
-from config import UserError
-
+from settings import UserError
 
 TRAINING = ("model", "optimizer", "scaler", "iter", "best_val_loss", "config", "model_config")  # what train.py saves
 THIS_TIME = ("out_dir", "overwrite", "init_from", "stop_after")  # settings of one invocation, not of the run
@@ -37,11 +36,15 @@ def start(cfg, given, kept, names=TRAINING):
     last = os.path.join(cfg["out_dir"], "ckpt_last.pt")
     if cfg["init_from"] != "resume":
         if os.path.exists(last) and not cfg["overwrite"]:
-            raise UserError(f"out_dir={cfg['out_dir']!r} holds another run: go on with --init_from=resume, name another "
-                            "--out_dir, or lose it with --overwrite=True")
+            raise UserError(
+                f"out_dir={cfg['out_dir']!r} holds another run: go on with --init_from=resume, name another "
+                "--out_dir, or lose it with --overwrite=True"
+            )
         return None, cfg
     if not os.path.exists(last):
-        raise UserError(f"init_from='resume': there is no {last}; start with --init_from=scratch, or name the --out_dir")
+        raise UserError(
+            f"init_from='resume': there is no {last}; start with --init_from=scratch, or name the --out_dir"
+        )
     checkpoint = read(last, names)
     before = checkpoint["config"]
     for name in kept:
@@ -57,8 +60,10 @@ def whole(state):
 
 def shared_out(state, params):
     """An optimizer's state dict, its tensors sharded as the parameters they belong to: undoes `whole`."""
+
     def like(x, p):
         return distribute_tensor(x, p.device_mesh, p.placements) if isinstance(p, DTensor) and x.shape == p.shape else x
 
-    return state | {"state": {i: {name: like(x, params[i]) for name, x in entry.items()}
-                              for i, entry in state["state"].items()}}
+    return state | {
+        "state": {i: {name: like(x, params[i]) for name, x in entry.items()} for i, entry in state["state"].items()}
+    }

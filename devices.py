@@ -5,11 +5,11 @@ import platform
 
 import torch
 
-from config import UserError
+from settings import UserError
 
 
 def usable(device):
-    """"auto" -> the first of "cuda", "mps" and "cpu" that there is; any other name as it is, once it has been tried.
+    """ "auto" -> the first of "cuda", "mps" and "cpu" that there is; any other name as it is, once it has been tried.
 
     Raises UserError where it cannot be used.
     """

@@ -15,7 +15,9 @@ def git_revision():
     git = ["git", "-C", os.path.dirname(os.path.abspath(__file__))]
     try:
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True).stdout
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True
+        ).stdout
     except (OSError, subprocess.CalledProcessError):
         return None
     return commit + "+" * bool(changed.strip())
@@ -24,7 +26,9 @@ def git_revision():
 def read(out_dir):
     """A run's metrics.jsonl -> header, records: what the run was, and one dict per logged step."""
     with open(os.path.join(out_dir, FILE)) as file:
-        header, *records = (json.loads(line) for line in file if line.endswith("\n"))  # a killed run may leave half a line
+        header, *records = (
+            json.loads(line) for line in file if line.endswith("\n")
+        )  # a killed run may leave half a line
     return header, records
 
 
@@ -50,6 +54,7 @@ class Metrics:
         self.wandb = None
         if wandb is not None:
             from wandb import init
+
             self.wandb = init(config=header, **wandb)
 
     def say(self, line):

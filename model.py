@@ -9,21 +9,35 @@ from dataclasses import dataclass
 from pickle import UnpicklingError
 
 import torch
-import torch.nn as nn
+from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from config import UserError
 from devices import usable
+from settings import UserError
 
 # Dense bf16 peak of one device in FLOP/s, from the vendors' data sheets; the first key that is a word of its name counts.
-PEAK_FLOPS = {"GH200": 989e12, "H200": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "B200": 2250e12,
-              "A100": 312e12, "L40S": 362e12, "L4": 121e12, "A40": 150e12, "A10G": 70e12, "V100": 125e12, "4090": 165e12}
+PEAK_FLOPS = {
+    "GH200": 989e12,
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "B200": 2250e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "A40": 150e12,
+    "A10G": 70e12,
+    "V100": 125e12,
+    "4090": 165e12,
+}
 
 
 @dataclass
 class GPTConfig:
     """Sizes: 11M is (6, 6, 384) with 65 characters; GPT-2 124M (12, 12, 768), 355M (24, 16, 1024), 1.5B (48, 25, 1600)."""
+
     block_size: int = 1024
     vocab_size: int = 50304  # GPT-2's 50257 rounded up to a multiple of 64, which matrix units like better
     n_layer: int = 12
@@ -83,11 +97,14 @@ class GPT(nn.Module):
         if not 0 <= config.dropout < 1:
             raise ValueError(f"dropout={config.dropout} must lie in [0, 1)")
         self.config, self.checkpoint_activations = config, False  # True: the backward pass computes each block's anew
-        self.transformer = nn.ModuleDict(dict(
-            wte=nn.Embedding(config.vocab_size, config.n_embd),
-            wpe=nn.Embedding(config.block_size, config.n_embd),
-            h=nn.ModuleList(Block(config) for _ in range(config.n_layer)),
-            ln_f=nn.LayerNorm(config.n_embd, bias=config.bias)))
+        self.transformer = nn.ModuleDict(
+            {
+                "wte": nn.Embedding(config.vocab_size, config.n_embd),
+                "wpe": nn.Embedding(config.block_size, config.n_embd),
+                "h": nn.ModuleList(Block(config) for _ in range(config.n_layer)),
+                "ln_f": nn.LayerNorm(config.n_embd, bias=config.bias),
+            }
+        )
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.lm_head.weight = self.transformer.wte.weight
         for name, p in self.named_parameters():  # GPT-2's initialisation; layer norms keep ones and zeros
@@ -119,7 +136,7 @@ class GPT(nn.Module):
         temperature 0 is greedy; top_k: only the k likeliest; vocab_size: ids below it, where the model's is rounded up.
         """
         for _ in range(max_new_tokens):
-            logits = self(tokens[:, -self.config.block_size:])[:, -1, :vocab_size]
+            logits = self(tokens[:, -self.config.block_size :])[:, -1, :vocab_size]
             if top_k is not None:
                 kth = logits.topk(min(top_k, logits.size(-1))).values[:, -1:]
                 logits = logits.masked_fill(logits < kth, -torch.inf)
@@ -134,6 +151,7 @@ class GPT(nn.Module):
     def from_pretrained(cls, name, dropout=0.0):
         """OpenAI's weights through transformers: gpt2 (124M), gpt2-medium, gpt2-large, gpt2-xl, or a local folder."""
         from transformers import GPT2LMHeadModel
+
         return cls.from_transformers(GPT2LMHeadModel.from_pretrained(name), dropout)
 
     @classmethod
@@ -147,11 +165,23 @@ class GPT(nn.Module):
     def to_transformers(self):
         """A transformers GPT2LMHeadModel with these weights, and zeros for biases that this model lacks: the same logits."""
         from transformers import GPT2Config, GPT2LMHeadModel
+
         c = self.config
         end = 50256 if c.vocab_size > 50256 else None  # GPT-2's end of text
-        theirs = GPT2LMHeadModel(GPT2Config(
-            vocab_size=c.vocab_size, n_positions=c.block_size, n_embd=c.n_embd, n_layer=c.n_layer, n_head=c.n_head,
-            resid_pdrop=c.dropout, embd_pdrop=c.dropout, attn_pdrop=c.dropout, bos_token_id=end, eos_token_id=end))
+        theirs = GPT2LMHeadModel(
+            GPT2Config(
+                vocab_size=c.vocab_size,
+                n_positions=c.block_size,
+                n_embd=c.n_embd,
+                n_layer=c.n_layer,
+                n_head=c.n_head,
+                resid_pdrop=c.dropout,
+                embd_pdrop=c.dropout,
+                attn_pdrop=c.dropout,
+                bos_token_id=end,
+                eos_token_id=end,
+            )
+        )
         copy_weights(self, theirs)
         return theirs.eval()
 

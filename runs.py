@@ -15,14 +15,22 @@ import socket
 import time
 from functools import cache, cached_property
 
-import config
+from settings import checked, declared, parse
 
 ROOT = os.path.dirname(os.path.abspath(__file__))
 BEAT = 10.0  # seconds between heartbeats
 DEAD = 120.0  # seconds without one after which a worker on another machine is taken for dead
 DEATHS = 5  # of a run's workers in one place, after which the run has failed
-FREE = ("out_dir", "overwrite", "device", "timeout_minutes", "wandb_log", "wandb_project", "wandb_run_name")  # not in the id
-declared = cache(config.declared)
+FREE = (
+    "out_dir",
+    "overwrite",
+    "device",
+    "timeout_minutes",
+    "wandb_log",
+    "wandb_project",
+    "wandb_run_name",
+)  # not in the id
+declared = cache(declared)
 mine = set()  # attempts that this process has begun and not ended
 
 
@@ -56,8 +64,8 @@ def run(script, *arguments, **settings):
     """The Run of a script under ROOT (or anywhere), with arguments as on its command line. Raises UserError."""
     script = os.path.join(ROOT, script)
     known = declared(script)
-    given = config.parse(known, arguments)[1]
-    return Run(script, given | {name: config.checked(known, name, value, "run") for name, value in settings.items()})
+    given = parse(known, arguments)[1]
+    return Run(script, given | {name: checked(known, name, value, "run") for name, value in settings.items()})
 
 
 def alive(pid):
@@ -103,7 +111,9 @@ class Board:
     def dead(self, path, beat, found):
         if found.get("host") == HOST and not (path in mine if found["pid"] == os.getpid() else alive(found["pid"])):
             return True
-        now = time.monotonic()  # clocks of machines differ, and a laptop sleeps: what counts is how long we saw no change
+        now = (
+            time.monotonic()
+        )  # clocks of machines differ, and a laptop sleeps: what counts is how long we saw no change
         if self.beats.get(path, (None,))[0] != beat:
             self.beats[path] = beat, now
         return now - self.beats[path][1] > DEAD
@@ -137,6 +147,8 @@ class Board:
 
     def deadly(self, run, attempt):
         """Whether the DEATHS attempts before this one were all killed, and where it is now."""
-        texts = [open(self.path(run, n)).read() for n in self.attempts(run) if n <= attempt][-DEATHS - 1:]
+        texts = [open(self.path(run, n)).read() for n in self.attempts(run) if n <= attempt][-DEATHS - 1 :]
         found = [json.loads(text) if text else {"state": "unknown"} for text in texts]
-        return len(found) > DEATHS and {(it["state"], it.get("where")) for it in found} == {("running", found[-1]["where"])}
+        return len(found) > DEATHS and {(it["state"], it.get("where")) for it in found} == {
+            ("running", found[-1]["where"])
+        }

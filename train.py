@@ -29,18 +29,18 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import checkpoints
-import config
 import metrics
 import optim
-from config import Diverged, Finished, UserError
+import settings
 from data.tokens import Tokens
 from devices import hardware, usable
 from model import GPT, GPTConfig, peak_flops
+from settings import Diverged, Finished, UserError
 
 # what and where
 out_dir = "out"  # folder of metrics.jsonl, ckpt_last.pt and ckpt_best.pt
 overwrite = False  # start anew in an out_dir that holds another run, which is lost
-init_from = "scratch"  # "scratch", "resume" (from out_dir's ckpt_last.pt), or "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"
+init_from = "scratch"  # "scratch", "resume" (out_dir's ckpt_last.pt), "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"
 seed = 1337  # of the initial weights, the data order and dropout
 # data
 dataset = "openwebtext"  # a folder of data/, made by its prepare.py
@@ -99,13 +99,53 @@ timeout_minutes = 10  # after which a rank that waits for the others gives up
 # -- end of settings
 
 MODEL_SETTINGS = ("block_size", "n_layer", "n_head", "n_embd", "dropout", "bias", "vocab_size")
-OPTIMIZER_SETTINGS = ("beta1", "beta2", "beta3", "rho", "c", "gamma", "eps", "momentum", "learn", "hyper_lr",
-                      "hyper_momentum", "hyper_start", "hyper_clip", "hyper_optimizer", "state_dtype", "rule",
-                      "second_moment")
-KEPT_SETTINGS = ("seed", "dataset", "batch_size", "optimizer", "weight_decay", "grad_clip",  # by a resumed run
-                 *MODEL_SETTINGS, *OPTIMIZER_SETTINGS)
-LEAST = dict(seed=0, batch_size=1, micro_batch_size=1, block_size=1, n_layer=1, n_head=1, n_embd=1, grad_clip=0, min_lr=0,
-             warmup_iters=0, lr_decay_iters=1, max_iters=1, eval_interval=1, eval_iters=0, log_interval=1, timeout_minutes=1)
+OPTIMIZER_SETTINGS = (
+    "beta1",
+    "beta2",
+    "beta3",
+    "rho",
+    "c",
+    "gamma",
+    "eps",
+    "momentum",
+    "learn",
+    "hyper_lr",
+    "hyper_momentum",
+    "hyper_start",
+    "hyper_clip",
+    "hyper_optimizer",
+    "state_dtype",
+    "rule",
+    "second_moment",
+)
+KEPT_SETTINGS = (
+    "seed",
+    "dataset",
+    "batch_size",
+    "optimizer",
+    "weight_decay",
+    "grad_clip",  # by a resumed run
+    *MODEL_SETTINGS,
+    *OPTIMIZER_SETTINGS,
+)
+LEAST = {
+    "seed": 0,
+    "batch_size": 1,
+    "micro_batch_size": 1,
+    "block_size": 1,
+    "n_layer": 1,
+    "n_head": 1,
+    "n_embd": 1,
+    "grad_clip": 0,
+    "min_lr": 0,
+    "warmup_iters": 0,
+    "lr_decay_iters": 1,
+    "max_iters": 1,
+    "eval_interval": 1,
+    "eval_iters": 0,
+    "log_interval": 1,
+    "timeout_minutes": 1,
+}
 
 
 def learning_rate_at(it, cfg):
@@ -141,13 +181,16 @@ def train(cfg, given=()):
     resolved, cfg = cfg, SimpleNamespace(**cfg)
 
     # processes, device, number format
-    ranks, rank, local_rank = (int(os.environ.get(name, default)) for name, default in
-                               (("WORLD_SIZE", 1), ("RANK", 0), ("LOCAL_RANK", 0)))
+    ranks, rank, local_rank = (
+        int(os.environ.get(name, default)) for name, default in (("WORLD_SIZE", 1), ("RANK", 0), ("LOCAL_RANK", 0))
+    )
     device = cfg.device
     if ranks > 1 and device in ("auto", "cuda") and torch.cuda.is_available():
         if int(os.environ["LOCAL_WORLD_SIZE"]) > torch.cuda.device_count():
-            raise UserError(f"{os.environ['LOCAL_WORLD_SIZE']} processes but {torch.cuda.device_count()} GPUs on this "
-                            "machine: lower --nproc_per_node")
+            raise UserError(
+                f"{os.environ['LOCAL_WORLD_SIZE']} processes but {torch.cuda.device_count()} GPUs on this "
+                "machine: lower --nproc_per_node"
+            )
         device = f"cuda:{local_rank}"
     if cfg.shard and ranks == 1:
         raise UserError("shard=True splits the model over several processes: start them with torchrun")
@@ -165,9 +208,11 @@ def train(cfg, given=()):
     micro = cfg.micro_batch_size or share or 1
     if left or share % micro:
         what, number = ("numbers of processes", cfg.batch_size) if left else ("micro_batch_size", share)
-        raise UserError(f"batch_size={cfg.batch_size} cannot be divided over {ranks} processes and "
-                        f"micro_batch_size={micro}; valid {what}: "
-                        f"{', '.join(str(n) for n in range(1, number + 1) if number % n == 0)}")
+        raise UserError(
+            f"batch_size={cfg.batch_size} cannot be divided over {ranks} processes and "
+            f"micro_batch_size={micro}; valid {what}: "
+            f"{', '.join(str(n) for n in range(1, number + 1) if number % n == 0)}"
+        )
     accumulation = share // micro
 
     # data
@@ -193,12 +238,16 @@ def train(cfg, given=()):
             model = GPT(GPTConfig(**sizes | {"vocab_size": cfg.vocab_size or train_data.meta["vocab_size"]}))
         else:
             model = GPT.from_pretrained(cfg.init_from, cfg.dropout)
-            resolved |= dataclasses.asdict(model.config) | {"block_size": cfg.block_size}  # the sizes come with the weights
+            resolved |= dataclasses.asdict(model.config) | {
+                "block_size": cfg.block_size
+            }  # the sizes come with the weights
     except ValueError as error:
         raise UserError(str(error)) from None
     except OSError as error:
-        raise UserError(f"init_from={cfg.init_from!r} is not scratch or resume, and cannot be had as pretrained weights: "
-                        f"{str(error).splitlines()[0]}") from None
+        raise UserError(
+            f"init_from={cfg.init_from!r} is not scratch or resume, and cannot be had as pretrained weights: "
+            f"{str(error).splitlines()[0]}"
+        ) from None
     if model.config.vocab_size < train_data.meta["vocab_size"]:
         raise UserError(f"vocab_size={model.config.vocab_size} is less than the data's {train_data.meta['vocab_size']}")
     if model.config.block_size < cfg.block_size:
@@ -215,7 +264,9 @@ def train(cfg, given=()):
     if ranks > 1:
         if device_type == "cuda":
             torch.cuda.set_device(device)
-        dist.init_process_group("nccl" if device_type == "cuda" else "gloo", timeout=timedelta(minutes=cfg.timeout_minutes))
+        dist.init_process_group(
+            "nccl" if device_type == "cuda" else "gloo", timeout=timedelta(minutes=cfg.timeout_minutes)
+        )
     if cfg.shard:
         mesh = init_device_mesh(device_type, (ranks,))
         for block in model.transformer.h:
@@ -227,8 +278,12 @@ def train(cfg, given=()):
     others = [p for p in model.parameters() if p.dim() < 2]
     try:
         optimizer = optim.build(
-            cfg.optimizer, [{"params": matrices, "weight_decay": cfg.weight_decay}, {"params": others, "weight_decay": 0.0}],
-            lr=cfg.learning_rate, max_grad_norm=cfg.grad_clip, **{name: resolved[name] for name in OPTIMIZER_SETTINGS})
+            cfg.optimizer,
+            [{"params": matrices, "weight_decay": cfg.weight_decay}, {"params": others, "weight_decay": 0.0}],
+            lr=cfg.learning_rate,
+            max_grad_norm=cfg.grad_clip,
+            **{name: resolved[name] for name in OPTIMIZER_SETTINGS},
+        )
     except ValueError as error:
         raise UserError(str(error)) from None
     scaler = torch.amp.GradScaler(device_type, enabled=dtype == "float16")
@@ -256,22 +311,45 @@ def train(cfg, given=()):
             if os.path.exists(os.path.join(cfg.out_dir, name)):
                 os.remove(os.path.join(cfg.out_dir, name))
         key = os.environ.get("WANDB_API_KEY")
-        log = metrics.Metrics(cfg.out_dir, {
-            "config": resolved, "git": metrics.git_revision(), "seed": cfg.seed, "torch": torch.__version__,
-            "device": device_name, "ranks": ranks, "cpu_threads": torch.get_num_threads(), "dtype": dtype,
-            "compile": compiled, "accumulation": accumulation, "parameters": parameters, "data": meta,
-        }, it, cfg.max_iters, wandb=dict(
-            project=cfg.wandb_project, name=cfg.wandb_run_name or os.path.basename(os.path.normpath(cfg.out_dir)),
-            mode=os.environ.get("WANDB_MODE") or ("online" if key else "offline")) if cfg.wandb_log else None)
+        log = metrics.Metrics(
+            cfg.out_dir,
+            {
+                "config": resolved,
+                "git": metrics.git_revision(),
+                "seed": cfg.seed,
+                "torch": torch.__version__,
+                "device": device_name,
+                "ranks": ranks,
+                "cpu_threads": torch.get_num_threads(),
+                "dtype": dtype,
+                "compile": compiled,
+                "accumulation": accumulation,
+                "parameters": parameters,
+                "data": meta,
+            },
+            it,
+            cfg.max_iters,
+            wandb={
+                "project": cfg.wandb_project,
+                "name": cfg.wandb_run_name or os.path.basename(os.path.normpath(cfg.out_dir)),
+                "mode": os.environ.get("WANDB_MODE") or ("online" if key else "offline"),
+            }
+            if cfg.wandb_log
+            else None,
+        )
         if cfg.compile == "auto" and device_type == "cuda" and not compiled:
             log.say(f"without torch.compile, which does not work here: {problem}")
         log.say(f"{parameters:,} parameters, optimizer {cfg.optimizer}, on {ranks} x {device_name}, {dtype}")
         log.say(f"{cfg.dataset}: {meta['counts']['train']:,} + {meta['counts']['val']:,} tokens from {meta['source']}")
-        log.say(f"each step: {accumulation} x {ranks} x {micro} sequences of {cfg.block_size} tokens; first checkpoint "
-                f"after step {min(cfg.max_iters, (it // cfg.eval_interval + 1) * cfg.eval_interval)}, in {cfg.out_dir}")
+        log.say(
+            f"each step: {accumulation} x {ranks} x {micro} sequences of {cfg.block_size} tokens; first checkpoint "
+            f"after step {min(cfg.max_iters, (it // cfg.eval_interval + 1) * cfg.eval_interval)}, in {cfg.out_dir}"
+        )
     peak = peak_flops(device_name)
 
-    reduced = [None]  # the last tensor that was; gloo's thread must not be the one to free it, or the run may hang at exit
+    reduced = [
+        None
+    ]  # the last tensor that was; gloo's thread must not be the one to free it, or the run may hang at exit
 
     def mean_over_ranks(value):
         if ranks > 1:
@@ -286,7 +364,7 @@ def train(cfg, given=()):
         model.eval()
         total = torch.zeros((), device=device)
         for i in range(0, len(starts), micro * ranks):
-            mine = starts[i + rank * micro:i + (rank + 1) * micro]
+            mine = starts[i + rank * micro : i + (rank + 1) * micro]
             x, y = map(on_device, split.windows(mine if len(mine) else starts[:1]))  # FSDP wants all ranks to call
             with autocast:
                 total += model(x, y) * len(mine)
@@ -295,9 +373,18 @@ def train(cfg, given=()):
 
     def save(*names):
         """Write checkpoints of whole tensors and plain containers, each complete or not at all. All ranks call it."""
-        state = checkpoints.whole({"model": model.state_dict(), "optimizer": optimizer.state_dict(),
-                                   "scaler": scaler.state_dict(), "iter": it, "best_val_loss": best, "config": resolved, "data": meta,
-                                   "model_config": dataclasses.asdict(model.config)})
+        state = checkpoints.whole(
+            {
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "scaler": scaler.state_dict(),
+                "iter": it,
+                "best_val_loss": best,
+                "config": resolved,
+                "data": meta,
+                "model_config": dataclasses.asdict(model.config),
+            }
+        )
         for name in names if rank == 0 else ():
             checkpoints.write(state, os.path.join(cfg.out_dir, name))
 
@@ -341,8 +428,12 @@ def train(cfg, given=()):
             evaluating = done or it % cfg.eval_interval == 0
             logging = evaluating or it == 1 or it % cfg.log_interval == 0
             if logging:
-                record = {"iter": it, "train_loss": mean_over_ranks(train_loss), "lr": lr,
-                          "grad_norm": float(optimizer.grad_norm)}
+                record = {
+                    "iter": it,
+                    "train_loss": mean_over_ranks(train_loss),
+                    "lr": lr,
+                    "grad_norm": float(optimizer.grad_norm),
+                }
                 if since is not None:  # the first step, which compiles and allocates, is not timed
                     seconds = (time.perf_counter() - since[1]) / (it - since[0])
                     tokens_per_s = cfg.batch_size * cfg.block_size / seconds
@@ -363,9 +454,11 @@ def train(cfg, given=()):
                     save("ckpt_last.pt", *["ckpt_best.pt"] * is_best)
                 lost = 0 if math.isfinite(record["train_loss"]) else lost + 1
                 if lost == 3 or lost and done:
-                    raise Diverged(f"the loss is not finite at step {it}{' and at the two log lines before' * (lost == 3)}"
-                                   f"; the last good checkpoint is {f'{last}, of step {saved}' if saved else 'none'}; "
-                                   "a lower learning_rate may help")
+                    raise Diverged(
+                        f"the loss is not finite at step {it}{' and at the two log lines before' * (lost == 3)}"
+                        f"; the last good checkpoint is {f'{last}, of step {saved}' if saved else 'none'}; "
+                        "a lower learning_rate may help"
+                    )
                 since = it, time.perf_counter()
             stopping = stop.is_set()
             if ranks > 1:  # they agree on it when they log
@@ -389,4 +482,4 @@ def train(cfg, given=()):
 
 
 if __name__ == "__main__":
-    config.main(train, __file__)
+    settings.main(train, __file__)

@@ -5,8 +5,8 @@
     metrics.read(f"out/many/{runs[0].id}")             # header, records
 
 A script is a flat one like train.py: settings out_dir and init_from ("resume" goes on from out_dir's ckpt_last.pt), and
-train(cfg, given), which returns its last loss or score, or None if SIGTERM stopped it, and raises config.Diverged and
-config.Finished where these apply. A worker takes one run after another, so that imports and compiled code are shared.
+train(cfg, given), which returns its last loss or score, or None if SIGTERM stopped it, and raises settings.Diverged and
+settings.Finished where these apply. A worker takes one run after another, so that imports and compiled code are shared.
 """
 
 import contextlib
@@ -24,8 +24,8 @@ import time
 import traceback
 from statistics import median
 
-from config import Diverged, Finished, UserError
 from runs import BEAT, DEATHS, Board, Run, mine
+from settings import Diverged, Finished, UserError
 
 FULL, FRESH = 74, 75  # exit status of a worker that cannot write, and of one that a new one is to replace
 
@@ -62,7 +62,14 @@ def heartbeat(board, run, attempt):
 def cannot_write(error):
     """Whether an exception comes from a full disk, a quota or a file system that went away."""
     while error is not None:
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE):
+        if getattr(error, "errno", None) in (
+            errno.ENOSPC,
+            errno.EDQUOT,
+            errno.EFBIG,
+            errno.EROFS,
+            errno.EIO,
+            errno.ESTALE,
+        ):
             return True
         if "inline_container.cc" in str(error) and "PytorchStreamReader" not in str(error):  # torch.save of a path
             return True
@@ -90,8 +97,12 @@ def do(run, board, attempt, keep_checkpoints):
     try:
         script = load(run.script)
         began = time.monotonic()  # the import is not this run's
-        with open(os.path.join(out_dir, "log.txt"), "a") as log, heartbeat(board, run, attempt), \
-                contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+        with (
+            open(os.path.join(out_dir, "log.txt"), "a") as log,
+            heartbeat(board, run, attempt),
+            contextlib.redirect_stdout(log),
+            contextlib.redirect_stderr(log),
+        ):
             value = script.train(cfg, {*run.given, "out_dir"})
         if value is None:
             raise KeyboardInterrupt  # train has let SIGTERM or ctrl-C wait until its checkpoint was written
@@ -158,6 +169,7 @@ def errors(states):
 
 def worker():
     """A process of execute's: takes its orders from stdin, whose end tells it that there is nobody left to work for."""
+
     def stop(*_):
         raise KeyboardInterrupt
 
@@ -184,8 +196,12 @@ def worker():
 
 def start(index, *orders):
     """The worker process number `index`, on the GPU of that number, or on one thread."""
-    process = subprocess.Popen([sys.executable, os.path.abspath(__file__)], stdin=subprocess.PIPE, start_new_session=True,
-                               env={"OMP_NUM_THREADS": "1"} | os.environ)  # rounding depends on the number of threads
+    process = subprocess.Popen(
+        [sys.executable, os.path.abspath(__file__)],
+        stdin=subprocess.PIPE,
+        start_new_session=True,
+        env={"OMP_NUM_THREADS": "1"} | os.environ,
+    )  # rounding depends on the number of threads
     with contextlib.suppress(BrokenPipeError):
         pickle.dump((index, *orders), process.stdin)
         process.stdin.flush()
@@ -195,8 +211,11 @@ def start(index, *orders):
 def default_workers(runs):
     """One per GPU that the runs may use, else one per core."""
     import torch
+
     gpus = torch.cuda.device_count() if any(run.cfg.get("device") != "cpu" for run in runs) else 0
-    return gpus or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())  # macOS has none
+    return gpus or (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    )  # macOS has none
 
 
 class Progress:
@@ -207,14 +226,18 @@ class Progress:
 
     def __call__(self, states):
         """states: what Board.look says of each run."""
-        count = {name: sum(state["state"] == name for state in states) for name in ("done", "running", "failed", "pending")}
+        count = {
+            name: sum(state["state"] == name for state in states) for name in ("done", "running", "failed", "pending")
+        }
         seconds = [state["seconds"] for state in states if state["state"] == "done"]
         self.most = max(self.most, count["running"])  # when a run has just ended, its worker seems idle
         left = (count["running"] + count["pending"]) * (median(seconds) if seconds else 0) / self.most
         diverged = sum(state.get("diverged", False) for state in states)
-        line = (f"{count['done']} of {len(states)} runs done, of which {diverged} diverged; "
-                f"{count['running']} running, {count['failed']} failed"
-                + (f", about {left / 60:.0f} min left" if left else ""))
+        line = (
+            f"{count['done']} of {len(states)} runs done, of which {diverged} diverged; "
+            f"{count['running']} running, {count['failed']} failed"
+            + (f", about {left / 60:.0f} min left" if left else "")
+        )
         if self.terminal:
             print(f"\r{line}\033[K", end="", file=sys.stderr, flush=True)
         elif (count["done"], count["failed"]) != self.last:
@@ -230,7 +253,7 @@ def execute(runs, folder, workers=None, retry_failed=False, shard=(1, 1), keep_c
     with what is known of each run, a list of dicts. Returns {id: that dict}. Raises Stopped on SIGTERM or ctrl-C, and
     CannotWrite: in both cases the same call goes on.
     """
-    runs = list({run.id: run for run in runs}.values())[shard[0] - 1::shard[1]]
+    runs = list({run.id: run for run in runs}.values())[shard[0] - 1 :: shard[1]]
     board, known, progress = Board(folder), {}, progress or Progress()
     retry = {run.id: found["attempt"] for run in runs * retry_failed if (found := board.look(run))["state"] == "failed"}
 
@@ -258,8 +281,10 @@ def execute(runs, folder, workers=None, retry_failed=False, shard=(1, 1), keep_c
                 status = process.poll()
                 deaths = 0 if left < before else deaths + (status is not None and status < 0)
                 if status == FULL:
-                    raise CannotWrite(f"{folder} cannot be written: is the disk full? {left} runs are left; "
-                                      "make room, and the same command goes on")
+                    raise CannotWrite(
+                        f"{folder} cannot be written: is the disk full? {left} runs are left; "
+                        "make room, and the same command goes on"
+                    )
                 if status == FRESH or status is not None and status < 0 and deaths <= 2 * DEATHS:
                     processes[index] = start(index, *orders)
                 elif status:

@@ -9,12 +9,19 @@ learning_rate = 3e-3
 log_interval = 10_100  # 100 periods: all points, but the last, are of the same phase
 
 _mada = {"beta1": 1e-6, "beta2": 1e-6, "beta3": 1e-1, "rho": 1e-1, "c": 1e-1, "gamma": 1e-5}
-_theirs = {"learning_rate": 1e-3, "hyper_lr": {"beta3": 1e-1, "rho": 1e-1, "c": 1e-1},
-           "hyper_momentum": {"beta3": 0.9, "rho": 0.9, "c": 0.9}}
+_theirs = {
+    "learning_rate": 1e-3,
+    "hyper_lr": {"beta3": 1e-1, "rho": 1e-1, "c": 1e-1},
+    "hyper_momentum": {"beta3": 0.9, "rho": 0.9, "c": 0.9},
+}
 optimizers = {
-    "Adam": {}, "AVGrad": {"rho": 0.0}, "AMSGrad": {"rho": 0.0, "second_moment": "amsgrad"}, "MADA": {"hyper_lr": _mada},
+    "Adam": {},
+    "AVGrad": {"rho": 0.0},
+    "AMSGrad": {"rho": 0.0, "second_moment": "amsgrad"},
+    "MADA": {"hyper_lr": _mada},
     "MADA, betas at 5e-4": {"hyper_lr": _mada | {"beta1": 5e-4, "beta2": 5e-4}},
     "MADA, gamma at 1e-1": {"hyper_lr": _mada | {"gamma": 1e-1}},
     "MADA, AMSGrad's form": {"hyper_lr": _mada, "second_moment": "amsgrad"},
-    "MADA, authors' settings": _theirs, "MADA, authors' settings (rule=authors)": _theirs | {"rule": "authors"},
+    "MADA, authors' settings": _theirs,
+    "MADA, authors' settings (rule=authors)": _theirs | {"rule": "authors"},
 }

@@ -21,7 +21,14 @@ optimizer = "mada"
 beta1 = 0.9  # Adam, where learning starts: beta3 = 0.9 and rho = 0 are the paper's for OpenWebText only
 beta2 = 0.95
 eps = 1e-6  # as on OpenWebText, like the hyper-learning-rates
-hyper_lr = {"beta1": 5e-4, "beta2": 5e-4, "beta3": 1e-1, "rho": 1e-1, "c": 1e-1, "gamma": 1e-1}  # from the first step on
+hyper_lr = {
+    "beta1": 5e-4,
+    "beta2": 5e-4,
+    "beta3": 1e-1,
+    "rho": 1e-1,
+    "c": 1e-1,
+    "gamma": 1e-1,
+}  # from the first step on
 
 eval_interval = 10
 log_interval = 1

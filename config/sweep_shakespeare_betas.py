@@ -8,15 +8,40 @@ eval_train = True  # the figure's loss: of the training split, without dropout
 log_interval = 50
 dtype = "float32"  # as the authors
 
-_beta1 = [0.01, 0.05, 0.1, 0.125, 0.175, 0.225, 0.25, 0.3, 0.35, 0.375, 0.425, 0.475, 0.5,
-          0.55, 0.6, 0.625, 0.675, 0.725, 0.75, 0.8, 0.85, 0.875, 0.925, 0.975, 0.99]
+_beta1 = [
+    0.01,
+    0.05,
+    0.1,
+    0.125,
+    0.175,
+    0.225,
+    0.25,
+    0.3,
+    0.35,
+    0.375,
+    0.425,
+    0.475,
+    0.5,
+    0.55,
+    0.6,
+    0.625,
+    0.675,
+    0.725,
+    0.75,
+    0.8,
+    0.85,
+    0.875,
+    0.925,
+    0.975,
+    0.99,
+]
 _beta2 = [0.501, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.99]
 # what an optimizer does not share with the base, which is MADA's
-_own = {"adam": dict(hyper_lr=None, hyper_momentum=None), "hyperadam": dict(hyper_momentum=0.5), "mada": {}}
+_own = {"adam": {"hyper_lr": None, "hyper_momentum": None}, "hyperadam": {"hyper_momentum": 0.5}, "mada": {}}
 
 
 def cells():
     for optimizer, own in _own.items():
         for beta1 in _beta1:
             for beta2 in _beta2:
-                yield dict(optimizer=optimizer, beta1=beta1, beta2=beta2) | own
+                yield {"optimizer": optimizer, "beta1": beta1, "beta2": beta2} | own

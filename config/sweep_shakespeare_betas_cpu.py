@@ -16,11 +16,11 @@ seconds = 16.0  # a cell on one thread
 _beta1 = [0.01, 0.25, 0.5, 0.75, 0.99]  # the domain of Figure 8
 _beta2 = [0.501, 0.6, 0.75, 0.9, 0.99]
 # what an optimizer does not share with the base, which is MADA's
-_own = {"adam": dict(hyper_lr=None, hyper_momentum=None), "hyperadam": dict(hyper_momentum=0.5), "mada": {}}
+_own = {"adam": {"hyper_lr": None, "hyper_momentum": None}, "hyperadam": {"hyper_momentum": 0.5}, "mada": {}}
 
 
 def cells():
     for optimizer, own in _own.items():
         for beta1 in _beta1:
             for beta2 in _beta2:
-                yield dict(optimizer=optimizer, beta1=beta1, beta2=beta2) | own
+                yield {"optimizer": optimizer, "beta1": beta1, "beta2": beta2} | own

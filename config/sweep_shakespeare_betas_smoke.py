@@ -11,11 +11,11 @@ eval_train = True
 device = "cpu"
 seconds = 1.0
 
-_own = {"adam": dict(hyper_lr=None, hyper_momentum=None), "hyperadam": dict(hyper_momentum=0.5), "mada": {}}
+_own = {"adam": {"hyper_lr": None, "hyper_momentum": None}, "hyperadam": {"hyper_momentum": 0.5}, "mada": {}}
 
 
 def cells():
     for optimizer, own in _own.items():
         for beta1 in (0.1, 0.9):
             for beta2 in (0.6, 0.95):
-                yield dict(optimizer=optimizer, beta1=beta1, beta2=beta2) | own
+                yield {"optimizer": optimizer, "beta1": beta1, "beta2": beta2} | own

@@ -2,10 +2,17 @@
 
 import json
 
-from config import UserError
+from settings import UserError
 
 SEPARATOR = "<|endoftext|>"
-UNREADABLE = (OSError, ValueError, TypeError, KeyError, NotImplementedError, SyntaxError)  # pyarrow's, json's, PIL's errors
+UNREADABLE = (
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    NotImplementedError,
+    SyntaxError,
+)  # pyarrow's, json's, PIL's errors
 
 
 def document_files(source):
@@ -37,6 +44,7 @@ def count_documents(path):
     if path.suffix != ".parquet":
         return sum(1 for _ in documents(path))
     import pyarrow.parquet
+
     try:
         return pyarrow.parquet.read_metadata(path).num_rows
     except UNREADABLE as error:
@@ -46,6 +54,7 @@ def count_documents(path):
 def parquet_rows(path, columns):
     """Rows of a parquet file as dicts, some hundred at a time in memory."""
     import pyarrow.parquet
+
     with pyarrow.parquet.ParquetFile(path) as file:
         if missing := set(columns) - set(file.schema_arrow.names):
             raise UserError(f"{path}: there is no column {missing.pop()!r}, only {', '.join(file.schema_arrow.names)}")

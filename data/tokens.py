@@ -6,7 +6,7 @@ import os
 import numpy as np
 import torch
 
-from config import UserError
+from settings import UserError
 
 FOLDER = os.path.dirname(os.path.abspath(__file__))
 
@@ -27,23 +27,33 @@ class Tokens:
             size = os.path.getsize(self.path) // np.dtype(self.meta["dtype"]).itemsize
         except FileNotFoundError as error:
             if not os.path.exists(os.path.join(folder, "prepare.py")):
-                known = sorted(name for name in os.listdir(FOLDER)
-                               if os.path.exists(os.path.join(FOLDER, name, "prepare.py")))
-                raise UserError(f"dataset={dataset!r}: there is no data/{dataset}; there are {', '.join(known)}") from None
-            raise UserError(f"dataset={dataset!r}: {os.path.relpath(error.filename, os.path.dirname(FOLDER))} is missing; "
-                            f"{prepare}") from None
+                known = sorted(
+                    name for name in os.listdir(FOLDER) if os.path.exists(os.path.join(FOLDER, name, "prepare.py"))
+                )
+                raise UserError(
+                    f"dataset={dataset!r}: there is no data/{dataset}; there are {', '.join(known)}"
+                ) from None
+            raise UserError(
+                f"dataset={dataset!r}: {os.path.relpath(error.filename, os.path.dirname(FOLDER))} is missing; {prepare}"
+            ) from None
         if split not in self.meta["counts"] or size != self.meta["counts"][split]:
-            raise UserError(f"dataset={dataset!r}: {split}.bin has {size:,} tokens, which meta.json does not say; {prepare}")
+            raise UserError(
+                f"dataset={dataset!r}: {split}.bin has {size:,} tokens, which meta.json does not say; {prepare}"
+            )
         if size <= block_size:
             raise UserError(f"block_size={block_size} needs more than the {size:,} tokens of {dataset}'s {split}.bin")
         self.size = size
 
     def windows(self, starts):
         """Windows at starts (B,) -> tokens and targets, each (B, block_size) int64."""
-        data = np.memmap(self.path, dtype=self.meta["dtype"], mode="r")  # a lasting map would hold every page it touched
-        rows = np.stack([data[i:i + self.block_size + 1] for i in starts]).astype(np.int64)
+        data = np.memmap(
+            self.path, dtype=self.meta["dtype"], mode="r"
+        )  # a lasting map would hold every page it touched
+        rows = np.stack([data[i : i + self.block_size + 1] for i in starts]).astype(np.int64)
         if rows.max() >= self.meta["vocab_size"]:
-            raise UserError(f"{self.path} holds token {rows.max()}, beyond the {self.meta['vocab_size']} of its meta.json")
+            raise UserError(
+                f"{self.path} holds token {rows.max()}, beyond the {self.meta['vocab_size']} of its meta.json"
+            )
         rows = torch.from_numpy(rows)
         return rows[:, :-1], rows[:, 1:]
 
@@ -62,6 +72,7 @@ def tokenizer(meta):
     """encode, decode of a data set by its meta.json: text -> ids, ids -> text. Raises UserError on unknown characters."""
     if meta["tokenizer"] == "gpt2":
         from data.prepared import gpt2_tokenizer
+
         gpt2 = gpt2_tokenizer()
         return lambda text: gpt2.encode(text, allowed_special="all"), gpt2.decode  # <|endoftext|> is one token
     ids = {char: i for i, char in enumerate(meta["chars"])}

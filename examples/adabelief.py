@@ -22,8 +22,9 @@ CORNER = dict(MADA.domain, tau=(0.0, 1.0))
 
 def belief(g, *, b, m, v, tau, beta1, beta2, bias1, bias2, gamma, eps, **mada_arguments):
     """MADA's rule, and AdaBelief's direction for the share 1 - tau of its adaptive part."""
-    direction, new = mada(g, m=m, v=v, beta1=beta1, beta2=beta2, bias1=bias1, bias2=bias2, gamma=gamma, eps=eps,
-                          **mada_arguments)
+    direction, new = mada(
+        g, m=m, v=v, beta1=beta1, beta2=beta2, bias1=bias1, bias2=bias2, gamma=gamma, eps=eps, **mada_arguments
+    )
     surprise = g - new["m"]
     new["b"] = beta2 * b + (1 - beta2) * surprise * surprise + eps
     adabelief = new["m"] / bias1 / (sqrt(new["b"] / bias2) + eps)
@@ -37,13 +38,33 @@ class BeliefMADA(ParameterizedOptimizer):
     default_hyper_lr = dict(MADA.default_hyper_lr, tau=1e-1)
     rule = staticmethod(belief)
 
-    def __init__(self, params, lr=1e-3, betas=(0.9, 0.95), *, tau=1.0, beta3=0.0, rho=1.0, c=1.0, gamma=1.0, eps=1e-8,
-                 learn=tuple(CORNER), **options):
+    def __init__(
+        self,
+        params,
+        lr=1e-3,
+        betas=(0.9, 0.95),
+        *,
+        tau=1.0,
+        beta3=0.0,
+        rho=1.0,
+        c=1.0,
+        gamma=1.0,
+        eps=1e-8,
+        learn=tuple(CORNER),
+        **options,
+    ):
         coefficients = dict(zip(self.domain, (*betas, beta3, rho, c, gamma, tau), strict=True))
-        constants = dict(eps=eps, lion_betas=(0.95, 0.98), rule="paper", second_moment="avgrad")
+        constants = {"eps": eps, "lion_betas": (0.95, 0.98), "rule": "paper", "second_moment": "avgrad"}
         needed = parts(coefficients, constants, learn)
-        super().__init__(params, lr=lr, coefficients=coefficients, learn=learn, buffers=("b", *needed["buffers"]),
-                         constants=needed["constants"], **options)
+        super().__init__(
+            params,
+            lr=lr,
+            coefficients=coefficients,
+            learn=learn,
+            buffers=("b", *needed["buffers"]),
+            constants=needed["constants"],
+            **options,
+        )
 
 
 if __name__ == "__main__":

@@ -11,5 +11,17 @@ from .lion import Lion
 from .mada import MADA
 from .yogi import Yogi
 
-__all__ = ["MADA", "HyperAdam", "AVGrad", "Adan", "Lion", "Yogi", "Adam", "AdamW", "SGD",
-           "ParameterizedOptimizer", "OPTIMIZERS", "build"]
+__all__ = [
+    "MADA",
+    "OPTIMIZERS",
+    "SGD",
+    "AVGrad",
+    "Adam",
+    "AdamW",
+    "Adan",
+    "HyperAdam",
+    "Lion",
+    "ParameterizedOptimizer",
+    "Yogi",
+    "build",
+]

@@ -25,6 +25,12 @@ class Adan(ParameterizedOptimizer):
     rule = staticmethod(adan)
 
     def __init__(self, params, lr=1e-3, betas=(0.98, 0.92, 0.99), *, eps=1e-8, weight_decay=0.0, max_grad_norm=None):
-        super().__init__(params, lr=lr, coefficients=self.pair_up(betas),
-                         buffers=("m", "d", "n", "g_prev"), constants={"eps": eps}, weight_decay=weight_decay,
-                         max_grad_norm=max_grad_norm)
+        super().__init__(
+            params,
+            lr=lr,
+            coefficients=self.pair_up(betas),
+            buffers=("m", "d", "n", "g_prev"),
+            constants={"eps": eps},
+            weight_decay=weight_decay,
+            max_grad_norm=max_grad_norm,
+        )

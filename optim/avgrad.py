@@ -18,6 +18,12 @@ class AVGrad(ParameterizedOptimizer):
     rule = staticmethod(avgrad)
 
     def __init__(self, params, lr=1e-3, betas=(0.9, 0.95), *, eps=1e-8, weight_decay=0.0, max_grad_norm=None):
-        super().__init__(params, lr=lr, coefficients=self.pair_up(betas),
-                         buffers=("m", "v", "v_avg"), constants={"eps": eps}, weight_decay=weight_decay,
-                         max_grad_norm=max_grad_norm)
+        super().__init__(
+            params,
+            lr=lr,
+            coefficients=self.pair_up(betas),
+            buffers=("m", "v", "v_avg"),
+            constants={"eps": eps},
+            weight_decay=weight_decay,
+            max_grad_norm=max_grad_norm,
+        )

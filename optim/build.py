@@ -70,4 +70,5 @@ def clip_or_skip(optimizer, args, kwargs, max_grad_norm):
         optimizer.zero_grad()
     elif max_grad_norm:
         torch.nn.utils.clip_grads_with_norm_(
-            [p for group in optimizer.param_groups for p in group["params"]], max_grad_norm, optimizer.grad_norm)
+            [p for group in optimizer.param_groups for p in group["params"]], max_grad_norm, optimizer.grad_norm
+        )

@@ -26,16 +26,21 @@ COMPARISONS = {aten.gt: ">", aten.lt: "<", aten.ge: ">=", aten.le: "<=", aten.eq
 
 # The operations that a rule may use, as C and as Triton write them.
 OPS = {
-    **dict.fromkeys((aten.add.Tensor, aten.add.Scalar), "{0} + {1}"), aten.neg.default: "-{0}",
-    **dict.fromkeys((aten.sub.Tensor, aten.sub.Scalar), "{0} - {1}"), aten.rsub.Scalar: "{1} - {0}",
+    **dict.fromkeys((aten.add.Tensor, aten.add.Scalar), "{0} + {1}"),
+    aten.neg.default: "-{0}",
+    **dict.fromkeys((aten.sub.Tensor, aten.sub.Scalar), "{0} - {1}"),
+    aten.rsub.Scalar: "{1} - {0}",
     **dict.fromkeys((aten.mul.Tensor, aten.mul.Scalar), "{0} * {1}"),
-    **dict.fromkeys((aten.div.Tensor, aten.div.Scalar), "{0} / {1}"), aten.reciprocal.default: "1 / {0}",
+    **dict.fromkeys((aten.div.Tensor, aten.div.Scalar), "{0} / {1}"),
+    aten.reciprocal.default: "1 / {0}",
     **{op: f"{{0}} {sign} {{1}}" for packet, sign in COMPARISONS.items() for op in (packet.Tensor, packet.Scalar)},
     **dict.fromkeys((aten.logical_and.default, aten.bitwise_and.Tensor), "{0} & {1}"),
     **dict.fromkeys((aten.detach.default, aten.alias.default), "{0}"),
     **dict.fromkeys((aten.sign.default, aten.sgn.default), SIGN),
-    aten.sqrt.default: ("sqrt({0})", "tl.sqrt({0})"), aten.abs.default: ("fabs({0})", "tl.abs({0})"),
-    aten.exp.default: ("exp({0})", "tl.exp({0})"), aten.log.default: ("log({0})", "tl.log({0})"),
+    aten.sqrt.default: ("sqrt({0})", "tl.sqrt({0})"),
+    aten.abs.default: ("fabs({0})", "tl.abs({0})"),
+    aten.exp.default: ("exp({0})", "tl.exp({0})"),
+    aten.log.default: ("log({0})", "tl.log({0})"),
     aten.maximum.default: ("{0} > {1} ? {0} : {1}", "tl.maximum({0}, {1})"),
     aten.minimum.default: ("{0} < {1} ? {0} : {1}", "tl.minimum({0}, {1})"),
     aten.where.self: ("{0} ? {1} : {2}", "tl.where({0}, {1}, {2})"),
@@ -76,8 +81,12 @@ void run(int64_t first, int64_t stride, int64_t chunks, const int64_t* table, ch
 }
 """
 
-TRITON_TYPES = {torch.float32: "tl.float32", torch.float64: "tl.float64",
-                torch.bfloat16: "tl.bfloat16", torch.float16: "tl.float16"}
+TRITON_TYPES = {
+    torch.float32: "tl.float32",
+    torch.float64: "tl.float64",
+    torch.bfloat16: "tl.bfloat16",
+    torch.float16: "tl.float16",
+}
 TRITON = """\
 import triton
 import triton.language as tl
@@ -170,18 +179,27 @@ def print_c(loop, dtypes):
     def convert(kind, way, x):
         return f"{way}_bf16({x})" if kind == "bf16" else f"({kind if way == 'to' else 'T'})({x})"
 
-    return C % dict(
-        T=C_TYPES[compute_dtype(dtypes)], n_tensors=len(kinds), n_scalars=len(loop.scalars), n_sums=loop.n_sums,
-        once="\n  ".join([f"{kind}* const restrict p{i} = ({kind}*)address[{i}] + start;" for i, kind in enumerate(kinds)]
-                         + [f"const double u{i} = scalars[{i}];" for i in range(len(loop.scalars))]
-                         + declare(once, "double") + [f"sums[{k}] = 0;" for k in sums]),
-        each="\n      ".join([f"const T e{i} = {convert(kind, 'from', f'p{i}[i]')};" for i, kind in enumerate(kinds)]
-                             + declare(each, "T")
-                             + [f"p{i}[i] = {convert(kind, 'to', x)};"
-                                for (i, kind), x in zip(written, outputs, strict=False)]
-                             + [f"s{k} += {x};" for k, x in enumerate(outputs[len(written):])]),
-        zero=" ".join(f"T s{k} = 0;" for k in sums), add=" ".join(f"sums[{k}] += s{k};" for k in sums),
-        reduction=f"reduction(+: {', '.join(f's{k}' for k in sums)})" if sums else "")
+    return C % {
+        "T": C_TYPES[compute_dtype(dtypes)],
+        "n_tensors": len(kinds),
+        "n_scalars": len(loop.scalars),
+        "n_sums": loop.n_sums,
+        "once": "\n  ".join(
+            [f"{kind}* const restrict p{i} = ({kind}*)address[{i}] + start;" for i, kind in enumerate(kinds)]
+            + [f"const double u{i} = scalars[{i}];" for i in range(len(loop.scalars))]
+            + declare(once, "double")
+            + [f"sums[{k}] = 0;" for k in sums]
+        ),
+        "each": "\n      ".join(
+            [f"const T e{i} = {convert(kind, 'from', f'p{i}[i]')};" for i, kind in enumerate(kinds)]
+            + declare(each, "T")
+            + [f"p{i}[i] = {convert(kind, 'to', x)};" for (i, kind), x in zip(written, outputs, strict=False)]
+            + [f"s{k} += {x};" for k, x in enumerate(outputs[len(written) :])]
+        ),
+        "zero": " ".join(f"T s{k} = 0;" for k in sums),
+        "add": " ".join(f"sums[{k}] += s{k};" for k in sums),
+        "reduction": f"reduction(+: {', '.join(f's{k}' for k in sums)})" if sums else "",
+    }
 
 
 def print_triton(loop, dtypes):
@@ -190,19 +208,29 @@ def print_triton(loop, dtypes):
     once, each, outputs = operations(loop, 1, f"({{}}).to({T})".format, repr)
     kinds, sums = [TRITON_TYPES[dtype] for dtype in dtypes], range(loop.n_sums)
     written = [(i, kinds[i]) for i in map(loop.tensors.index, loop.written)]
-    return TRITON % dict(
-        once="\n    ".join([f"p{i} = tl.load(address + {len(kinds)} * row + {i}).to(tl.pointer_type({kind})) + start"
-                            for i, kind in enumerate(kinds)]
-                           + [f"u{i} = tl.load(scalars + {len(loop.scalars)} * row + {i})" for i in range(len(loop.scalars))]
-                           + [f"{name} = {expression}" for name, _, expression in once]
-                           + [f"s{k} = tl.zeros([BLOCK], {T})" for k in sums]),
-        each="\n        ".join([f"e{i} = tl.load(p{i} + i, mask=inside, other=0.0).to({T})" for i in range(len(kinds))]
-                               + [f"{name} = {expression}" for name, _, expression in each]
-                               + [f"tl.store(p{i} + i, ({value}).to({kind}), mask=inside)"
-                                  for (i, kind), value in zip(written, outputs, strict=False)]
-                               + [f"s{k} += tl.where(inside, {value}, 0.0)"
-                                  for k, value in enumerate(outputs[len(written):])]),
-        add="\n    ".join(f"tl.store(sums + {loop.n_sums} * c + {k}, tl.sum(s{k}, axis=0).to(tl.float64))" for k in sums))
+    return TRITON % {
+        "once": "\n    ".join(
+            [
+                f"p{i} = tl.load(address + {len(kinds)} * row + {i}).to(tl.pointer_type({kind})) + start"
+                for i, kind in enumerate(kinds)
+            ]
+            + [f"u{i} = tl.load(scalars + {len(loop.scalars)} * row + {i})" for i in range(len(loop.scalars))]
+            + [f"{name} = {expression}" for name, _, expression in once]
+            + [f"s{k} = tl.zeros([BLOCK], {T})" for k in sums]
+        ),
+        "each": "\n        ".join(
+            [f"e{i} = tl.load(p{i} + i, mask=inside, other=0.0).to({T})" for i in range(len(kinds))]
+            + [f"{name} = {expression}" for name, _, expression in each]
+            + [
+                f"tl.store(p{i} + i, ({value}).to({kind}), mask=inside)"
+                for (i, kind), value in zip(written, outputs, strict=False)
+            ]
+            + [f"s{k} += tl.where(inside, {value}, 0.0)" for k, value in enumerate(outputs[len(written) :])]
+        ),
+        "add": "\n    ".join(
+            f"tl.store(sums + {loop.n_sums} * c + {k}, tl.sum(s{k}, axis=0).to(tl.float64))" for k in sums
+        ),
+    }
 
 
 @functools.cache
@@ -229,8 +257,20 @@ def compile_c(source):
     path = os.path.join(folder(), f"loop{len(os.listdir(folder()))}")
     with open(path + ".c", "w") as file:
         file.write(source)
-    command = [*compiler(), "-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math",
-               "-shared", "-fPIC", path + ".c", "-o", path + ".so", "-lm"]
+    command = [
+        *compiler(),
+        "-O3",
+        "-march=native",
+        "-fopenmp-simd",
+        "-fno-math-errno",
+        "-fno-trapping-math",
+        "-shared",
+        "-fPIC",
+        path + ".c",
+        "-o",
+        path + ".so",
+        "-lm",
+    ]
     try:
         subprocess.run(command, capture_output=True, text=True, check=True)
         return ctypes.CDLL(path + ".so").run
@@ -257,6 +297,7 @@ def build_c(loop, dtypes):
         run(ctypes.c_int64(0), *arguments)
         for other in others:
             other.result()
+
     return call
 
 
@@ -276,4 +317,6 @@ def compile_triton(source):
 
 def build_triton(loop, dtypes):
     run = compile_triton(print_triton(loop, dtypes))
-    return lambda table, address, scalars, sums: run[(len(table),)](table, address, scalars, sums, BLOCK=512, num_warps=4)
+    return lambda table, address, scalars, sums: run[(len(table),)](
+        table, address, scalars, sums, BLOCK=512, num_warps=4
+    )

@@ -21,8 +21,18 @@ from torch.optim import Optimizer
 from .hyper import HYPER_OPTIMIZERS
 from .passes import passes, squares
 
-HYPER_STATE = ("coefficients", "hyper_gradients", "hyper_velocity", "hyper_square", "hyper_step", "skipped_steps", "last_lr",
-               "hyper_lr", "hyper_momentum", "bounds")
+HYPER_STATE = (
+    "coefficients",
+    "hyper_gradients",
+    "hyper_velocity",
+    "hyper_square",
+    "hyper_step",
+    "skipped_steps",
+    "last_lr",
+    "hyper_lr",
+    "hyper_momentum",
+    "bounds",
+)
 
 
 def local(x):
@@ -60,11 +70,28 @@ class ParameterizedOptimizer(Optimizer):
 
     @staticmethod
     def scalars(q, t):
-        return {name.replace("beta", "bias"): 1 - value ** t for name, value in q.items() if name.startswith("beta")}
+        return {name.replace("beta", "bias"): 1 - value**t for name, value in q.items() if name.startswith("beta")}
 
-    def __init__(self, params, *, lr, coefficients, buffers, constants=None, weight_decay=0.0, learn=(), hyper_lr=None,
-                 hyper_momentum=0.0, hyper_start=0, hyper_clip=10.0, hyper_optimizer="sgd", per_group=False,
-                 lr_range=(0.1, 10.0), state_dtype=None, max_grad_norm=None):
+    def __init__(
+        self,
+        params,
+        *,
+        lr,
+        coefficients,
+        buffers,
+        constants=None,
+        weight_decay=0.0,
+        learn=(),
+        hyper_lr=None,
+        hyper_momentum=0.0,
+        hyper_start=0,
+        hyper_clip=10.0,
+        hyper_optimizer="sgd",
+        per_group=False,
+        lr_range=(0.1, 10.0),
+        state_dtype=None,
+        max_grad_norm=None,
+    ):
         """
         params: tensors or param groups; `lr` and `weight_decay` (decoupled, as in AdamW) may differ by group.
         coefficients: initial values, {name: float}, one for every name in `domain`.
@@ -82,8 +109,14 @@ class ParameterizedOptimizer(Optimizer):
             the raw one; None for no clipping. Do not clip before step() as well.
         Raises ValueError naming the argument that is out of its domain.
         """
-        for name, value in dict(lr=lr, weight_decay=weight_decay, hyper_start=hyper_start, hyper_clip=hyper_clip,
-                                max_grad_norm=max_grad_norm, eps=(constants or {}).get("eps")).items():
+        for name, value in {
+            "lr": lr,
+            "weight_decay": weight_decay,
+            "hyper_start": hyper_start,
+            "hyper_clip": hyper_clip,
+            "max_grad_norm": max_grad_norm,
+            "eps": (constants or {}).get("eps"),
+        }.items():
             if value is not None and not value >= 0:
                 raise ValueError(f"{name}={value!r} must not be negative or NaN")
         if hyper_optimizer not in HYPER_OPTIMIZERS:
@@ -100,35 +133,58 @@ class ParameterizedOptimizer(Optimizer):
             low, high = self.domain[name] if name in learn else (0, 1)
             if not low <= value <= high or (name.startswith("beta") and value == 1):
                 end = ")" if name.startswith("beta") and high == 1 else "]"
-                raise ValueError(f"{name}={value!r} must lie in [{low}, {high}{end}" + (
-                    f" to be learned; or leave {name!r} out of `learn`" if name in learn and 0 <= value < 1 else ""))
+                raise ValueError(
+                    f"{name}={value!r} must lie in [{low}, {high}{end}"
+                    + (f" to be learned; or leave {name!r} out of `learn`" if name in learn and 0 <= value < 1 else "")
+                )
         free = (-torch.inf, torch.inf)
         zeros = torch.zeros(len(self.domain), dtype=torch.float64)
-        super().__init__(params, dict(
-            lr=lr, weight_decay=weight_decay, max_grad_norm=max_grad_norm, buffers=tuple(buffers),
-            constants=dict(constants or {}), learn=learn, hyper_start=hyper_start, hyper_clip=hyper_clip,
-            hyper_optimizer=hyper_optimizer, per_group=per_group, state_dtype=state_dtype,
-            hyper_lr=self.by_name("hyper_lr", hyper_lr, self.default_hyper_lr, learn),
-            hyper_momentum=self.by_name("hyper_momentum", hyper_momentum, dict.fromkeys(learn, 0.0), learn),
-            bounds=zeros.new_tensor([self.domain[name] if name in learn else free for name in self.domain]),
-            coefficients=zeros.new_tensor([float(coefficients[name]) for name in self.domain]),
-            hyper_gradients=zeros, hyper_velocity=zeros, hyper_square=zeros, hyper_step=zeros.new_zeros(()),
-            skipped_steps=zeros.new_zeros(()), last_lr=zeros.new_zeros(())))
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "weight_decay": weight_decay,
+                "max_grad_norm": max_grad_norm,
+                "buffers": tuple(buffers),
+                "constants": dict(constants or {}),
+                "learn": learn,
+                "hyper_start": hyper_start,
+                "hyper_clip": hyper_clip,
+                "hyper_optimizer": hyper_optimizer,
+                "per_group": per_group,
+                "state_dtype": state_dtype,
+                "hyper_lr": self.by_name("hyper_lr", hyper_lr, self.default_hyper_lr, learn),
+                "hyper_momentum": self.by_name("hyper_momentum", hyper_momentum, dict.fromkeys(learn, 0.0), learn),
+                "bounds": zeros.new_tensor([self.domain[name] if name in learn else free for name in self.domain]),
+                "coefficients": zeros.new_tensor([float(coefficients[name]) for name in self.domain]),
+                "hyper_gradients": zeros,
+                "hyper_velocity": zeros,
+                "hyper_square": zeros,
+                "hyper_step": zeros.new_zeros(()),
+                "skipped_steps": zeros.new_zeros(()),
+                "last_lr": zeros.new_zeros(()),
+            },
+        )
 
     def check_names(self, argument, names):
         for name in names:
             if name not in self.domain:
-                raise ValueError(f"{argument}: {type(self).__name__} has no coefficient {name!r}; "
-                                 f"it has {', '.join(self.domain)}")
+                raise ValueError(
+                    f"{argument}: {type(self).__name__} has no coefficient {name!r}; it has {', '.join(self.domain)}"
+                )
 
     def by_name(self, argument, value, default, learn):
         """A number, {name: number} or None for the default -> (len(domain),) float64, 0 where not learned."""
-        values = default | (value or {}) if value is None or isinstance(value, dict) else dict.fromkeys(self.domain, value)
+        values = (
+            default | (value or {}) if value is None or isinstance(value, dict) else dict.fromkeys(self.domain, value)
+        )
         self.check_names(argument, value if isinstance(value, dict) else ())
         for name in learn:
             if name not in values or not 0 <= values[name] < torch.inf:
                 raise ValueError(f"{argument}: {name!r} needs a number >= 0, not {values.get(name)!r}")
-        return torch.tensor([float(values[name]) if name in learn else 0.0 for name in self.domain], dtype=torch.float64)
+        return torch.tensor(
+            [float(values[name]) if name in learn else 0.0 for name in self.domain], dtype=torch.float64
+        )
 
     def pair_up(self, betas):
         """{name: value} of a rule whose coefficients are its betas."""
@@ -243,8 +299,14 @@ class ParameterizedOptimizer(Optimizer):
         """Parameters that go through the same loops: ((passes, number of copies), [(group index, parameters), ...]) each."""
         batches = {}
         for i, group in enumerate(self.param_groups):
-            loops = passes(self.rule, self.scalars, tuple(self.domain), group["buffers"],
-                           tuple(group["constants"].items()), group["learn"])
+            loops = passes(
+                self.rule,
+                self.scalars,
+                tuple(self.domain),
+                group["buffers"],
+                tuple(group["constants"].items()),
+                group["learn"],
+            )
             for n in sorted(set(map(copies, group["params"]))):
                 params = [p for p in group["params"] if chosen(p) and copies(p) == n]
                 if params:
@@ -286,10 +348,12 @@ class ParameterizedOptimizer(Optimizer):
             cotangent = torch.stack([columns.get(i, nothing) for i in range(scalars.shape[1])], dim=1)
             parts = cotangent.split([len(table) for table in tables])
             for (i, params), table, q, part in zip(members, tables, leaves, parts, strict=True):
-                gradient, = torch.autograd.grad(table, q, part)
+                (gradient,) = torch.autograd.grad(table, q, part)
                 h[i] -= self.param_groups[i]["last_lr"] * gradient / n
                 frozen = [p for p in params if p.grad is None]
-                if frozen and ok:  # this waits for the device: in the step in which a parameter loses its gradient, no other
+                if (
+                    frozen and ok
+                ):  # this waits for the device: in the step in which a parameter loses its gradient, no other
                     for p in frozen:
                         del self.state[p]["g"]
         return torch.stack(h)
@@ -310,9 +374,16 @@ class ParameterizedOptimizer(Optimizer):
             bound = torch.inf if group["hyper_clip"] is None else group["hyper_clip"]
             push = torch.where(k > group["hyper_start"], h.clamp(-bound, bound), 0.0)
             step, velocity, square = HYPER_OPTIMIZERS[group["hyper_optimizer"]](
-                push, group["hyper_velocity"], group["hyper_square"], group["hyper_momentum"], k)
+                push, group["hyper_velocity"], group["hyper_square"], group["hyper_momentum"], k
+            )
             q = (group["coefficients"] - group["hyper_lr"] * step).clamp(*group["bounds"].unbind(1))
-            new = dict(coefficients=q, hyper_gradients=h, hyper_velocity=velocity, hyper_square=square, hyper_step=k)
+            new = {
+                "coefficients": q,
+                "hyper_gradients": h,
+                "hyper_velocity": velocity,
+                "hyper_square": square,
+                "hyper_step": k,
+            }
             group.update({name: torch.where(ok, value, group[name]) for name, value in new.items()})
         if not groups[0]["per_group"]:
             for group in groups[1:]:
@@ -348,7 +419,9 @@ class ParameterizedOptimizer(Optimizer):
         for group in self.param_groups:
             group["learn"] = ()
             group["hyper_lr"] = group["hyper_momentum"] = torch.zeros_like(group["hyper_lr"])
-            group["bounds"] = torch.stack([torch.full_like(group["hyper_lr"], x) for x in (-torch.inf, torch.inf)], dim=1)
+            group["bounds"] = torch.stack(
+                [torch.full_like(group["hyper_lr"], x) for x in (-torch.inf, torch.inf)], dim=1
+            )
             group.update(self.frozen(group))
             for p in group["params"]:
                 for name in set(self.state.get(p, ())) - {"step", *group["buffers"]}:

@@ -16,7 +16,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from .codegen import Unavailable, build_c, build_triton, compute_dtype
 
-CHUNK = 65_536  # elements of one tensor that one thread, or one block of a GPU, takes through the loop; the eager slice too
+CHUNK = (
+    65_536  # elements of one tensor that one thread, or one block of a GPU, takes through the loop; the eager slice too
+)
 
 
 @lru_cache
@@ -41,7 +43,9 @@ class Loop:
     def __init__(self, function, tensors, scalars, written):
         self.tensors, self.scalars, self.written = tuple(tensors), tuple(scalars), tuple(written)
         arguments = [torch.full((), 0.5, dtype=torch.float64) for _ in self.tensors + self.scalars]
-        self.trace = make_fx(torch.func.functionalize(lambda *x: [y for part in function(*x) for y in part]))(*arguments)
+        self.trace = make_fx(torch.func.functionalize(lambda *x: [y for part in function(*x) for y in part]))(
+            *arguments
+        )
         self.trace.graph.eliminate_dead_code()
         self.trace.recompile()
         self.n_sums = len(self.trace.graph.output_node().args[0]) - len(self.written)
@@ -78,12 +82,16 @@ class Loop:
 
     def runner(self, loop):
         """loop(chunk table, pointers, scalars, partial sums) as a function of rows and scalars."""
+
         def run(rows, scalars):
             sizes = tuple(row[0].numel() for row in rows)
             if (scalars.device, sizes) != self.chunks[0]:
                 table = [(i, start, min(CHUNK, n - start)) for i, n in enumerate(sizes) for start in range(0, n, CHUNK)]
-                self.chunks = ((scalars.device, sizes), torch.tensor(table, device=scalars.device),
-                               torch.tensor([math.ceil(n / CHUNK) for n in sizes], device=scalars.device))
+                self.chunks = (
+                    (scalars.device, sizes),
+                    torch.tensor(table, device=scalars.device),
+                    torch.tensor([math.ceil(n / CHUNK) for n in sizes], device=scalars.device),
+                )
             _, table, counts = self.chunks
             pointers = torch.tensor([x.data_ptr() for row in rows for x in row])
             if scalars.is_cuda:  # from pinned memory, without waiting
@@ -91,6 +99,7 @@ class Loop:
             partial = torch.empty(len(table), self.n_sums, dtype=torch.float64, device=scalars.device)
             loop(table, pointers, scalars.contiguous(), partial)
             return torch.segment_reduce(partial, "sum", lengths=counts, axis=0, unsafe=True) if self.n_sums else partial
+
         return run
 
     def run_eagerly(self, rows, scalars):
@@ -103,6 +112,6 @@ class Loop:
                 results = self.trace(*(x.to(dtype) for x in part), *values)
                 for name, value in zip(self.written, results, strict=False):
                     part[self.tensors.index(name)].copy_(value)
-                for k, summand in enumerate(results[len(self.written):]):
+                for k, summand in enumerate(results[len(self.written) :]):
                     total[k] += summand.sum(dtype=torch.float64) if summand.dim() else summand * part[0].numel()
         return sums

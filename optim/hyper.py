@@ -16,7 +16,7 @@ def hyper_sign(h, velocity, square, momentum, k):
 
 def hyper_adam(h, velocity, square, momentum, k):
     velocity, square = momentum * velocity + (1 - momentum) * h, 0.999 * square + 0.001 * h * h
-    return velocity / (1 - momentum ** k) / ((square / (1 - 0.999 ** k)).sqrt() + 1e-12), velocity, square
+    return velocity / (1 - momentum**k) / ((square / (1 - 0.999**k)).sqrt() + 1e-12), velocity, square
 
 
 HYPER_OPTIMIZERS = {"sgd": hyper_sgd, "sign": hyper_sign, "adam": hyper_adam}

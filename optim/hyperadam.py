@@ -23,5 +23,12 @@ class HyperAdam(ParameterizedOptimizer):
     rule = staticmethod(hyperadam)
 
     def __init__(self, params, lr=1e-3, betas=(0.9, 0.95), *, eps=1e-8, learn=("beta1", "beta2"), **options):
-        super().__init__(params, lr=lr, coefficients=self.pair_up(betas), buffers=("m", "v"), constants={"eps": eps},
-                         learn=learn, **options)
+        super().__init__(
+            params,
+            lr=lr,
+            coefficients=self.pair_up(betas),
+            buffers=("m", "v"),
+            constants={"eps": eps},
+            learn=learn,
+            **options,
+        )

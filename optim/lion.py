@@ -17,5 +17,11 @@ class Lion(ParameterizedOptimizer):
     rule = staticmethod(lion)
 
     def __init__(self, params, lr=1e-4, betas=(0.9, 0.99), *, weight_decay=0.0, max_grad_norm=None):
-        super().__init__(params, lr=lr, coefficients=self.pair_up(betas), buffers=("m",),
-                         weight_decay=weight_decay, max_grad_norm=max_grad_norm)
+        super().__init__(
+            params,
+            lr=lr,
+            coefficients=self.pair_up(betas),
+            buffers=("m",),
+            weight_decay=weight_decay,
+            max_grad_norm=max_grad_norm,
+        )

@@ -11,8 +11,32 @@ def sqrt(x):
     return torch.where(positive, torch.where(positive, x, 1.0).sqrt(), 0.0)
 
 
-def mada(g, *, m=None, v=None, s=None, n=None, l=None, g_prev=None, v_mixed=None,
-         beta1, beta2, beta3, rho, c, gamma, bias1, bias2, bias3, t, eps, lion_betas, yogi, rule, second_moment):
+def mada(
+    g,
+    *,
+    m=None,
+    v=None,
+    s=None,
+    n=None,
+    l=None,
+    g_prev=None,
+    v_mixed=None,
+    beta1,
+    beta2,
+    beta3,
+    rho,
+    c,
+    gamma,
+    bias1,
+    bias2,
+    bias3,
+    t,
+    eps,
+    lion_betas,
+    yogi,
+    rule,
+    second_moment,
+):
     """The update rule of MADA for one tensor. Returns its direction and {buffer: new value}.
 
     g: clipped gradient. Buffers, of g's shape: m first moment; v second moment; s its running average (AVGrad) or
@@ -86,15 +110,38 @@ class MADA(ParameterizedOptimizer):
     where it does not count costs neither memory nor time. Raises ValueError naming an argument out of its domain.
     """
 
-    domain = {"beta1": (0.01, 0.99), "beta2": (0.501, 0.99), "beta3": (0.0, 0.99),
-              "rho": (0.0, 1.0), "c": (0.0, 1.0), "gamma": (0.0, 1.0)}
+    domain = {
+        "beta1": (0.01, 0.99),
+        "beta2": (0.501, 0.99),
+        "beta3": (0.0, 0.99),
+        "rho": (0.0, 1.0),
+        "c": (0.0, 1.0),
+        "gamma": (0.0, 1.0),
+    }
     default_hyper_lr = {"beta1": 5e-4, "beta2": 5e-4, "beta3": 1e-1, "rho": 1e-1, "c": 1e-1, "gamma": 1e-1, "lr": 1e-1}
     low_precision = ("m", "n", "l", "g_prev")  # v and s move by less than bfloat16 resolves
     rule = staticmethod(mada)
 
-    def __init__(self, params, lr=1e-3, betas=(0.9, 0.95), *, beta3=0.0, rho=1.0, c=1.0, gamma=1.0, eps=1e-8,
-                 weight_decay=0.0, lion_betas=(0.95, 0.98), hyper_lr=None, hyper_momentum=0.0,
-                 learn=("beta1", "beta2", "beta3", "rho", "c", "gamma"), rule="paper", second_moment="avgrad", **options):
+    def __init__(
+        self,
+        params,
+        lr=1e-3,
+        betas=(0.9, 0.95),
+        *,
+        beta3=0.0,
+        rho=1.0,
+        c=1.0,
+        gamma=1.0,
+        eps=1e-8,
+        weight_decay=0.0,
+        lion_betas=(0.95, 0.98),
+        hyper_lr=None,
+        hyper_momentum=0.0,
+        learn=("beta1", "beta2", "beta3", "rho", "c", "gamma"),
+        rule="paper",
+        second_moment="avgrad",
+        **options,
+    ):
         if rule not in ("paper", "authors"):
             raise ValueError(f"rule={rule!r} must be 'paper' or 'authors'")
         if second_moment not in ("avgrad", "amsgrad"):
@@ -106,10 +153,18 @@ class MADA(ParameterizedOptimizer):
         if len(lion_betas) != 2 or not all(0 <= beta < 1 for beta in lion_betas):
             raise ValueError(f"lion_betas={lion_betas!r} must be two numbers in [0, 1)")
         coefficients = dict(zip(self.domain, (*betas, beta3, rho, c, gamma), strict=True))
-        constants = dict(eps=eps, lion_betas=tuple(lion_betas), rule=rule, second_moment=second_moment)
-        super().__init__(params, lr=lr, coefficients=coefficients, weight_decay=weight_decay, learn=learn,
-                         **parts(coefficients, constants, learn), hyper_lr=hyper_lr, hyper_momentum=hyper_momentum,
-                         **options)
+        constants = {"eps": eps, "lion_betas": tuple(lion_betas), "rule": rule, "second_moment": second_moment}
+        super().__init__(
+            params,
+            lr=lr,
+            coefficients=coefficients,
+            weight_decay=weight_decay,
+            learn=learn,
+            **parts(coefficients, constants, learn),
+            hyper_lr=hyper_lr,
+            hyper_momentum=hyper_momentum,
+            **options,
+        )
 
     def frozen(self, group):
         return parts(dict(zip(self.domain, group["coefficients"].tolist(), strict=True)), group["constants"], ())
@@ -117,8 +172,10 @@ class MADA(ParameterizedOptimizer):
 
 def parts(coefficients, constants, learn):
     """The buffers and constants that the rule needs, less those of parts that are fixed where they do not count."""
-    counts = {name: name in learn or coefficients[name] != neutral
-              for name, neutral in dict(beta3=0, rho=1, c=1, gamma=1).items()}
+    counts = {
+        name: name in learn or coefficients[name] != neutral
+        for name, neutral in {"beta3": 0, "rho": 1, "c": 1, "gamma": 1}.items()
+    }
     buffers = ["l"] if counts["gamma"] else []
     if coefficients["gamma"] > 0 or "gamma" in learn:
         buffers += ["m", "v"] + ["s"] * counts["rho"] + ["n"] * counts["beta3"]

@@ -27,7 +27,7 @@ def passes(rule, scalars, coefficients, buffers, constants, learn):
     wrt = tuple(i for i, value in enumerate((*q.values(), *derived.values())) if value.requires_grad)
 
     def unpack(arguments):
-        state, ok, row = arguments[:len(buffers)], arguments[len(buffers)], arguments[-len(names):]
+        state, ok, row = arguments[: len(buffers)], arguments[len(buffers)], arguments[-len(names) :]
         return dict(zip(buffers, state, strict=True)), ok != 0, dict(zip(names, row, strict=True))
 
     def look_back(grad, g, *arguments):
@@ -41,7 +41,7 @@ def passes(rule, scalars, coefficients, buffers, constants, learn):
 
     def move(grad, x, *arguments):
         g, arguments = (arguments[0], arguments[1:]) if learn else (None, arguments)
-        clip, lr, decay = arguments[len(buffers) + 1:len(buffers) + 4]
+        clip, lr, decay = arguments[len(buffers) + 1 : len(buffers) + 4]
         state, ok, row = unpack(arguments)
         direction, new = rule(grad * clip, **state, **row)
         written = [torch.where(ok, x * (1 - lr * decay) - lr * direction, x)]
@@ -51,8 +51,14 @@ def passes(rule, scalars, coefficients, buffers, constants, learn):
 
     return Passes(
         Loop(look_back, ("grad", "g", *buffers), ("ok", *names), buffers) if learn else None,
-        Loop(move, ("grad", "x", *(("g",) if learn else ()), *buffers), ("ok", "clip", "lr", "decay", *names),
-             ("x", "g") if learn else ("x", *buffers)), wrt)
+        Loop(
+            move,
+            ("grad", "x", *(("g",) if learn else ()), *buffers),
+            ("ok", "clip", "lr", "decay", *names),
+            ("x", "g") if learn else ("x", *buffers),
+        ),
+        wrt,
+    )
 
 
 def scaled(rule, g, /, *, lr, **arguments):

@@ -19,5 +19,12 @@ class Yogi(ParameterizedOptimizer):
     rule = staticmethod(yogi)
 
     def __init__(self, params, lr=1e-2, betas=(0.9, 0.999), *, eps=1e-3, weight_decay=0.0, max_grad_norm=None):
-        super().__init__(params, lr=lr, coefficients=self.pair_up(betas), buffers=("m", "v"),
-                         constants={"eps": eps}, weight_decay=weight_decay, max_grad_norm=max_grad_norm)
+        super().__init__(
+            params,
+            lr=lr,
+            coefficients=self.pair_up(betas),
+            buffers=("m", "v"),
+            constants={"eps": eps},
+            weight_decay=weight_decay,
+            max_grad_norm=max_grad_norm,
+        )

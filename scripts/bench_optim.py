@@ -21,19 +21,29 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import metrics
 import optim
-from config import UserError, one_line_errors
 from devices import hardware
 from model import GPT, GPTConfig
+from settings import UserError, one_line_errors
 
-SHAPES = {"11M": (6, 6, 384, 256, 65), "124M": (12, 12, 768, 1024, 50304), "355M": (24, 16, 1024, 1024, 50304),
-          "1.5B": (48, 25, 1600, 1024, 50304)}  # layers, heads, width, context, vocabulary
-INTERIOR = dict(beta3=0.5, rho=0.5, c=0.5, gamma=0.5)
+SHAPES = {
+    "11M": (6, 6, 384, 256, 65),
+    "124M": (12, 12, 768, 1024, 50304),
+    "355M": (24, 16, 1024, 1024, 50304),
+    "1.5B": (48, 25, 1600, 1024, 50304),
+}  # layers, heads, width, context, vocabulary
+INTERIOR = {"beta3": 0.5, "rho": 0.5, "c": 0.5, "gamma": 0.5}
 VARIANTS = {  # first the one that the others are compared with
-    "adamw": ("adam", {}), "mada": ("mada", {}),
-    "mada, without lion": ("mada", dict(learn=("beta1", "beta2", "beta3", "rho", "c"))),
-    "mada, bfloat16 state": ("mada", dict(state_dtype="bfloat16")), "mada, adam's corner fixed": ("mada", dict(learn=())),
-    "mada, interior fixed": ("mada", dict(learn=(), **INTERIOR)), "hyperadam": ("hyperadam", {}), "avgrad": ("avgrad", {}),
-    "yogi": ("yogi", {}), "adan": ("adan", {}), "lion": ("lion", {}),
+    "adamw": ("adam", {}),
+    "mada": ("mada", {}),
+    "mada, without lion": ("mada", {"learn": ("beta1", "beta2", "beta3", "rho", "c")}),
+    "mada, bfloat16 state": ("mada", {"state_dtype": "bfloat16"}),
+    "mada, adam's corner fixed": ("mada", {"learn": ()}),
+    "mada, interior fixed": ("mada", dict(learn=(), **INTERIOR)),
+    "hyperadam": ("hyperadam", {}),
+    "avgrad": ("avgrad", {}),
+    "yogi": ("yogi", {}),
+    "adan": ("adan", {}),
+    "lion": ("lion", {}),
 }
 
 
@@ -91,8 +101,10 @@ def bandwidth(device):
 
 def draw(rows, title, path):
     import matplotlib
+
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+
     fig, ax = plt.subplots(figsize=(7, 0.4 * len(rows) + 1.2))
     names = [row["name"] for row in rows][::-1]
     ax.barh(names, [row["ms"] for row in rows][::-1], color="tab:blue", height=0.6, label="step")
@@ -109,7 +121,9 @@ def draw(rows, title, path):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", default="11M", help=f"{', '.join(SHAPES)}, or a number of elements in one flat tensor")
+    parser.add_argument(
+        "--shapes", default="11M", help=f"{', '.join(SHAPES)}, or a number of elements in one flat tensor"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
     parser.add_argument("--only", help=f"some of: {'; '.join(VARIANTS)} (separated by ;)")
     parser.add_argument("--rounds", type=int, default=20, help="timed steps of each optimizer")
@@ -135,27 +149,50 @@ def main():
     for name, optimizer in optimizers.items():
         state = sum(x.nbytes for entry in optimizer.state.values() for x in entry.values() if x.dim())
         ms = 1e3 * statistics.median(times[name])
-        rows.append(dict(name=name, ms=ms, min_ms=1e3 * min(times[name]), max_ms=1e3 * max(times[name]),
-                         ratio=statistics.median(a / b for a, b in zip(times[name], times[names[0]], strict=True)),
-                         state_bytes_per_parameter=state / elements, extra_mb=extra_memory(optimizer.step, args.device),
-                         floor_ms=1e3 * (3 * 4 * elements + 2 * state) / speed))
+        rows.append(
+            {
+                "name": name,
+                "ms": ms,
+                "min_ms": 1e3 * min(times[name]),
+                "max_ms": 1e3 * max(times[name]),
+                "ratio": statistics.median(a / b for a, b in zip(times[name], times[names[0]], strict=True)),
+                "state_bytes_per_parameter": state / elements,
+                "extra_mb": extra_memory(optimizer.step, args.device),
+                "floor_ms": 1e3 * (3 * 4 * elements + 2 * state) / speed,
+            }
+        )
         if rows[-1]["extra_mb"] is not None:
             rows[-1]["extra_mb"] /= 2**20
 
     device = hardware(args.device) + (f", {torch.get_num_threads()} threads" if args.device == "cpu" else "")
     title = f"{elements / 1e6:.1f}M parameters in {len(params)} tensors, float32, {device}, {speed / 1e9:.0f} GB/s copy"
     print(title + f", torch {torch.__version__}, median of {args.rounds}\n")
-    print(f"{'optimizer':28s}{'ms/step':>9s}{'x adamw':>9s}{'state B/param':>15s}{'extra MB':>10s}{'floor ms':>10s}"
-          f"{'x floor':>9s}")
+    print(
+        f"{'optimizer':28s}{'ms/step':>9s}{'x adamw':>9s}{'state B/param':>15s}{'extra MB':>10s}{'floor ms':>10s}"
+        f"{'x floor':>9s}"
+    )
     for row in rows:
         extra = "" if row["extra_mb"] is None else f"{row['extra_mb']:.0f}"
-        print(f"{row['name']:28s}{row['ms']:9.2f}{row['ratio']:9.2f}{row['state_bytes_per_parameter']:15.1f}{extra:>10s}"
-              f"{row['floor_ms']:10.2f}{row['ms'] / row['floor_ms']:9.2f}")
+        print(
+            f"{row['name']:28s}{row['ms']:9.2f}{row['ratio']:9.2f}{row['state_bytes_per_parameter']:15.1f}{extra:>10s}"
+            f"{row['floor_ms']:10.2f}{row['ms'] / row['floor_ms']:9.2f}"
+        )
     if args.out:
         os.makedirs(args.out, exist_ok=True)
         with open(os.path.join(args.out, "bench.json"), "w") as file:
-            json.dump(dict(command=" ".join(["python", *sys.argv]), title=title, torch=torch.__version__, rounds=args.rounds,
-                           git=metrics.git_revision(), copy_bytes_per_s=speed, rows=rows), file, indent=1)
+            json.dump(
+                {
+                    "command": " ".join(["python", *sys.argv]),
+                    "title": title,
+                    "torch": torch.__version__,
+                    "rounds": args.rounds,
+                    "git": metrics.git_revision(),
+                    "copy_bytes_per_s": speed,
+                    "rows": rows,
+                },
+                file,
+                indent=1,
+            )
         draw(rows, title, os.path.join(args.out, "bench.png"))
 
 

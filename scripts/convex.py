@@ -6,7 +6,7 @@ f_t(x) = 1010 x where t mod 101 = 1, else -10 x, for x in [-1, 1]: the sum falls
 followed by a projection on [-1, 1]. metrics.jsonl has, by optimizer, x, the average regret sum_s (f_s(x_s) - f_s(-1)) / t,
 and the coefficients. All optimizers are the one rule of optim/mada.py from a corner, with the hyper-learning-rates of the
 setting `optimizers`, where 0 keeps a coefficient where it is. They are elements of one tensor, and the whole step is one
-fused loop: 2,000,000 steps of a scalar cannot each wait for Python's plumbing. tests/test_convex.py compares with optim/.
+fused loop: 2,000,000 steps of a scalar cannot each wait for Python's plumbing. tests/reproduce/test_convex.py compares with optim/.
 """
 
 import os
@@ -22,12 +22,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import checkpoints
-import config
 import metrics
-from config import Finished, UserError
+import settings
 from devices import hardware
 from optim.fuse import Loop
 from optim.mada import MADA, mada
+from settings import Finished, UserError
 
 # what and where
 out_dir = "out/convex"  # folder of metrics.jsonl and ckpt_last.pt
@@ -84,7 +84,7 @@ def step(buffers, rule, schedule, *arguments):
     regret = named["regret"] + grad * (x + 1)
     # look back: the hyper-gradients of the last update, and its new buffers
     _, pull_back, new = torch.func.vjp(lambda q: direction(named["g"], state, q, last_t), q, has_aux=True)
-    h, = pull_back(-last_lr * grad)
+    (h,) = pull_back(-last_lr * grad)
     state = {name: torch.where(t > 1, new[name], state[name]) for name in buffers}
     # learn
     velocity = {}
@@ -103,7 +103,7 @@ def step(buffers, rule, schedule, *arguments):
 def loop(second_moment, rule, schedule):
     """The fused step of all optimizers that have this second moment, and the names of its buffers."""
     buffers = tuple(name for name in BUFFERS if name != "v_mixed" or second_moment == "amsgrad")
-    constants = dict(eps=1e-8, lion_betas=(0.95, 0.98), yogi=True, rule=rule, second_moment=second_moment)
+    constants = {"eps": 1e-8, "lion_betas": (0.95, 0.98), "yogi": True, "rule": rule, "second_moment": second_moment}
     function = partial(step, buffers, partial(mada, **constants), schedule)
     return Loop(function, (*STATE, "lr", *HYPER), ("grad", "t"), STATE)
 
@@ -112,18 +112,31 @@ def start(settings, cfg):
     """{name: value} of what one optimizer starts from. Raises UserError."""
     rates, momenta = settings.get("hyper_lr", {}), settings.get("hyper_momentum", {})
     values = dict.fromkeys((*STATE, *HYPER), 0.0)
-    values |= dict(x=cfg.x0, beta1=cfg.beta1, beta2=cfg.beta2, rho=1.0, c=1.0, gamma=1.0, lr=cfg.learning_rate)
+    values |= {
+        "x": cfg.x0,
+        "beta1": cfg.beta1,
+        "beta2": cfg.beta2,
+        "rho": 1.0,
+        "c": 1.0,
+        "gamma": 1.0,
+        "lr": cfg.learning_rate,
+    }
     values |= {f"hyper_{name}": float(rate) for name, rate in rates.items()}
     values |= {f"momentum_{name}": float(momentum) for name, momentum in momenta.items()}
     values |= {"lr": settings["learning_rate"]} if "learning_rate" in settings else {}
     values |= {name: float(value) for name, value in settings.items() if name in NAMES}
     unknown = {*settings} - {*NAMES, "hyper_lr", "hyper_momentum", "second_moment", "rule", "learning_rate"}
     unknown |= {*rates, *momenta} - {*NAMES}
-    if unknown or settings.get("second_moment", "avgrad") not in ("avgrad", "amsgrad") \
-            or settings.get("rule", cfg.rule) not in ("paper", "authors"):
-        raise UserError(f"optimizers: {settings!r} has {', '.join(unknown) or 'another second_moment or rule'}; it can have "
-                        f"{', '.join(NAMES)}, hyper_lr, hyper_momentum, learning_rate, "
-                        "second_moment ('avgrad' or 'amsgrad') and rule ('paper' or 'authors')")
+    if (
+        unknown
+        or settings.get("second_moment", "avgrad") not in ("avgrad", "amsgrad")
+        or settings.get("rule", cfg.rule) not in ("paper", "authors")
+    ):
+        raise UserError(
+            f"optimizers: {settings!r} has {', '.join(unknown) or 'another second_moment or rule'}; it can have "
+            f"{', '.join(NAMES)}, hyper_lr, hyper_momentum, learning_rate, "
+            "second_moment ('avgrad' or 'amsgrad') and rule ('paper' or 'authors')"
+        )
     for name, (low, high) in MADA.domain.items():
         if values[f"hyper_{name}"] > 0 and not low <= values[name] <= high:
             raise UserError(f"optimizers: {name}={values[name]} must lie in [{low}, {high}] to be learned")
@@ -135,34 +148,52 @@ def train(cfg, given=()):
 
     Returns the last average regret of the last optimizer, or None if it was stopped before the end. Raises UserError.
     """
-    checkpoint, cfg = checkpoints.start(cfg, given, [name for name in cfg if name not in FREE_SETTINGS],
-                                        ("columns", "iter", "config"))
+    checkpoint, cfg = checkpoints.start(
+        cfg, given, [name for name in cfg if name not in FREE_SETTINGS], ("columns", "iter", "config")
+    )
     last = os.path.join(cfg["out_dir"], "ckpt_last.pt")
     if cfg["steps"] < 1 or cfg["log_interval"] < 1 or not -1 <= cfg["x0"] <= 1:
         raise UserError("steps and log_interval must be at least 1, and x0 in [-1, 1]")
     resolved, cfg = cfg, SimpleNamespace(**cfg)
 
     members = {}  # (second moment, rule): names of the optimizers
-    for name, settings in cfg.optimizers.items():
-        members.setdefault((settings.get("second_moment", "avgrad"), settings.get("rule", cfg.rule)), []).append(name)
-    starts = {name: start(settings, cfg) for name, settings in cfg.optimizers.items()}
-    columns = {kind: [torch.tensor([starts[name][key] for name in names], dtype=torch.float64)
-                      for key in (*STATE, "lr", *HYPER)] for kind, names in members.items()}
+    for name, own in cfg.optimizers.items():
+        members.setdefault((own.get("second_moment", "avgrad"), own.get("rule", cfg.rule)), []).append(name)
+    starts = {name: start(own, cfg) for name, own in cfg.optimizers.items()}
+    columns = {
+        kind: [
+            torch.tensor([starts[name][key] for name in names], dtype=torch.float64) for key in (*STATE, "lr", *HYPER)
+        ]
+        for kind, names in members.items()
+    }
     it = 0
     if checkpoint:
         columns, it = checkpoint["columns"], checkpoint["iter"]
         if it >= cfg.steps:
             raise Finished(f"the run in {cfg.out_dir} has all its {it} steps")
-    log = metrics.Metrics(cfg.out_dir, {
-        "config": resolved, "git": metrics.git_revision(), "torch": torch.__version__, "device": hardware("cpu"),
-        "cpu_threads": 1, "dtype": "float64"}, it, cfg.steps)
+    log = metrics.Metrics(
+        cfg.out_dir,
+        {
+            "config": resolved,
+            "git": metrics.git_revision(),
+            "torch": torch.__version__,
+            "device": hardware("cpu"),
+            "cpu_threads": 1,
+            "dtype": "float64",
+        },
+        it,
+        cfg.steps,
+    )
     loops = {kind: loop(*kind, cfg.schedule) for kind in members}
     scalars = torch.zeros(1, 2, dtype=torch.float64)  # gradient and t
 
     def values(key):
         """{optimizer: value} in the order of the settings."""
-        found = {name: value for kind, names in members.items()
-                 for name, value in zip(names, columns[kind][STATE.index(key)].tolist(), strict=True)}
+        found = {
+            name: value
+            for kind, names in members.items()
+            for name, value in zip(names, columns[kind][STATE.index(key)].tolist(), strict=True)
+        }
         return {name: found[name] for name in cfg.optimizers}
 
     stop = Event()  # set by SIGTERM or ctrl-C: save and leave
@@ -187,4 +218,4 @@ def train(cfg, given=()):
 
 
 if __name__ == "__main__":
-    config.main(train, __file__)
+    settings.main(train, __file__)

@@ -31,10 +31,10 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import data.tokens
 import metrics
-from config import UserError, one_line_errors
 from data.prepared import GPT2_EOT
 from devices import hardware
 from model import load
+from settings import UserError, one_line_errors
 
 SPLITS = {name: "test" for name in ("wikitext", "wikitext_lines", "lambada", "lambada_original")}  # of others: val
 
@@ -44,10 +44,14 @@ def open_data(name, model, meta):
     folder = os.path.join(data.tokens.FOLDER, name)
     base, _, variant = name.partition("_")
     if name in SPLITS and variant and not os.path.exists(os.path.join(folder, "meta.json")):
-        raise UserError(f"data/{name} is missing; run: python data/{base}/prepare.py --variant {variant} --out data/{name}")
+        raise UserError(
+            f"data/{name} is missing; run: python data/{base}/prepare.py --variant {variant} --out data/{name}"
+        )
     split = data.tokens.Tokens(name, SPLITS.get(name, "val"), model.config.block_size)
     if any(split.meta.get(key) != meta.get(key) for key in ("tokenizer", "chars")):
-        raise UserError(f"{name} has other tokens ({split.meta['tokenizer']}) than the model knows ({meta['tokenizer']})")
+        raise UserError(
+            f"{name} has other tokens ({split.meta['tokenizer']}) than the model knows ({meta['tokenizer']})"
+        )
     return split
 
 
@@ -67,9 +71,11 @@ class Evaluation:
     def window_losses(self, split, starts, name):
         """Losses of the targets of the windows at starts: yields arrays (block_size,), one by one."""
         for i in tqdm(range(0, len(starts), self.batch_size), desc=name, disable=None):
-            x, y = split.windows(starts[i:i + self.batch_size])
-            rows = [F.cross_entropy(row.float(), target, reduction="none")  # row by row: half the memory
-                    for row, target in zip(self.logits(x), y.to(self.device))]
+            x, y = split.windows(starts[i : i + self.batch_size])
+            rows = [
+                F.cross_entropy(row.float(), target, reduction="none")  # row by row: half the memory
+                for row, target in zip(self.logits(x), y.to(self.device))
+            ]
             yield from torch.stack(rows).cpu().double().numpy()
 
     def paper(self, split):
@@ -86,7 +92,7 @@ class Evaluation:
         losses, done = np.empty(split.size), 1  # loss of each token; how many are done
         for start, row in zip(starts, self.window_losses(split, starts, "strided")):
             end = start + split.block_size + 1
-            losses[done:end] = row[done - start - 1:]
+            losses[done:end] = row[done - start - 1 :]
             done = end
         return losses[1:]
 
@@ -96,12 +102,14 @@ class Evaluation:
         losses, right = np.empty(len(passages)), np.empty(len(passages), bool)
         order = np.argsort(passages[:, 0] - passages[:, 2])  # longest first, so that there is little padding
         for i in tqdm(range(0, len(order), self.batch_size), desc="last words", disable=None):
-            batch = order[i:i + self.batch_size]
-            rows = [torch.from_numpy(ids[max(start, end - split.block_size):end]) for start, _, end in passages[batch]]
+            batch = order[i : i + self.batch_size]
+            rows = [
+                torch.from_numpy(ids[max(start, end - split.block_size) : end]) for start, _, end in passages[batch]
+            ]
             logits = self.logits(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True))
             for j, row, scores, (_, word, end) in zip(batch, rows, logits, passages[batch]):
-                target = row[word - end:].to(self.device)  # the word's tokens; each is predicted one place before
-                scores = scores[len(row) - len(target) - 1:len(row) - 1].float()
+                target = row[word - end :].to(self.device)  # the word's tokens; each is predicted one place before
+                scores = scores[len(row) - len(target) - 1 : len(row) - 1].float()
                 losses[j] = F.cross_entropy(scores, target, reduction="sum").item()
                 right[j] = (scores.argmax(-1) == target).all().item()
         return losses, right
@@ -118,20 +126,29 @@ def standard_error(values, groups):
 def evaluate(evaluation, split, stride):
     """Everything about one split, as a dict of numbers."""
     loss, windows = evaluation.paper(split)
-    result = {"source": split.meta["source"], "tokens": split.size,
-              "paper": {"loss": loss, "perplexity": math.exp(loss), "windows": windows}}
+    result = {
+        "source": split.meta["source"],
+        "tokens": split.size,
+        "paper": {"loss": loss, "perplexity": math.exp(loss), "windows": windows},
+    }
 
     losses = evaluation.strided(split, stride)
     ends = np.fromfile(split.path, split.meta["dtype"])[:-1] == GPT2_EOT
-    groups, unit = (ends.cumsum(), "documents") if ends.any() else (np.arange(len(losses)) // split.block_size, "windows")
+    groups, unit = (
+        (ends.cumsum(), "documents") if ends.any() else (np.arange(len(losses)) // split.block_size, "windows")
+    )
     result["strided"] = {**mean(losses, groups), "se_over": unit, "groups": len(np.unique(groups))}
 
     passages = os.path.join(os.path.dirname(split.path), "passages.npy")
     if os.path.exists(passages):
         losses, right = evaluation.last_words(split, np.load(passages))
         each = np.arange(len(right))
-        result["last_word"] = {**mean(losses, each), "accuracy": right.mean(),
-                               "accuracy_se": standard_error(right.astype(float), each), "passages": len(right)}
+        result["last_word"] = {
+            **mean(losses, each),
+            "accuracy": right.mean(),
+            "accuracy_se": standard_error(right.astype(float), each),
+            "passages": len(right),
+        }
     return result
 
 
@@ -144,6 +161,7 @@ def mean(losses, groups):
 
 def table(results):
     """The results {name: evaluate(...)} as lines of text."""
+
     def line(name, *cells):
         return f"{name:16}" + "".join(f" {cell:>{width}}" for width, cell in zip((8, 10, 17, 17, 13, 10), cells))
 
@@ -151,25 +169,37 @@ def table(results):
     yield line("data", "loss", "perplexity", "loss", "perplexity", "accuracy (%)", "perplexity")
     for name, result in results.items():
         paper, strided = result["paper"], result["strided"]
-        cells = [f"{paper['loss']:.4f}", f"{paper['perplexity']:.2f}", f"{strided['loss']:.4f} ± {strided['loss_se']:.4f}",
-                 f"{strided['perplexity']:.2f} ± {strided['perplexity_se']:.2f}"]
+        cells = [
+            f"{paper['loss']:.4f}",
+            f"{paper['perplexity']:.2f}",
+            f"{strided['loss']:.4f} ± {strided['loss_se']:.4f}",
+            f"{strided['perplexity']:.2f} ± {strided['perplexity_se']:.2f}",
+        ]
         if word := result.get("last_word"):
             cells += [f"{100 * word['accuracy']:.2f} ± {100 * word['accuracy_se']:.2f}", f"{word['perplexity']:.2f}"]
         yield line(name, *cells)
     for name, result in results.items():
-        yield (f"{name}: {result['source']}, {result['tokens']:,} tokens; "
-               f"s.e. over {result['strided']['groups']:,} {result['strided']['se_over']}")
+        yield (
+            f"{name}: {result['source']}, {result['tokens']:,} tokens; "
+            f"s.e. over {result['strided']['groups']:,} {result['strided']['se_over']}"
+        )
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="a checkpoint, or gpt2, gpt2-medium, gpt2-large, gpt2-xl")
     parser.add_argument("--data", default="openwebtext,wikitext,lambada", help="folders of data/, with commas between")
-    parser.add_argument("--stride", type=int, help="tokens between strided windows (default: half the model's block_size)")
+    parser.add_argument(
+        "--stride", type=int, help="tokens between strided windows (default: half the model's block_size)"
+    )
     parser.add_argument("--batch_size", type=int, default=8, help="windows that go through the model at once")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"],
-                        help="of products; auto: bfloat16 on GPUs that have it, else float32")
+    parser.add_argument(
+        "--dtype",
+        default="auto",
+        choices=["auto", "float32", "bfloat16", "float16"],
+        help="of products; auto: bfloat16 on GPUs that have it, else float32",
+    )
     parser.add_argument("--out", type=Path, help="JSON file to write the numbers to")
     args = parser.parse_args()
     model, meta = load(args.model, args.device)
@@ -183,18 +213,38 @@ def main():
     if args.out and not args.out.parent.is_dir():
         raise UserError(f"--out {args.out}: there is no folder {args.out.parent}")
     names = args.data.split(",")
-    names += [name for name in SPLITS if name not in names and name.partition("_")[0] in names
-              and os.path.exists(os.path.join(data.tokens.FOLDER, name, "meta.json"))]
+    names += [
+        name
+        for name in SPLITS
+        if name not in names
+        and name.partition("_")[0] in names
+        and os.path.exists(os.path.join(data.tokens.FOLDER, name, "meta.json"))
+    ]
     splits = {name: open_data(name, model, meta) for name in names}  # all of them before the long part
 
-    results = {name: evaluate(Evaluation(model, args.batch_size, dtype), split, stride) for name, split in splits.items()}
+    results = {
+        name: evaluate(Evaluation(model, args.batch_size, dtype), split, stride) for name, split in splits.items()
+    }
     print(f"{args.model}: windows of {block_size} tokens, strided by {stride}, in {dtype} on {device}")
     print(*table(results), sep="\n")
     if args.out:
-        args.out.write_text(json.dumps({
-            "model": args.model, "block_size": block_size, "stride": stride, "dtype": dtype, "device": hardware(device),
-            "torch": torch.__version__, "git": metrics.git_revision(), "date": f"{datetime.date.today()}", "data": results},
-            indent=1) + "\n")
+        args.out.write_text(
+            json.dumps(
+                {
+                    "model": args.model,
+                    "block_size": block_size,
+                    "stride": stride,
+                    "dtype": dtype,
+                    "device": hardware(device),
+                    "torch": torch.__version__,
+                    "git": metrics.git_revision(),
+                    "date": f"{datetime.date.today()}",
+                    "data": results,
+                },
+                indent=1,
+            )
+            + "\n"
+        )
 
 
 if __name__ == "__main__":

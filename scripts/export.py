@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from config import UserError, one_line_errors
 from data.prepared import writing
 from model import load
+from settings import UserError, one_line_errors
 
 
 def note(name, model, meta):
@@ -22,8 +22,10 @@ def note(name, model, meta):
     if meta["tokenizer"] == "gpt2":
         tokens = 'Tokens are GPT-2\'s: `GPT2TokenizerFast.from_pretrained("gpt2")` is the tokenizer.'
         if model.config.vocab_size > meta["vocab_size"]:
-            tokens += (f" The model has {model.config.vocab_size:,} ids; those from {meta['vocab_size']:,} on are no token's, "
-                       "and were not trained.")
+            tokens += (
+                f" The model has {model.config.vocab_size:,} ids; those from {meta['vocab_size']:,} on are no token's, "
+                "and were not trained."
+            )
     else:
         tokens = f"Tokens are single characters, with ids from 0 on in this order: {meta['chars']!r}"
     return f"A GPT-2 of {model.num_params():,} parameters, from {os.path.basename(name)}.\n\n{tokens}\n"

@@ -18,8 +18,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-import config
 import metrics
+from settings import UserError, declared, one_line_errors, parse
 
 
 def child(out_dir, arguments):
@@ -27,11 +27,15 @@ def child(out_dir, arguments):
     import torch
 
     import train
-    settings = config.parse(config.declared(train.__file__), [*arguments, f"--out_dir={out_dir}", "--overwrite=True"])
+
+    settings = parse(declared(train.__file__), [*arguments, f"--out_dir={out_dir}", "--overwrite=True"])
     with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):
         train.train(*settings)
-    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else \
-        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    peak = (
+        torch.cuda.max_memory_allocated()
+        if torch.cuda.is_available()
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    )
     if os.environ.get("RANK", "0") == "0":
         Path(out_dir, "peak.json").write_text(json.dumps(peak / 1e9))
 
@@ -44,17 +48,22 @@ def measure(arguments, ranks=1):
     arguments = [name if name.startswith("--") else str(ROOT / name) for name in arguments]
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] * (ranks > 1)
     with tempfile.TemporaryDirectory() as out_dir:
-        done = subprocess.run([sys.executable, *launcher, __file__, f"--child={out_dir}", *arguments],
-                              stderr=subprocess.PIPE, text=True)
+        done = subprocess.run(
+            [sys.executable, *launcher, __file__, f"--child={out_dir}", *arguments], stderr=subprocess.PIPE, text=True
+        )
         if done.returncode:
             lines = [line for line in done.stderr.splitlines() if line.startswith(f"{os.path.basename(__file__)}: ")]
-            raise config.UserError(lines[0].partition(": ")[2] if lines else
-                                   f"the process ended with status {done.returncode}: out of memory? {done.stderr[-300:]}")
+            raise UserError(
+                lines[0].partition(": ")[2]
+                if lines
+                else f"the process ended with status {done.returncode}: out of memory? {done.stderr[-300:]}"
+            )
         peak = json.loads(Path(out_dir, "peak.json").read_text())
         header, records = metrics.read(out_dir)
     times = [record["step_ms"] / 1e3 for record in records if "step_ms" in record]
     return {"peak_gb": peak, "seconds": statistics.median(times[2:] or times), "steps": len(times[2:] or times)} | {
-        key: header[key] for key in ("device", "ranks", "cpu_threads", "dtype", "compile", "torch", "git")}
+        key: header[key] for key in ("device", "ranks", "cpu_threads", "dtype", "compile", "torch", "git")
+    }
 
 
 def main(first="", *arguments):
@@ -64,10 +73,10 @@ def main(first="", *arguments):
     if name != "--ranks":
         return print(json.dumps(measure(sys.argv[1:])))
     if not value.isdigit() or int(value) < 1:
-        raise config.UserError(f"{first}: write --ranks=N, with N the number of processes")
+        raise UserError(f"{first}: write --ranks=N, with N the number of processes")
     print(json.dumps(measure(arguments, int(value))))
 
 
 if __name__ == "__main__":
-    with config.one_line_errors(__file__):
+    with one_line_errors(__file__):
         main(*sys.argv[1:])

@@ -1,7 +1,7 @@
 """Draw a run from its metrics.jsonl: losses, and the optimizer's coefficients where it learns any; or a figure of the paper.
 
-    python scripts/plot.py OUT_DIR                # writes OUT_DIR/curves.png
-    python scripts/plot.py results/fig5/cpu       # again from the metrics in results/: reproduce.py fig5 --scale cpu --draw
+python scripts/plot.py OUT_DIR                # writes OUT_DIR/curves.png
+python scripts/plot.py results/fig5/cpu       # again from the metrics in results/: reproduce.py fig5 --scale cpu --draw
 """
 
 import argparse
@@ -14,13 +14,19 @@ import matplotlib
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import metrics
-from config import UserError, one_line_errors
+from settings import UserError, one_line_errors
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-SYMBOLS = {"beta1": r"$\beta_1$", "beta2": r"$\beta_2$", "beta3": r"$\beta_3$",
-           "rho": r"$\rho$", "c": "$c$", "gamma": r"$\gamma$"}
+SYMBOLS = {
+    "beta1": r"$\beta_1$",
+    "beta2": r"$\beta_2$",
+    "beta3": r"$\beta_3$",
+    "rho": r"$\rho$",
+    "c": "$c$",
+    "gamma": r"$\gamma$",
+}
 
 
 def series(records, key):
@@ -38,8 +44,11 @@ def draw(header, records, path):
     for key, style in (("train_loss", "-"), ("val_loss", "o-")):
         losses.plot(*series(records, key), style, label=key.replace("_", " "), lw=1, ms=4)
     losses.set_ylabel("loss (nats per token)")
-    losses.set_title(f"{config['optimizer']} on {config['dataset']}: {header['parameters'] / 1e6:.1f}M parameters, "
-                     f"seed {config['seed']}", fontsize=10)
+    losses.set_title(
+        f"{config['optimizer']} on {config['dataset']}: {header['parameters'] / 1e6:.1f}M parameters, "
+        f"seed {config['seed']}",
+        fontsize=10,
+    )
     losses.legend()
     if steps:
         for name in coefficients[0]:
@@ -60,6 +69,7 @@ def main():
     out_dir = parser.parse_args().folder
     if (summary := Path(out_dir, "summary.json")).exists():
         from reproduce import reproduce
+
         it = json.loads(summary.read_text())
         return reproduce(it["name"], it["scale"], draw=True)
     try:

@@ -23,15 +23,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
-import data.tokens
 import evaluate
 import figures
-import metrics
 import show
-from config import UserError, one_line_errors
+
+import data.tokens
+import metrics
 from config.reproduce import CONTESTS, NAMES, SCALES
 from model import load
 from runs import Board, run
+from settings import UserError, one_line_errors
 from workers import CannotWrite, Stopped, errors, execute
 
 RESULTS, WORK = ROOT / "results", ROOT / "out" / "runs"
@@ -86,8 +87,11 @@ def perform(contest, scale, seeds, workers, grid):
     failed, keep = [], bool(CONTESTS[contest].scales[scale].evaluated)
     while True:
         found = cells(contest, scale, seeds, grid)
-        missing = [cell for key, cell in found.items()
-                   if not fresh(file_of(contest, scale, *key), cell) and cell.id not in tried]
+        missing = [
+            cell
+            for key, cell in found.items()
+            if not fresh(file_of(contest, scale, *key), cell) and cell.id not in tried
+        ]
         tried.update(cell.id for cell in missing)
         if missing:
             failed += errors(execute(missing, WORK, workers, True, keep_checkpoints=keep))
@@ -171,7 +175,9 @@ def reproduce(name, scale, seeds=None, workers=None, draw=False, grid=True):
     """One table or figure at one scale. Returns the errors of runs that failed. Raises UserError."""
     how, contests, rest = NAMES[name]
     if not has(name, scale):
-        raise UserError(f"{name} has no scale {scale}; it has {', '.join(scale for scale in SCALES if has(name, scale))}")
+        raise UserError(
+            f"{name} has no scale {scale}; it has {', '.join(scale for scale in SCALES if has(name, scale))}"
+        )
     contests, failed = [contest for contest in contests if scale in CONTESTS[contest].scales], []
     folder = RESULTS / name / scale
     folder.mkdir(parents=True, exist_ok=True)
@@ -181,8 +187,15 @@ def reproduce(name, scale, seeds=None, workers=None, draw=False, grid=True):
         else:
             failed += perform(contest, scale, seeds, workers, grid)
     summary = getattr(figures if name.startswith("fig") else show, how)(
-        name=name, scale=scale, folder=folder, runs={contest: gather(contest, scale) for contest in contests}, rest=rest,
-        draw=draw, workers=workers, seeds=seeds)
+        name=name,
+        scale=scale,
+        folder=folder,
+        runs={contest: gather(contest, scale) for contest in contests},
+        rest=rest,
+        draw=draw,
+        workers=workers,
+        seeds=seeds,
+    )
     if summary is None:
         print(f"{name} {scale}: nothing has been run yet")
         return failed
@@ -190,18 +203,29 @@ def reproduce(name, scale, seeds=None, workers=None, draw=False, grid=True):
     if draw and path.exists():
         before = {key: value for key, value in json.loads(path.read_text()).items() if key in ("command", "date")}
     options = f" --seeds {seeds}" * (seeds is not None) + " --no_grid" * (not grid)
-    summary = {"name": name, "scale": scale, "command": f"python scripts/reproduce.py {name} --scale {scale}{options}",
-               "date": f"{datetime.date.today()}", "logs": [os.path.relpath(home(contest, scale), RESULTS)
-                                                            for contest in contests]} | before | summary
+    summary = (
+        {
+            "name": name,
+            "scale": scale,
+            "command": f"python scripts/reproduce.py {name} --scale {scale}{options}",
+            "date": f"{datetime.date.today()}",
+            "logs": [os.path.relpath(home(contest, scale), RESULTS) for contest in contests],
+        }
+        | before
+        | summary
+    )
     path.write_text(json.dumps(summary, indent=1) + "\n")
-    print(f"{folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder}: {', '.join(sorted(os.listdir(folder)))}")
+    print(
+        f"{folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder}: {', '.join(sorted(os.listdir(folder)))}"
+    )
     return failed
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=[*NAMES, "all", "list", "index"], metavar="NAME",
-                        help=f"{', '.join(NAMES)}, all, list, index")
+    parser.add_argument(
+        "name", choices=[*NAMES, "all", "list", "index"], metavar="NAME", help=f"{', '.join(NAMES)}, all, list, index"
+    )
     parser.add_argument("--scale", default="smoke", choices=SCALES)
     parser.add_argument("--seeds", type=int, help="runs of each row; default: the scale's")
     parser.add_argument("--workers", type=int, help="processes; default: one per GPU, or per core without; 0: this one")
@@ -213,7 +237,10 @@ def main():
             raise UserError(f"--{name} {value}: must be at least {least}")
     if args.name == "list":
         for name in NAMES:
-            there, what = sorted(path.parent.name for path in (RESULTS / name).glob("*/summary.json")), show.PUBLISHED[name]
+            there, what = (
+                sorted(path.parent.name for path in (RESULTS / name).glob("*/summary.json")),
+                show.PUBLISHED[name],
+            )
             print(f"{name:8s} results: {', '.join(there) or '-':12s} {what.get('claim') or what['what']}")
     elif args.name == "index":
         (RESULTS / "README.md").write_text(show.index(RESULTS))
@@ -227,8 +254,10 @@ def main():
                     raise
                 failed.append(str(error))
         if failed:
-            raise UserError(f"{len(failed)} failed: {'; '.join(dict.fromkeys(failed))}; the same command tries again "
-                            "(each run's log: out/runs/ID/log.txt)")
+            raise UserError(
+                f"{len(failed)} failed: {'; '.join(dict.fromkeys(failed))}; the same command tries again "
+                "(each run's log: out/runs/ID/log.txt)"
+            )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Let a model write: a checkpoint of train.py, or OpenAI's gpt2, gpt2-medium, gpt2-large, gpt2-xl.
 
-    python scripts/sample.py out/shakespeare-char-cpu/ckpt_best.pt --prompt "ROMEO:" --temperature 0.8 --top_k 40
-    python scripts/sample.py gpt2-xl --prompt "What is the answer to life?" --tokens 100
+python scripts/sample.py out/shakespeare-char-cpu/ckpt_best.pt --prompt "ROMEO:" --temperature 0.8 --top_k 40
+python scripts/sample.py gpt2-xl --prompt "What is the answer to life?" --tokens 100
 """
 
 import argparse
@@ -11,19 +11,23 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from config import UserError, one_line_errors
 from data.documents import SEPARATOR
 from data.tokens import tokenizer
 from devices import usable
 from model import load
+from settings import UserError, one_line_errors
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="a checkpoint, or gpt2, gpt2-medium, gpt2-large, gpt2-xl")
-    parser.add_argument("--prompt", help="text to go on from; default: the start of a document, <|endoftext|>, or for a "
-                        "character model a new line")
-    parser.add_argument("--tokens", type=int, default=500, help="tokens to write; <|endoftext|> ends the text before that")
+    parser.add_argument(
+        "--prompt",
+        help="text to go on from; default: the start of a document, <|endoftext|>, or for a character model a new line",
+    )
+    parser.add_argument(
+        "--tokens", type=int, default=500, help="tokens to write; <|endoftext|> ends the text before that"
+    )
     parser.add_argument("--temperature", type=float, default=0.8, help="below 1 is safer, 0 always takes the likeliest")
     parser.add_argument("--top_k", type=int, help="draw from the k likeliest tokens only")
     parser.add_argument("--seed", type=int, default=1337)
@@ -41,7 +45,7 @@ def main():
     tokens = torch.tensor([encode(prompt)], device=device)
     torch.manual_seed(args.seed)
     out = model.generate(tokens, args.tokens, args.temperature, args.top_k, meta["vocab_size"])[0]
-    print(prompt.removeprefix(SEPARATOR) + decode(out[tokens.size(1):].tolist()).partition(SEPARATOR)[0])
+    print(prompt.removeprefix(SEPARATOR) + decode(out[tokens.size(1) :].tolist()).partition(SEPARATOR)[0])
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import NamedTuple
 
-from config.reproduce import CONTESTS, NAMES, PROFILE
 from measure import measure
+
+from config.reproduce import CONTESTS, NAMES, PROFILE
 
 ROOT = Path(__file__).resolve().parents[1]
 PAPER = ROOT / "results" / "paper"
@@ -96,6 +97,7 @@ def headers(runs):
 
 def conditions(headers):
     """Hardware, versions, data and time of runs, from their headers, as a sentence."""
+
     def some(key):
         return list(dict.fromkeys(str(header[key]) for header in headers if header.get(key) is not None))
 
@@ -122,6 +124,7 @@ def contest_rows(runs, contest, labels, columns, published, spreads, digits):
     published: {label: [number by column]}, or with `spreads` {label: [mean, standard deviation of the first]}. The first
     column is the one that is compared: with the contest's baseline, and over factors on the learning rate.
     """
+
     def cells_of(label):
         numbers = published.get(label, [])
         if spreads and numbers:
@@ -129,9 +132,13 @@ def contest_rows(runs, contest, labels, columns, published, spreads, digits):
         return [f"{number:g}" for number in numbers]
 
     better, baseline, lines = CONTESTS[contest].better, CONTESTS[contest].baseline, []
-    at = {label: {factor: {name: spread({run.seed: value(run) for run in ended})
-                           for name, value in columns.items()}
-                  for factor, ended in runs.get(label, {}).items()} for label in labels}
+    at = {
+        label: {
+            factor: {name: spread({run.seed: value(run) for run in ended}) for name, value in columns.items()}
+            for factor, ended in runs.get(label, {}).items()
+        }
+        for label in labels
+    }
     key = next(iter(columns))
     best = {label: best_of(runs[label], columns[key], better) if label in runs else 1 for label in labels}
     factors = sorted({factor for found in at.values() for factor, it in found.items() if it[key]["n"]} - {1})
@@ -148,37 +155,54 @@ def contest_rows(runs, contest, labels, columns, published, spreads, digits):
             theirs = paper[0] - published[baseline][0]
         cells, numbers = [label], cells_of(label)
         for i, name in enumerate(columns):
-            cells += [*(numbers or ["-"] * width)[i:i + 1], text(ours.get(name), digits)]
+            cells += [*(numbers or ["-"] * width)[i : i + 1], text(ours.get(name), digits)]
         cells += ["" if theirs is None else f"{theirs:+.4g}", words]
         if factors:
             cells += [text(at[label].get(factor, {}).get(key), digits) for factor in factors]
             cells += [f"x{best[label]:g}", tuned_words] if len(at[label]) > 1 else ["", ""]
         lines.append([*cells, ours.get(key, {}).get("n", 0)])
-        rows[label] = {"paper": paper, "ours": ours, "gap_to_baseline": difference, "paper_gap": theirs,
-                       "best_factor": best[label], "tuned": tuned}
+        rows[label] = {
+            "paper": paper,
+            "ours": ours,
+            "gap_to_baseline": difference,
+            "paper_gap": theirs,
+            "best_factor": best[label],
+            "tuned": tuned,
+        }
     head = ["optimizer"]
     for i, name in enumerate(columns):
         head += [f"{name}: paper", "ours"] if i < width else [name]
     head += [f"paper's gap to {baseline}", "our gap"]
     if factors:
-        head += [f"{key} at lr x{factor:g}" for factor in factors] + ["best lr", f"gap to {baseline}, each at its best lr"]
+        head += [f"{key} at lr x{factor:g}" for factor in factors] + [
+            "best lr",
+            f"gap to {baseline}, each at its best lr",
+        ]
     shown, counts = [label for label in (claimed, baseline) if label in labels], [line[-1] for line in lines]
-    short = {"paper": [f"{label} {cells_of(label)[0]}" for label in shown if label in published],
-             "ours": [f"{label} {text(at[label].get(1, {}).get(key), digits)}" for label in shown]
-             + [cells[head.index("our gap")] for cells in lines if cells[0] == claimed],
-             "n": "-".join(map(str, sorted({min(counts), max(counts)})))}
+    short = {
+        "paper": [f"{label} {cells_of(label)[0]}" for label in shown if label in published],
+        "ours": [f"{label} {text(at[label].get(1, {}).get(key), digits)}" for label in shown]
+        + [cells[head.index("our gap")] for cells in lines if cells[0] == claimed],
+        "n": "-".join(map(str, sorted({min(counts), max(counts)}))),
+    }
     if factors:
         short["ours"] += [f"each at its best lr: {cells[-2]}" for cells in lines if cells[0] == claimed and cells[-2]]
     return [*head, "n"], lines, {"rows": rows} | short
 
 
-AFTER = ("Ours: mean ± standard deviation over n seeds at the paper's learning rate. Gap: difference of means, and in how many "
-         "of the seeds it has that sign; \"within the spread\" where it is not larger than both standard deviations together "
-         "(root of the sum of squares).")
-AUTHORS = (" rule=authors: what the released code computes, at the paper's hyper-learning-rates; under gradient accumulation "
-           "that code's acted like a fifth of them.")
-BEST = (" Best lr: the best mean over these factors on that rate, of those where no run diverged, chosen by the very number "
-        "that is shown.")
+AFTER = (
+    "Ours: mean ± standard deviation over n seeds at the paper's learning rate. Gap: difference of means, and in how many "
+    'of the seeds it has that sign; "within the spread" where it is not larger than both standard deviations together '
+    "(root of the sum of squares)."
+)
+AUTHORS = (
+    " rule=authors: what the released code computes, at the paper's hyper-learning-rates; under gradient accumulation "
+    "that code's acted like a fifth of them."
+)
+BEST = (
+    " Best lr: the best mean over these factors on that rate, of those where no run diverged, chosen by the very number "
+    "that is shown."
+)
 
 
 def contest_table(name, scale, contest, ended, rest, columns, digits):
@@ -210,20 +234,24 @@ def losses(name, scale, folder, runs, rest, **_):
             parts.append(shown)
     if not summary:
         return None
-    parts += [f"{contest}: not a part of this scale; it has {', '.join(CONTESTS[contest].scales)}.\n"
-              for contest in NAMES[name][1] if contest not in runs]
+    parts += [
+        f"{contest}: not a part of this scale; it has {', '.join(CONTESTS[contest].scales)}.\n"
+        for contest in NAMES[name][1]
+        if contest not in runs
+    ]
     (folder / "table.md").write_text("\n".join(parts))
     return joined(name, summary)
 
 
 def perplexities(name, scale, folder, runs, rest, **_):
     """Tables 3, 6 and 7: perplexities of the last checkpoints, and where the paper has it the validation loss."""
-    (contest, ended), = runs.items()
+    ((contest, ended),) = runs.items()
     if not ended:
         return None
-    columns = {kind: (lambda run: run.value("val_loss")) if kind == "loss" else
-               (lambda run, kind=kind: run.perplexity(kind))
-               for kind in PUBLISHED[name]["columns"]}
+    columns = {
+        kind: (lambda run: run.value("val_loss")) if kind == "loss" else (lambda run, kind=kind: run.perplexity(kind))
+        for kind in PUBLISHED[name]["columns"]
+    }
     shown, summary = contest_table(name, scale, contest, ended, rest, columns, 4)
     (folder / "table.md").write_text(shown)
     return joined(name, {contest: summary})
@@ -232,12 +260,15 @@ def perplexities(name, scale, folder, runs, rest, **_):
 def joined(name, summaries):
     """The summaries of a table's contests as one."""
     parts = summaries.values()
-    return {"source": PUBLISHED[name]["source"], "claim": PUBLISHED[name]["what"],
-            "results": {contest: part["rows"] for contest, part in summaries.items()},
-            "paper": [word for part in parts for word in part["paper"]],
-            "ours": [word for part in parts for word in part["ours"]],
-            "n": " and ".join(str(part["n"]) for part in parts),
-            "conditions": " ".join(part["conditions"] for part in parts)}
+    return {
+        "source": PUBLISHED[name]["source"],
+        "claim": PUBLISHED[name]["what"],
+        "results": {contest: part["rows"] for contest, part in summaries.items()},
+        "paper": [word for part in parts for word in part["paper"]],
+        "ours": [word for part in parts for word in part["ours"]],
+        "n": " and ".join(str(part["n"]) for part in parts),
+        "conditions": " ".join(part["conditions"] for part in parts),
+    }
 
 
 def profile(name, scale, folder, draw, rest, **_):
@@ -257,15 +288,25 @@ def profile(name, scale, folder, draw, rest, **_):
     theirs = {label: [f"{gigabytes} GB", f"{seconds} s"] for label, (gigabytes, seconds) in published.items()}
     ours = {label: [f"{it['peak_gb']:.2f} GB", f"{it['seconds']:.3f} s"] for label, it in found.items()}
     under = conditions([it | {"seconds": None} for it in found.values()])  # those are a step's, not a run's
-    (folder / "table.md").write_text(table(
-        f"{name}: {PUBLISHED[name]['what']}", note or "Full scale.",
-        ["", "paper: memory", "time", "ours: memory", "time per iteration", "steps timed"],
-        [[label, *theirs.get(label, ["-", "-"]), *ours[label], it["steps"]] for label, it in found.items()],
-        "Ours: peak memory of a process that does nothing else, and the median time of its steps after the first three.\n\n"
-        + under))
-    return {"source": PUBLISHED[name]["source"], "claim": PUBLISHED[name]["what"], "results": found,
-            "paper": [f"{label} {', '.join(theirs[label])}" for label in ("Adam", "MADA")],
-            "ours": [f"{label} {', '.join(ours[label])}" for label in ("Adam", "MADA")], "n": 1, "conditions": under}
+    (folder / "table.md").write_text(
+        table(
+            f"{name}: {PUBLISHED[name]['what']}",
+            note or "Full scale.",
+            ["", "paper: memory", "time", "ours: memory", "time per iteration", "steps timed"],
+            [[label, *theirs.get(label, ["-", "-"]), *ours[label], it["steps"]] for label, it in found.items()],
+            "Ours: peak memory of a process that does nothing else, and the median time of its steps after the first three.\n\n"
+            + under,
+        )
+    )
+    return {
+        "source": PUBLISHED[name]["source"],
+        "claim": PUBLISHED[name]["what"],
+        "results": found,
+        "paper": [f"{label} {', '.join(theirs[label])}" for label in ("Adam", "MADA")],
+        "ours": [f"{label} {', '.join(ours[label])}" for label in ("Adam", "MADA")],
+        "n": 1,
+        "conditions": under,
+    }
 
 
 def index(results):
@@ -275,13 +316,18 @@ def index(results):
     for name in NAMES:
         for path in sorted((results / name).glob("*/summary.json")):
             it, folder = json.loads(path.read_text()), f"{name}/{path.parent.name}"
-            logs = it["logs"] or [f"{folder}/{log.name}" for log in sorted(path.parent.glob("*.*"))
-                                  if log.suffix in (".csv", ".json") and log != path]
+            logs = it["logs"] or [
+                f"{folder}/{log.name}"
+                for log in sorted(path.parent.glob("*.*"))
+                if log.suffix in (".csv", ".json") and log != path
+            ]
             log = ", ".join(f"[{log}]({log})" for log in logs)
             smoke = it["scale"] == "smoke"  # shows that it runs: its numbers mean nothing
             words = ["not compared", "it ran"] if smoke else ["; ".join(it["paper"]), "; ".join(it["ours"])]
-            lines.append(f"| {name} | {it['scale']} | {it['claim']} ({it['source']}) | {words[0]} | {words[1]} | {it['n']} | "
-                         f"{it['conditions']} | `{it['command']}` | {log} |")
+            lines.append(
+                f"| {name} | {it['scale']} | {it['claim']} ({it['source']}) | {words[0]} | {words[1]} | {it['n']} | "
+                f"{it['conditions']} | `{it['command']}` | {log} |"
+            )
             if smoke:
                 continue
             shown += [f"## {name}, {it['scale']}", ""]
@@ -290,5 +336,18 @@ def index(results):
             for picture in sorted(path.parent.glob("*.png"), reverse=True):
                 shown += [f"![{name}: {it['claim']}]({folder}/{picture.name})", ""]
     remarks = results / "remarks.md"
-    return "\n".join(["# Results", "", "Made by `python scripts/reproduce.py index` from the folders' summaries and remarks.md.",
-                      "", *lines, "", remarks.read_text() if remarks.exists() else "", *shown]).rstrip() + "\n"
+    return (
+        "\n".join(
+            [
+                "# Results",
+                "",
+                "Made by `python scripts/reproduce.py index` from the folders' summaries and remarks.md.",
+                "",
+                *lines,
+                "",
+                remarks.read_text() if remarks.exists() else "",
+                *shown,
+            ]
+        ).rstrip()
+        + "\n"
+    )

@@ -17,9 +17,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import metrics
-from config import UserError, one_line_errors
 from devices import hardware
 from optim.mada import mada
+from settings import UserError, one_line_errors
 
 BETA2 = 0.9
 
@@ -48,9 +48,25 @@ def growth(rho_at, T=2000, beta2=BETA2):
     one, zero, last, most = torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64), None, 0.0
     for t in range(1, T + 1):
         rho = torch.tensor(rho_at(t), dtype=torch.float64)
-        _, state = mada(g[t - 1], **state, beta1=zero, beta2=beta2 * one, beta3=zero, rho=rho, c=one, gamma=one, bias1=one,
-                        bias2=one, bias3=one, t=t * one, eps=0.0, lion_betas=(0.95, 0.98), yogi=False, rule="paper",
-                        second_moment="avgrad")
+        _, state = mada(
+            g[t - 1],
+            **state,
+            beta1=zero,
+            beta2=beta2 * one,
+            beta3=zero,
+            rho=rho,
+            c=one,
+            gamma=one,
+            bias1=one,
+            bias2=one,
+            bias3=one,
+            t=t * one,
+            eps=0.0,
+            lion_betas=(0.95, 0.98),
+            yogi=False,
+            rule="paper",
+            second_moment="avgrad",
+        )
         size = 1 / torch.sqrt(t * (rho * state["v"] + (1 - rho) * state["s"]))
         if last is not None:
             most = max(most, (size / last)[last.isfinite()].max().item())
@@ -61,14 +77,26 @@ def growth(rho_at, T=2000, beta2=BETA2):
 def report(T):
     """{"rho", "bound": of eq. (6) at each, "best_rho", "proposition1": {rule of rho_t: largest growth}, what it is for}."""
     rho = np.round(np.linspace(0, 1, 1001), 3)
-    limit = {"rho_t = 1 / (t (1 - beta2) + 1), the bound": lambda t: 1 / (t * (1 - BETA2) + 1),
-             "beta2 times the bound": lambda t: BETA2 / (t * (1 - BETA2) + 1), "rho_t = 0 (AVGrad)": lambda t: 0.0,
-             "rho_t = 0.1": lambda t: 0.1, "rho_t = 1 (Adam)": lambda t: 1.0,
-             "below the bound, but not falling (0, then the bound, in turns)": lambda t: (t % 2) / (t * (1 - BETA2) + 1)}
-    return {"T": T, "beta2": BETA2, "constants": [1, 1, 1], "rho": rho.tolist(), "bound": bound(rho, T).tolist(),
-            "best_rho": float(rho[bound(rho, T).argmin()]),
-            "proposition1": {name: growth(rho_at) for name, rho_at in limit.items()},
-            "device": hardware("cpu"), "torch": torch.__version__, "git": metrics.git_revision()}
+    limit = {
+        "rho_t = 1 / (t (1 - beta2) + 1), the bound": lambda t: 1 / (t * (1 - BETA2) + 1),
+        "beta2 times the bound": lambda t: BETA2 / (t * (1 - BETA2) + 1),
+        "rho_t = 0 (AVGrad)": lambda t: 0.0,
+        "rho_t = 0.1": lambda t: 0.1,
+        "rho_t = 1 (Adam)": lambda t: 1.0,
+        "below the bound, but not falling (0, then the bound, in turns)": lambda t: (t % 2) / (t * (1 - BETA2) + 1),
+    }
+    return {
+        "T": T,
+        "beta2": BETA2,
+        "constants": [1, 1, 1],
+        "rho": rho.tolist(),
+        "bound": bound(rho, T).tolist(),
+        "best_rho": float(rho[bound(rho, T).argmin()]),
+        "proposition1": {name: growth(rho_at) for name, rho_at in limit.items()},
+        "device": hardware("cpu"),
+        "torch": torch.__version__,
+        "git": metrics.git_revision(),
+    }
 
 
 def main():

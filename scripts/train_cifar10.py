@@ -27,11 +27,11 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import checkpoints
-import config
 import metrics
 import optim
-from config import Diverged, Finished, UserError
+import settings
 from devices import hardware, usable
+from settings import Diverged, Finished, UserError
 
 # what and where
 out_dir = "out/cifar10"  # folder of metrics.jsonl and ckpt_last.pt
@@ -48,7 +48,9 @@ augment = False  # random crops out of a reflected border of 4 pixels, and mirro
 # optimizer: settings that are None keep the optimizer's own default
 optimizer = "mada"  # a name in optim/build.py
 learning_rate = 1e-3  # constant, or the peak
-schedule: Literal["constant", "one_cycle"] = "constant"  # torch's OneCycleLR with its defaults, of the learning rate only
+schedule: Literal["constant", "one_cycle"] = (
+    "constant"  # torch's OneCycleLR with its defaults, of the learning rate only
+)
 weight_decay = 0.0  # the paper names none
 grad_clip = 0.0  # global norm to clip the gradient to; 0 for no clipping
 beta1: float | None = None  # initial values where they are learned
@@ -69,18 +71,50 @@ device = "auto"  # "cuda", "mps", "cpu"; "auto" takes the first of these three t
 # -- end of settings
 
 FOLDER = Path(__file__).resolve().parents[1] / "data" / "cifar10"
-OPTIMIZER_SETTINGS = ("beta1", "beta2", "beta3", "rho", "c", "gamma", "eps", "momentum", "learn", "hyper_lr",
-                      "hyper_momentum", "hyper_start", "rule")
+OPTIMIZER_SETTINGS = (
+    "beta1",
+    "beta2",
+    "beta3",
+    "rho",
+    "c",
+    "gamma",
+    "eps",
+    "momentum",
+    "learn",
+    "hyper_lr",
+    "hyper_momentum",
+    "hyper_start",
+    "rule",
+)
 FREE_SETTINGS = ("out_dir", "overwrite", "init_from", "stop_after", "device")  # of a resumed run; the others are kept
-LEAST = dict(seed=0, images=1, batch_size=1, epochs=1, stop_after=1, learning_rate=0, weight_decay=0, grad_clip=0)
+LEAST = {
+    "seed": 0,
+    "images": 1,
+    "batch_size": 1,
+    "epochs": 1,
+    "stop_after": 1,
+    "learning_rate": 0,
+    "weight_decay": 0,
+    "grad_clip": 0,
+}
 
 
 def cnn():
     """Appendix C.2: two convolutions with 6 and 16 channels, three linear layers, 62,006 parameters. (N, 3, 32, 32)"""
     return nn.Sequential(
-        nn.Conv2d(3, 6, 5), nn.ReLU(), nn.MaxPool2d(2),  # (N, 6, 14, 14)
-        nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2),  # (N, 16, 5, 5)
-        nn.Flatten(), nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10))
+        nn.Conv2d(3, 6, 5),
+        nn.ReLU(),
+        nn.MaxPool2d(2),  # (N, 6, 14, 14)
+        nn.Conv2d(6, 16, 5),
+        nn.ReLU(),
+        nn.MaxPool2d(2),  # (N, 16, 5, 5)
+        nn.Flatten(),
+        nn.Linear(400, 120),
+        nn.ReLU(),
+        nn.Linear(120, 84),
+        nn.ReLU(),
+        nn.Linear(84, 10),
+    )
 
 
 class Residual(nn.Sequential):
@@ -95,9 +129,17 @@ def block(before, after, *pool):
 def resnet9():
     """ResNet-9, which appendix C.2 points to: eight convolutions with batch norm and a linear layer, 6.6M parameters."""
     return nn.Sequential(
-        block(3, 64), block(64, 128, nn.MaxPool2d(2)), Residual(block(128, 128), block(128, 128)),  # (N, 128, 16, 16)
-        block(128, 256, nn.MaxPool2d(2)), block(256, 512, nn.MaxPool2d(2)),  # (N, 512, 4, 4)
-        Residual(block(512, 512), block(512, 512)), nn.MaxPool2d(4), nn.Flatten(), nn.Dropout(0.2), nn.Linear(512, 10))
+        block(3, 64),
+        block(64, 128, nn.MaxPool2d(2)),
+        Residual(block(128, 128), block(128, 128)),  # (N, 128, 16, 16)
+        block(128, 256, nn.MaxPool2d(2)),
+        block(256, 512, nn.MaxPool2d(2)),  # (N, 512, 4, 4)
+        Residual(block(512, 512), block(512, 512)),
+        nn.MaxPool2d(4),
+        nn.Flatten(),
+        nn.Dropout(0.2),
+        nn.Linear(512, 10),
+    )
 
 
 MODELS = {"cnn": cnn, "resnet9": resnet9}
@@ -105,6 +147,7 @@ MODELS = {"cnn": cnn, "resnet9": resnet9}
 
 def learning_rate_at(it, total, cfg):
     """The learning rate of step it = 1 ... total."""
+
     def cosine(start, end, part):
         return end + (start - end) / 2 * (1 + math.cos(math.pi * part))
 
@@ -138,8 +181,12 @@ def train(cfg, given=()):
     anything is written; Diverged where the loss is no longer finite; Finished where there is nothing left to resume.
     """
     # where to start
-    checkpoint, cfg = checkpoints.start(cfg, given, [name for name in cfg if name not in FREE_SETTINGS],
-                                        ("model", "optimizer", "iter", "best_accuracy", "config"))
+    checkpoint, cfg = checkpoints.start(
+        cfg,
+        given,
+        [name for name in cfg if name not in FREE_SETTINGS],
+        ("model", "optimizer", "iter", "best_accuracy", "config"),
+    )
     last = os.path.join(cfg["out_dir"], "ckpt_last.pt")
     for name, least in LEAST.items():
         if cfg[name] is not None and not cfg[name] >= least:
@@ -170,7 +217,9 @@ def train(cfg, given=()):
         for i in torch.from_numpy(rng.permutation(count)).to(device).split(cfg.batch_size):
             x = x_train[i]
             if cfg.augment:
-                down, right, mirror = (torch.from_numpy(rng.integers(0, n, (len(i), 1, 1))).to(device) for n in (9, 9, 2))
+                down, right, mirror = (
+                    torch.from_numpy(rng.integers(0, n, (len(i), 1, 1))).to(device) for n in (9, 9, 2)
+                )
                 rows = (line.view(1, 32, 1) + down - 4).abs()  # (N, 32, 1)
                 columns = (torch.where(mirror == 1, 31 - line, line) + right - 4).abs()  # (N, 1, 32)
                 x = x_train[i.view(-1, 1, 1), 31 - (31 - rows).abs(), 31 - (31 - columns).abs()]
@@ -180,8 +229,14 @@ def train(cfg, given=()):
     torch.manual_seed(cfg.seed)
     model = MODELS[cfg.model]().to(device, memory_format=torch.channels_last)
     try:
-        optimizer = optim.build(cfg.optimizer, model.parameters(), lr=cfg.learning_rate, weight_decay=cfg.weight_decay,
-                                max_grad_norm=cfg.grad_clip, **{name: resolved[name] for name in OPTIMIZER_SETTINGS})
+        optimizer = optim.build(
+            cfg.optimizer,
+            model.parameters(),
+            lr=cfg.learning_rate,
+            weight_decay=cfg.weight_decay,
+            max_grad_norm=cfg.grad_clip,
+            **{name: resolved[name] for name in OPTIMIZER_SETTINGS},
+        )
     except ValueError as error:
         raise UserError(str(error)) from None
     it, best = 0, 0.0
@@ -196,13 +251,25 @@ def train(cfg, given=()):
 
     # only now is anything written
     parameters = sum(p.numel() for p in model.parameters())
-    log = metrics.Metrics(cfg.out_dir, {
-        "config": resolved, "git": metrics.git_revision(), "seed": cfg.seed, "torch": torch.__version__,
-        "device": hardware(device),
-        "cpu_threads": torch.get_num_threads(), "dtype": "float32", "parameters": parameters,
-        "data": {"source": source(), "counts": {"train": count, "test": len(y_test)}},
-    }, it, cfg.epochs * steps)
-    log.say(f"{cfg.model}, {parameters:,} parameters, optimizer {cfg.optimizer}, {count:,} images, {steps} steps per epoch")
+    log = metrics.Metrics(
+        cfg.out_dir,
+        {
+            "config": resolved,
+            "git": metrics.git_revision(),
+            "seed": cfg.seed,
+            "torch": torch.__version__,
+            "device": hardware(device),
+            "cpu_threads": torch.get_num_threads(),
+            "dtype": "float32",
+            "parameters": parameters,
+            "data": {"source": source(), "counts": {"train": count, "test": len(y_test)}},
+        },
+        it,
+        cfg.epochs * steps,
+    )
+    log.say(
+        f"{cfg.model}, {parameters:,} parameters, optimizer {cfg.optimizer}, {count:,} images, {steps} steps per epoch"
+    )
 
     @torch.no_grad()
     def evaluate():
@@ -238,8 +305,13 @@ def train(cfg, given=()):
                 if stop.is_set():
                     log.say(f"stopped in epoch {epoch}; go on with --init_from=resume --out_dir={cfg.out_dir}")
                     return None
-            record = {"iter": it, "epoch": epoch, "train_loss": total.item() / count, "lr": lr,
-                      "step_ms": 1e3 * (time.perf_counter() - start) / steps}
+            record = {
+                "iter": it,
+                "epoch": epoch,
+                "train_loss": total.item() / count,
+                "lr": lr,
+                "step_ms": 1e3 * (time.perf_counter() - start) / steps,
+            }
             for name in ("coefficients", "hyper_gradients", "skipped_steps"):
                 if hasattr(optimizer, name):
                     record[name] = getattr(optimizer, name)
@@ -248,8 +320,16 @@ def train(cfg, given=()):
             log.write(record | {"accuracy": accuracy, "best_accuracy": best})
             if not math.isfinite(record["train_loss"]):
                 raise Diverged(f"the loss is not finite in epoch {epoch}; a lower learning_rate may help")
-            checkpoints.write({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "iter": it,
-                               "best_accuracy": best, "config": resolved}, last)
+            checkpoints.write(
+                {
+                    "model": model.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "iter": it,
+                    "best_accuracy": best,
+                    "config": resolved,
+                },
+                last,
+            )
     finally:
         for name, handler in handlers.items():
             signal.signal(name, handler)
@@ -258,4 +338,4 @@ def train(cfg, given=()):
 
 
 if __name__ == "__main__":
-    config.main(train, __file__)
+    settings.main(train, __file__)

@@ -10,6 +10,7 @@ import tiny
 @pytest.fixture
 def script(monkeypatch, capsys):
     """Run scripts/<name>.py with arguments -> exit status, stdout, stderr."""
+
     def run(name, *arguments):
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
         status = 0
@@ -18,4 +19,5 @@ def script(monkeypatch, capsys):
         except SystemExit as end:
             status = end.code
         return status, *capsys.readouterr()
+
     return run

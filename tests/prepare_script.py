@@ -1,4 +1,4 @@
-"""Running data/<name>/prepare.py as a user does, for tests/test_data*.py, and where the real files are."""
+"""Running data/<name>/prepare.py as a user does, for tests/data/, and where the real files are."""
 
 import importlib.util
 import json
@@ -37,8 +37,13 @@ def module(name):
 def prepare(name, *arguments, largest_file=None):
     """Run it; largest_file (bytes) makes writes fail beyond it, as on a full disk."""
     limit = largest_file and (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file)))
-    return subprocess.run([sys.executable, script(name), *map(str, arguments)], capture_output=True, text=True,
-                          env=environment(), preexec_fn=limit)
+    return subprocess.run(
+        [sys.executable, script(name), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        preexec_fn=limit,
+    )
 
 
 def prepared(name, out, *arguments):

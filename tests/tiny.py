@@ -15,28 +15,53 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-import config
 import data.tokens
 import optim
 import train
+from settings import declared, main, parse
 
-torch.set_num_threads(1)  # the fastest for so little, and rounding depends on it: all processes of the tests have the same
+torch.set_num_threads(
+    1
+)  # the fastest for so little, and rounding depends on it: all processes of the tests have the same
 
 CHARS = "\nabcdefghijklmnopqrstuvwxyz"
-SETTINGS = dict(dataset="tiny", batch_size=8, block_size=16, n_layer=1, n_head=2, n_embd=16, learning_rate=1e-2, min_lr=1e-3,
-                warmup_iters=2, lr_decay_iters=8, max_iters=8, eval_interval=4, eval_iters=2, log_interval=1, device="cpu")
+SETTINGS = {
+    "dataset": "tiny",
+    "batch_size": 8,
+    "block_size": 16,
+    "n_layer": 1,
+    "n_head": 2,
+    "n_embd": 16,
+    "learning_rate": 1e-2,
+    "min_lr": 1e-3,
+    "warmup_iters": 2,
+    "lr_decay_iters": 8,
+    "max_iters": 8,
+    "eval_interval": 4,
+    "eval_iters": 2,
+    "log_interval": 1,
+    "device": "cpu",
+}
 
 
 def write_data(folder, vocab_size=len(CHARS)):
     """The data set "tiny" in `folder`: a noisy alphabet, as data/<name>/prepare.py would leave it."""
     rng = np.random.default_rng(0)
-    splits = {name: (np.arange(size) + rng.integers(0, 2, size)) % len(CHARS)
-              for name, size in (("train", 4000), ("val", 1000))}
+    splits = {
+        name: (np.arange(size) + rng.integers(0, 2, size)) % len(CHARS)
+        for name, size in (("train", 4000), ("val", 1000))
+    }
     os.makedirs(folder / "tiny")
     for name, tokens in splits.items():
         tokens.astype(np.uint16).tofile(folder / "tiny" / f"{name}.bin")
-    meta = {"tokenizer": "char", "chars": CHARS, "vocab_size": vocab_size, "dtype": "uint16", "source": "tests/tiny.py",
-            "counts": {name: len(tokens) for name, tokens in splits.items()}}
+    meta = {
+        "tokenizer": "char",
+        "chars": CHARS,
+        "vocab_size": vocab_size,
+        "dtype": "uint16",
+        "source": "tests/tiny.py",
+        "counts": {name: len(tokens) for name, tokens in splits.items()},
+    }
     (folder / "tiny" / "meta.json").write_text(json.dumps(meta))
     return folder
 
@@ -48,7 +73,7 @@ def arguments(**settings):
 
 def run(**settings):
     """A tiny run in this process; data.tokens.FOLDER must be where its data is. Returns its validation loss."""
-    return train.train(*config.parse(config.declared(train.__file__), arguments(**settings)))
+    return train.train(*parse(declared(train.__file__), arguments(**settings)))
 
 
 def same(a, b):
@@ -66,6 +91,6 @@ if __name__ == "__main__":
     data.tokens.FOLDER = sys.argv.pop(1)
     made, build = [], optim.build
     optim.build = lambda *args, **kwargs: made.append(build(*args, **kwargs)) or made[0]
-    config.main(train.train, train.__file__)
+    main(train.train, train.__file__)
     parameters = [group["params"] for group in made[0].param_groups]
     torch.save([parameters, made[0].state_dict()], f"{data.tokens.FOLDER}/rank{os.environ.get('RANK', 0)}.pt")

@@ -16,13 +16,15 @@ from PIL import Image
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from config import UserError, one_line_errors
 from data.documents import UNREADABLE, one_line, parquet_rows
 from data.prepared import arguments, check_sha256, data_set, hub_file, report, sha256
+from settings import UserError, one_line_errors
 
 HUB = ("uoft-cs/cifar10", "0b2714987fa478483af9968de7c934580d0bb9a2")
-HUB_SHA256 = {"train": "8428b53a88a11ac374111006708df51469e315a22ac6d66470afd9c78d2ae883",
-              "test": "841389e6f2d64f28bf17310e430aebac20ec3ba611a3c5e231dc93c645ce84de"}
+HUB_SHA256 = {
+    "train": "8428b53a88a11ac374111006708df51469e315a22ac6d66470afd9c78d2ae883",
+    "test": "841389e6f2d64f28bf17310e430aebac20ec3ba611a3c5e231dc93c645ce84de",
+}
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 COUNTS = {"train": 50_000, "test": 10_000}
 
@@ -53,7 +55,9 @@ def arrays(path, count):
     except UNREADABLE as error:
         raise UserError(f"{path}: cannot be read after image {n:,}: {one_line(error)}") from None
     if n != count or labels.max() >= len(CLASSES):
-        raise UserError(f"{path}: {n:,} images with labels to {labels[:n].max(initial=0)}, not {count:,} with labels to 9")
+        raise UserError(
+            f"{path}: {n:,} images with labels to {labels[:n].max(initial=0)}, not {count:,} with labels to 9"
+        )
     return images, labels
 
 
@@ -65,12 +69,19 @@ def main():
         for i, (split, count) in enumerate(COUNTS.items()):
             path = parquet_file(args.source, split)
             hashes[split] = sha256(path)
-            for file, array in zip(files[2 * i:2 * i + 2], arrays(path, count)):
+            for file, array in zip(files[2 * i : 2 * i + 2], arrays(path, count)):
                 np.save(file, array)
         same = hashes == HUB_SHA256
-        meta.update(source="CIFAR-10 (uoft-cs/cifar10)" if same else "CIFAR-10, local files that are not the hub's",
-                    revision=HUB[1] if same else None, sha256=hashes, tokenizer=None, vocab_size=None, dtype="uint8",
-                    classes=CLASSES, counts=COUNTS)
+        meta.update(
+            source="CIFAR-10 (uoft-cs/cifar10)" if same else "CIFAR-10, local files that are not the hub's",
+            revision=HUB[1] if same else None,
+            sha256=hashes,
+            tokenizer=None,
+            vocab_size=None,
+            dtype="uint8",
+            classes=CLASSES,
+            counts=COUNTS,
+        )
     report(args.out, COUNTS, "images")
 
 

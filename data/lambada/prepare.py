@@ -16,18 +16,25 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from config import UserError, one_line_errors
 from data.documents import documents
 from data.prepared import GPT2_EOT, GPT2_VOCAB, arguments, gpt2_tokenizer, hub_file, write_tokens
+from settings import UserError, one_line_errors
 
 VARIANTS = {  # name: (what meta.json says, where on the hub, a passage as a line of the file, sha256 of that file, tokens)
-    "openai": ("LAMBADA test, OpenAI's (EleutherAI/lambada_openai)",
-               ("EleutherAI/lambada_openai", "900124bf3b8235c6daf21033af9948b3f07346c4", "data/lambada_test.jsonl"),
-               lambda text: json.dumps({"text": text}),
-               "4aa8d02cd17c719165fc8a7887fddd641f43fcafa4b1c806ca8abc31fabdb226", 435_383),
-    "original": ("LAMBADA test, the original (cimec/lambada)",
-                 ("cimec/lambada", "main", "plain_text/test-00000-of-00001.parquet"), str.strip,
-                 "4ab6062b68422bf2e83653d367c9765d42404f7ec21b8b59b6518b45606aaef2", 424_559),
+    "openai": (
+        "LAMBADA test, OpenAI's (EleutherAI/lambada_openai)",
+        ("EleutherAI/lambada_openai", "900124bf3b8235c6daf21033af9948b3f07346c4", "data/lambada_test.jsonl"),
+        lambda text: json.dumps({"text": text}),
+        "4aa8d02cd17c719165fc8a7887fddd641f43fcafa4b1c806ca8abc31fabdb226",
+        435_383,
+    ),
+    "original": (
+        "LAMBADA test, the original (cimec/lambada)",
+        ("cimec/lambada", "main", "plain_text/test-00000-of-00001.parquet"),
+        str.strip,
+        "4ab6062b68422bf2e83653d367c9765d42404f7ec21b8b59b6518b45606aaef2",
+        424_559,
+    ),
 }
 
 
@@ -57,8 +64,17 @@ def main():
         ids += context + encode(" " + word)
         bounds.append((start, word_start, len(ids)))
         ids.append(GPT2_EOT)
-    write_tokens(args.out, {"test": [np.array(ids)]}, GPT2_VOCAB, {"test": count}, {"passages.npy": np.array(bounds)},
-                 tokenizer="gpt2", source=name, revision=revision, sha256=sha256)
+    write_tokens(
+        args.out,
+        {"test": [np.array(ids)]},
+        GPT2_VOCAB,
+        {"test": count},
+        {"passages.npy": np.array(bounds)},
+        tokenizer="gpt2",
+        source=name,
+        revision=revision,
+        sha256=sha256,
+    )
 
 
 if __name__ == "__main__":

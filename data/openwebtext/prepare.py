@@ -27,10 +27,22 @@ import numpy as np
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from config import UserError, one_line_errors
 from data.documents import count_documents, document_files, documents
-from data.prepared import (GPT2_EOT, GPT2_VOCAB, arguments, gpt2_tokenizer, hub_file, need_disk, publish, report, sha256,
-                           sync, whole_file, write_tokens)
+from data.prepared import (
+    GPT2_EOT,
+    GPT2_VOCAB,
+    arguments,
+    gpt2_tokenizer,
+    hub_file,
+    need_disk,
+    publish,
+    report,
+    sha256,
+    sync,
+    whole_file,
+    write_tokens,
+)
+from settings import UserError, one_line_errors
 
 HUB = ("Skylion007/openwebtext", "79d93d786212f7344586290adb811d4ae6a1762c")
 HUB_FILES = [f"plain_text/train-{i:05d}-of-00080.parquet" for i in range(80)]
@@ -47,10 +59,14 @@ SAVED = 2048  # documents between two notes of how far the work is
 def main():
     parser = arguments(__file__, __doc__, "file or folder of parquet, jsonl or txt, instead of the Hugging Face hub")
     parser.add_argument("--max_docs", type=int, help="take the first N documents only; not of .bin files")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that tokenize (default: all cores)")
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count(), help="processes that tokenize (default: all cores)"
+    )
     args = parser.parse_args()
     if args.workers < 1 or args.max_docs is not None and args.max_docs < 2:
-        raise UserError("--workers must be at least 1, and --max_docs at least 2: one to train on and one to validate on")
+        raise UserError(
+            "--workers must be at least 1, and --max_docs at least 2: one to train on and one to validate on"
+        )
 
     if args.source and (args.source / "train.bin").exists():
         if args.max_docs:
@@ -65,13 +81,26 @@ def main():
         raise UserError(f"{HUB[0]}: {total:,} documents, not {DOCUMENTS:,}: a partial export; --max_docs would take it")
     total = min(args.max_docs or total, total)
     if total < 2:
-        raise UserError(f"{args.source}: {total} documents, too few to split (in txt, lines <|endoftext|> separate them)")
+        raise UserError(
+            f"{args.source}: {total} documents, too few to split (in txt, lines <|endoftext|> separate them)"
+        )
 
     counts = tokenize(args.out, files, total, args.workers)
     source = f"local files, {args.source.name}" if local else f"OpenWebText ({HUB[0]})"
-    publish(args.out, ["train.bin", "val.bin"], dict(
-        source=source + f", the first {total:,} documents" * bool(args.max_docs), revision=None if local else HUB[1],
-        sha256=None, tokenizer="gpt2", vocab_size=GPT2_VOCAB, dtype="uint16", documents=total, counts=counts))
+    publish(
+        args.out,
+        ["train.bin", "val.bin"],
+        {
+            "source": source + f", the first {total:,} documents" * bool(args.max_docs),
+            "revision": None if local else HUB[1],
+            "sha256": None,
+            "tokenizer": "gpt2",
+            "vocab_size": GPT2_VOCAB,
+            "dtype": "uint16",
+            "documents": total,
+            "counts": counts,
+        },
+    )
     (args.out / "progress.part").unlink()
     report(args.out, counts)
     if not local and total == DOCUMENTS and counts != NANOGPT:
@@ -86,8 +115,15 @@ def adopt(source, out):
     if odd := [path for split, path in paths.items() if sizes[split] % 2]:
         raise UserError(f"{odd[0]}: {sizes[odd[0].stem]:,} bytes are no whole number of 2-byte tokens")
     need_disk({out: sum(sizes.values())})
-    write_tokens(out, {split: chunks(path) for split, path in paths.items()}, GPT2_VOCAB, tokenizer="gpt2", revision=None,
-                 source=f"local files, {source.resolve().name}/train.bin and val.bin", sha256=hashes)
+    write_tokens(
+        out,
+        {split: chunks(path) for split, path in paths.items()},
+        GPT2_VOCAB,
+        tokenizer="gpt2",
+        revision=None,
+        source=f"local files, {source.resolve().name}/train.bin and val.bin",
+        sha256=hashes,
+    )
 
 
 def chunks(path, size=1 << 24):
@@ -106,21 +142,27 @@ def say_needs(args, local):
         fetch = ""
     else:
         from huggingface_hub import constants, try_to_load_from_cache
-        names = HUB_FILES[:math.ceil(wanted / DOCUMENTS * len(HUB_FILES))]
+
+        names = HUB_FILES[: math.ceil(wanted / DOCUMENTS * len(HUB_FILES))]
         cached = [try_to_load_from_cache(HUB[0], name, revision=HUB[1], repo_type="dataset") for name in names]
         cache = Path(constants.HF_HUB_CACHE)
         needs = {args.out: wanted * TOKEN_BYTES, cache: cached.count(None) * FILE_BYTES}
         fetch = f", {needs[cache] / 1e9:.1f} GB in {cache} for what is to be downloaded"
     memory = MEMORY + args.workers * WORKER_MEMORY
-    print(f"needs about {needs[args.out] / 1e9:.1f} GB of disk in {args.out}{fetch}, and {memory / 1e9:.1f} GB of memory "
-          f"for {args.workers} workers", flush=True)
+    print(
+        f"needs about {needs[args.out] / 1e9:.1f} GB of disk in {args.out}{fetch}, and {memory / 1e9:.1f} GB of memory "
+        f"for {args.workers} workers",
+        flush=True,
+    )
     needs[args.out] -= sum(path.stat().st_size for path in args.out.glob("*.bin.part"))
     need_disk(needs)
     with contextlib.suppress(OSError), open("/proc/meminfo") as file:
         available = int(dict(line.split(":") for line in file)["MemAvailable"].split()[0]) * 1024
         if available < memory:
-            raise UserError(f"{memory / 1e9:.1f} GB of memory are needed and {available / 1e9:.1f} GB available: "
-                            "fewer --workers need less")
+            raise UserError(
+                f"{memory / 1e9:.1f} GB of memory are needed and {available / 1e9:.1f} GB available: "
+                "fewer --workers need less"
+            )
 
 
 def hub_files(max_docs):
@@ -142,7 +184,7 @@ def tokenize(out, files, total, workers):
     """
     progress, parts = out / "progress.part", [out / "train.bin.part", out / "val.bin.part"]
     of = [[path.name, path.stat().st_size, count] for path, count in files.items()] + [total]
-    state = dict(of=of, documents=0, bytes=[0, 0])
+    state = {"of": of, "documents": 0, "bytes": [0, 0]}
     if progress.exists() and all(part.exists() for part in parts):
         before = json.loads(progress.read_text())
         if before["of"] == of and all(part.stat().st_size >= size for part, size in zip(parts, before["bytes"])):
@@ -151,19 +193,22 @@ def tokenize(out, files, total, workers):
         print(f"going on after document {state['documents']:,}")
 
     validation = np.zeros(total, bool)  # as datasets' train_test_split chooses them for nanoGPT
-    validation[np.random.default_rng(2357).permutation(total)[:math.ceil(0.0005 * total)]] = True
+    validation[np.random.default_rng(2357).permutation(total)[: math.ceil(0.0005 * total)]] = True
 
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start_worker)
     try:
         out.mkdir(parents=True, exist_ok=True)
         done = state["documents"]
-        with open(parts[0], "ab") as train, open(parts[1], "ab") as val, \
-                tqdm(total=total, initial=done, unit="doc", unit_scale=True, disable=None) as bar:
+        with (
+            open(parts[0], "ab") as train,
+            open(parts[1], "ab") as val,
+            tqdm(total=total, initial=done, unit="doc", unit_scale=True, disable=None) as bar,
+        ):
             for file, size in zip((train, val), state["bytes"]):
                 file.truncate(size)
                 file.seek(size)
             for ids, lengths in in_order(pool, encode, batches(skipped(files, done), total - done), ahead=4 * workers):
-                to_val = np.repeat(validation[done:done + len(lengths)], lengths)
+                to_val = np.repeat(validation[done : done + len(lengths)], lengths)
                 train.write(ids[~to_val])
                 val.write(ids[to_val])
                 done += len(lengths)
@@ -175,12 +220,16 @@ def tokenize(out, files, total, workers):
                     with whole_file(progress) as file:
                         file.write(json.dumps(state).encode())
     except OSError as error:
-        raise UserError(f"{out}: cannot be written: {error.strerror or error}; the same command goes on after document "
-                        f"{state['documents']:,}") from error
+        raise UserError(
+            f"{out}: cannot be written: {error.strerror or error}; the same command goes on after document "
+            f"{state['documents']:,}"
+        ) from error
     except KeyboardInterrupt:
         raise UserError(f"interrupted; the same command goes on after document {state['documents']:,}") from None
     except BrokenProcessPool:
-        raise UserError("a worker died, perhaps for want of memory: the same command with fewer --workers goes on") from None
+        raise UserError(
+            "a worker died, perhaps for want of memory: the same command with fewer --workers goes on"
+        ) from None
     finally:
         pool.shutdown(cancel_futures=True)
     if done != total:
@@ -225,7 +274,9 @@ def start_worker():
 def encode(texts):
     """Texts -> their ids, one after the other, uint16, and the length of each, with the document's end."""
     ids = [tokenizer.encode_ordinary(text) + [GPT2_EOT] for text in texts]
-    return np.concatenate([np.array(document, np.uint16) for document in ids]), np.array([len(document) for document in ids])
+    return np.concatenate([np.array(document, np.uint16) for document in ids]), np.array(
+        [len(document) for document in ids]
+    )
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from config import UserError, one_line_errors
 from data.prepared import GPT2_EOT, arguments, gpt2_tokenizer, write_tokens
+from settings import UserError, one_line_errors
 
 END = 256  # of a document
 
@@ -31,8 +31,12 @@ def as_bytes(ids, tokenizer):
 
 def main():
     parser = arguments(__file__, __doc__, "folder of a data set of GPT-2's tokens (default: data/openwebtext)")
-    parser.add_argument("--max_tokens", type=int, default=10_000_000, help="of GPT-2's, to train on (default: %(default)s)")
-    parser.add_argument("--max_eval_tokens", type=int, default=100_000, help="of GPT-2's, to evaluate on (default: %(default)s)")
+    parser.add_argument(
+        "--max_tokens", type=int, default=10_000_000, help="of GPT-2's, to train on (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--max_eval_tokens", type=int, default=100_000, help="of GPT-2's, to evaluate on (default: %(default)s)"
+    )
     args = parser.parse_args()
     if args.max_tokens < 1 or args.max_eval_tokens < 1:
         raise UserError("--max_tokens and --max_eval_tokens must be at least 1")
@@ -41,8 +45,12 @@ def main():
         raise UserError(f"--source {args.source}: name an --out, too, so that this folder's OpenWebText stays")
     try:
         meta = json.loads((source / "meta.json").read_text())
-        ids = {split: np.fromfile(source / f"{split}.bin", meta["dtype"],
-                                  args.max_tokens if split == "train" else args.max_eval_tokens) for split in meta["counts"]}
+        ids = {
+            split: np.fromfile(
+                source / f"{split}.bin", meta["dtype"], args.max_tokens if split == "train" else args.max_eval_tokens
+            )
+            for split in meta["counts"]
+        }
     except OSError as error:
         raise UserError(f"{source} is not prepared: {error.filename} is missing") from None
     except (ValueError, KeyError, TypeError) as error:
@@ -50,9 +58,15 @@ def main():
     if meta["tokenizer"] != "gpt2":
         raise UserError(f"{source} has other tokens ({meta['tokenizer']}) than GPT-2's")
     tokenizer, taken = gpt2_tokenizer(), " + ".join(f"{len(array):,}" for array in ids.values())
-    write_tokens(args.out, {split: as_bytes(array, tokenizer) for split, array in ids.items()}, END + 1, tokenizer="bytes",
-                 source=f"{meta['source']}, as bytes of the first {taken} tokens", revision=meta.get("revision"),
-                 sha256=meta.get("sha256"))
+    write_tokens(
+        args.out,
+        {split: as_bytes(array, tokenizer) for split, array in ids.items()},
+        END + 1,
+        tokenizer="bytes",
+        source=f"{meta['source']}, as bytes of the first {taken} tokens",
+        revision=meta.get("revision"),
+        sha256=meta.get("sha256"),
+    )
 
 
 if __name__ == "__main__":

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from config import one_line_errors
 from data.prepared import GPT2_VOCAB, arguments, gpt2_tokenizer, write_tokens
 from data.shakespeare_text import shakespeare_text
+from settings import one_line_errors
 
 COUNTS = {"train": 301_966, "val": 36_059}
 
@@ -25,8 +25,14 @@ def main():
     encode = gpt2_tokenizer().encode_ordinary
     cut = int(0.9 * len(text))
     print(f"{provenance['source']}: {len(text):,} characters")
-    write_tokens(args.out, {"train": [np.array(encode(text[:cut]))], "val": [np.array(encode(text[cut:]))]}, GPT2_VOCAB,
-                 COUNTS if provenance["canonical"] else None, tokenizer="gpt2", **provenance)
+    write_tokens(
+        args.out,
+        {"train": [np.array(encode(text[:cut]))], "val": [np.array(encode(text[cut:]))]},
+        GPT2_VOCAB,
+        COUNTS if provenance["canonical"] else None,
+        tokenizer="gpt2",
+        **provenance,
+    )
 
 
 if __name__ == "__main__":

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from config import UserError, one_line_errors
 from data.prepared import arguments, write_tokens
 from data.shakespeare_text import shakespeare_text
+from settings import UserError, one_line_errors
 
 CHARS = "\n !$&',-.3:;?" + string.ascii_uppercase + string.ascii_lowercase  # of the canonical file, in id order
 COUNTS = {"train": 1_003_854, "val": 111_540}
@@ -30,8 +30,15 @@ def main():
     ids = np.array([CHARS.index(char) for char in text])
     cut = int(0.9 * len(ids))
     print(f"{provenance['source']}: {len(text):,} characters, vocabulary of {len(CHARS)}")
-    write_tokens(args.out, {"train": [ids[:cut]], "val": [ids[cut:]]}, len(CHARS),
-                 COUNTS if provenance["canonical"] else None, tokenizer="char", chars=CHARS, **provenance)
+    write_tokens(
+        args.out,
+        {"train": [ids[:cut]], "val": [ids[cut:]]},
+        len(CHARS),
+        COUNTS if provenance["canonical"] else None,
+        tokenizer="char",
+        chars=CHARS,
+        **provenance,
+    )
 
 
 if __name__ == "__main__":

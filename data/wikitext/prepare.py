@@ -14,11 +14,15 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from config import UserError, one_line_errors
 from data.documents import documents
 from data.prepared import GPT2_EOT, GPT2_VOCAB, arguments, gpt2_tokenizer, hub_file, write_tokens
+from settings import UserError, one_line_errors
 
-HUB = ("Salesforce/wikitext", "b08601e04326c79dfdd32d625aee71d232d685c3", "wikitext-2-raw-v1/test-00000-of-00001.parquet")
+HUB = (
+    "Salesforce/wikitext",
+    "b08601e04326c79dfdd32d625aee71d232d685c3",
+    "wikitext-2-raw-v1/test-00000-of-00001.parquet",
+)
 SHA256 = "bbf94c53a05abe9ee670d3b6343608095822c85e26de37c70b24fc571964574a"  # of the text
 LINES = 4358
 TOKENS = 283_287
@@ -52,11 +56,21 @@ def main():
         ids = [encode("".join(lines))]
     else:
         if len(lines) != LINES:
-            raise UserError(f"{args.source or HUB[0]}: {len(lines):,} lines instead of {LINES:,}: blank ones are missing")
+            raise UserError(
+                f"{args.source or HUB[0]}: {len(lines):,} lines instead of {LINES:,}: blank ones are missing"
+            )
         ids = [encode(line) + [GPT2_EOT] for line in lines]
         name, count = f"{name}, each line ended by {GPT2_EOT}", TOKENS + LINES
-    write_tokens(args.out, {"test": map(np.array, ids)}, GPT2_VOCAB, {"test": count}, tokenizer="gpt2", source=name,
-                 revision=HUB[1], sha256=SHA256)
+    write_tokens(
+        args.out,
+        {"test": map(np.array, ids)},
+        GPT2_VOCAB,
+        {"test": count},
+        tokenizer="gpt2",
+        source=name,
+        revision=HUB[1],
+        sha256=SHA256,
+    )
 
 
 if __name__ == "__main__":

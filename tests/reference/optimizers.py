@@ -6,8 +6,14 @@ next loss through it. It takes any rule (g, state, q, t, eps) -> (direction, new
 
 import torch
 
-DOMAIN = {"beta1": (0.01, 0.99), "beta2": (0.501, 0.99), "beta3": (0.0, 0.99),
-          "rho": (0.0, 1.0), "c": (0.0, 1.0), "gamma": (0.0, 1.0)}
+DOMAIN = {
+    "beta1": (0.01, 0.99),
+    "beta2": (0.501, 0.99),
+    "beta3": (0.0, 0.99),
+    "rho": (0.0, 1.0),
+    "c": (0.0, 1.0),
+    "gamma": (0.0, 1.0),
+}
 
 
 class Plain(torch.optim.Optimizer):
@@ -31,7 +37,8 @@ class Plain(torch.optim.Optimizer):
 
 class AVGrad(Plain):
     """MADA paper, eq. (5), with Adam's bias corrections: the second moment is the mean of all second moments so far."""
-    defaults = dict(betas=(0.9, 0.95), eps=1e-8)
+
+    defaults = {"betas": (0.9, 0.95), "eps": 1e-8}
 
     def direction(self, g, state, betas, eps):
         b1, b2 = betas
@@ -44,7 +51,8 @@ class AVGrad(Plain):
 
 class Yogi(Plain):
     """Zaheer et al. (2018), Algorithm 2: v <- v - (1 - b2) sign(v - g^2) g^2; from v = 0, with Adam's bias corrections."""
-    defaults = dict(betas=(0.9, 0.999), eps=1e-3)
+
+    defaults = {"betas": (0.9, 0.999), "eps": 1e-3}
 
     def direction(self, g, state, betas, eps):
         b1, b2 = betas
@@ -56,7 +64,8 @@ class Yogi(Plain):
 
 class Adan(Plain):
     """Xie et al. (2023), Algorithm 1, as published with no_prox=True: betas of g, of its difference, of the square."""
-    defaults = dict(betas=(0.98, 0.92, 0.99), eps=1e-8)
+
+    defaults = {"betas": (0.98, 0.92, 0.99), "eps": 1e-8}
 
     def direction(self, g, state, betas, eps):
         b1, b2, b3 = betas
@@ -71,7 +80,8 @@ class Adan(Plain):
 
 class Lion(Plain):
     """Chen et al. (2023), Algorithm 2."""
-    defaults = dict(betas=(0.9, 0.99))
+
+    defaults = {"betas": (0.9, 0.99)}
 
     def direction(self, g, state, betas):
         m = state.get("m", torch.zeros_like(g))
@@ -97,7 +107,7 @@ def mada(g, state, q, t, eps, second_moment="avgrad", lion_betas=(0.95, 0.98)):
     l = state.get("l", zero)
     u = lion_betas[0] * l + (1 - lion_betas[0]) * g
     l = lion_betas[1] * l + (1 - lion_betas[1]) * g
-    return gamma * adaptive + (1 - gamma) * torch.sign(u), dict(m=m, n=n, v=v, s=s, V=V, l=l, g_last=g)
+    return gamma * adaptive + (1 - gamma) * torch.sign(u), {"m": m, "n": n, "v": v, "s": s, "V": V, "l": l, "g_last": g}
 
 
 def adam(g, state, q, t, eps):
@@ -105,7 +115,7 @@ def adam(g, state, q, t, eps):
     b1, b2 = q.values()
     m = b1 * state.get("m", 0) + (1 - b1) * g
     v = b2 * state.get("v", 0) + (1 - b2) * g**2
-    return m / (1 - b1**t) / ((v / (1 - b2**t)).sqrt() + eps), dict(m=m, v=v)
+    return m / (1 - b1**t) / ((v / (1 - b2**t)).sqrt() + eps), {"m": m, "v": v}
 
 
 class HyperDescent:
@@ -116,11 +126,28 @@ class HyperDescent:
     the last update, in which the coefficients `q` are leaves.
     """
 
-    def __init__(self, rule, params, coefficients, *, lr, weight_decay, learn, hyper_lr, hyper_momentum, hyper_start=0,
-                 hyper_clip=10.0, max_grad_norm=None, eps=1e-8, **rule_settings):
+    def __init__(
+        self,
+        rule,
+        params,
+        coefficients,
+        *,
+        lr,
+        weight_decay,
+        learn,
+        hyper_lr,
+        hyper_momentum,
+        hyper_start=0,
+        hyper_clip=10.0,
+        max_grad_norm=None,
+        eps=1e-8,
+        **rule_settings,
+    ):
         self.rule, self.settings = rule, dict(eps=eps, **rule_settings)
         self.x = dict(params)
-        self.q = {name: torch.tensor(value, dtype=torch.float64, requires_grad=True) for name, value in coefficients.items()}
+        self.q = {
+            name: torch.tensor(value, dtype=torch.float64, requires_grad=True) for name, value in coefficients.items()
+        }
         self.lr, self.weight_decay = lr, weight_decay
         self.learn, self.hyper_lr, self.hyper_momentum = learn, hyper_lr, hyper_momentum
         self.hyper_start, self.hyper_clip, self.max_grad_norm = hyper_start, hyper_clip, max_grad_norm
@@ -139,16 +166,22 @@ class HyperDescent:
         x = {name: p.detach() if name in frozen else p for name, p in self.x.items()}
         active = [name for name in x if name not in frozen]
         value = loss(x)
-        gradients = torch.autograd.grad(value, [x[name] for name in active] + list(self.q.values()), materialize_grads=True)
+        gradients = torch.autograd.grad(
+            value, [x[name] for name in active] + list(self.q.values()), materialize_grads=True
+        )
         g = dict(zip(active, gradients))
-        h = dict(zip(self.q, gradients[len(active):], strict=True))
+        h = dict(zip(self.q, gradients[len(active) :], strict=True))
 
         self.steps += 1
         q = {}
         for name, coefficient in self.coefficients.items():
             if name in self.learn:
                 self.hyper_gradients[name] = h[name].item()
-                push = min(max(h[name].item(), -self.hyper_clip), self.hyper_clip) if self.steps > self.hyper_start else 0.0
+                push = (
+                    min(max(h[name].item(), -self.hyper_clip), self.hyper_clip)
+                    if self.steps > self.hyper_start
+                    else 0.0
+                )
                 self.velocity[name] = self.hyper_momentum[name] * self.velocity[name] + push
                 low, high = DOMAIN[name]
                 coefficient = min(max(coefficient - self.hyper_lr[name] * self.velocity[name], low), high)

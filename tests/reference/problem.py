@@ -16,9 +16,11 @@ def wave(shape, frequency, phase, scale):
 
 def parameters(variant=0):
     """{name: leaf tensor}; `variant` = 0, 1, 2, ... gives other initial values, and other data in `loss`."""
-    return {"W": wave((5, 4), 1.3 + 0.1 * variant, 0.2, 0.6).requires_grad_(),
-            "b": wave((5,), 2.1, 0.5 + variant, 0.1).requires_grad_(),
-            "U": wave((3, 5), 0.7 + 0.05 * variant, 1.0, 0.5).requires_grad_()}
+    return {
+        "W": wave((5, 4), 1.3 + 0.1 * variant, 0.2, 0.6).requires_grad_(),
+        "b": wave((5,), 2.1, 0.5 + variant, 0.1).requires_grad_(),
+        "U": wave((3, 5), 0.7 + 0.05 * variant, 1.0, 0.5).requires_grad_(),
+    }
 
 
 def loss(params, t, variant=0):
@@ -39,8 +41,10 @@ def learning_rate(t, peak, steps):
 
 def decayed(params, weight_decay):
     """Parameter groups: weight decay on matrices only."""
-    return [{"params": [p for p in params.values() if p.ndim >= 2], "weight_decay": weight_decay},
-            {"params": [p for p in params.values() if p.ndim < 2], "weight_decay": 0.0}]
+    return [
+        {"params": [p for p in params.values() if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in params.values() if p.ndim < 2], "weight_decay": 0.0},
+    ]
 
 
 def train(optimizer, params, steps, total=None, variant=0, clip=None):

@@ -1,6 +1,6 @@
 """The hyper-gradients are the derivatives of the next loss, and the coefficients move by them as Algorithm 1 says.
 
-    python -m pytest tests/test_optim_hypergradients.py
+python -m pytest tests/optim/test_hyper_gradients.py
 """
 
 from itertools import chain, combinations
@@ -17,21 +17,25 @@ DIFFERENCES = 1e-6  # relative to the largest hyper-gradient, for finite differe
 DELTA = 1e-5
 
 ALL = ("beta1", "beta2", "beta3", "rho", "c", "gamma")
-INTERIOR = dict(beta1=0.6, beta2=0.8, beta3=0.4, rho=0.5, c=0.6, gamma=0.7)
-ADAM = dict(beta1=0.9, beta2=0.95, beta3=0.0, rho=1.0, c=1.0, gamma=1.0)
-POOR = dict(beta1=0.2, beta2=0.55, beta3=0.9, rho=0.1, c=0.1, gamma=0.3)
-BETAS = dict(beta1=0.7, beta2=0.8)
-HYPER = dict(learn=ALL, hyper_lr=0.02, hyper_momentum=0.0)
-LR = dict(W=0.02, b=0.05, U=0.01)
-DECAY = dict(W=0.1, b=0.0, U=0.3)
+INTERIOR = {"beta1": 0.6, "beta2": 0.8, "beta3": 0.4, "rho": 0.5, "c": 0.6, "gamma": 0.7}
+ADAM = {"beta1": 0.9, "beta2": 0.95, "beta3": 0.0, "rho": 1.0, "c": 1.0, "gamma": 1.0}
+POOR = {"beta1": 0.2, "beta2": 0.55, "beta3": 0.9, "rho": 0.1, "c": 0.1, "gamma": 0.3}
+BETAS = {"beta1": 0.7, "beta2": 0.8}
+HYPER = {"learn": ALL, "hyper_lr": 0.02, "hyper_momentum": 0.0}
+LR = {"W": 0.02, "b": 0.05, "U": 0.01}
+DECAY = {"W": 0.1, "b": 0.0, "U": 0.3}
 
 
 def build(coefficients, params, **settings):
     """MADA or HyperAdam, whichever has these coefficients; a param group for each parameter."""
-    groups = [dict(params=[p], lr=LR[name], weight_decay=DECAY[name]) for name, p in params.items()]
+    groups = [{"params": [p], "lr": LR[name], "weight_decay": DECAY[name]} for name, p in params.items()]
     optimizer, rest = (HyperAdam, {}) if set(coefficients) == {"beta1", "beta2"} else (MADA, dict(coefficients))
-    return optimizer(groups, betas=(rest.pop("beta1", coefficients["beta1"]), rest.pop("beta2", coefficients["beta2"])),
-                     **rest, **settings)
+    return optimizer(
+        groups,
+        betas=(rest.pop("beta1", coefficients["beta1"]), rest.pop("beta2", coefficients["beta2"])),
+        **rest,
+        **settings,
+    )
 
 
 def by_name(value, names):
@@ -43,9 +47,17 @@ def assert_same_trajectory(coefficients, settings, steps, variant=0, frozen=lamb
     params = problem.parameters(variant)
     ours = build(coefficients, params, **settings)
     theirs = plain.HyperDescent(
-        plain.mada if "rho" in coefficients else plain.adam, problem.parameters(variant), coefficients, lr=LR,
-        weight_decay=DECAY, **{**settings, "hyper_lr": by_name(settings["hyper_lr"], ALL),
-                               "hyper_momentum": by_name(settings["hyper_momentum"], ALL)})
+        plain.mada if "rho" in coefficients else plain.adam,
+        problem.parameters(variant),
+        coefficients,
+        lr=LR,
+        weight_decay=DECAY,
+        **{
+            **settings,
+            "hyper_lr": by_name(settings["hyper_lr"], ALL),
+            "hyper_momentum": by_name(settings["hyper_momentum"], ALL),
+        },
+    )
     for t in range(1, steps + 1):
         factor = problem.learning_rate(t, 1.0, steps)
         for group, lr in zip(ours.param_groups, LR.values(), strict=True):
@@ -58,31 +70,49 @@ def assert_same_trajectory(coefficients, settings, steps, variant=0, frozen=lamb
         ours.step()
         expected = theirs.step(lambda x: problem.loss(x, t, variant), factor, frozen(t))
         torch.testing.assert_close(
-            dict(loss=loss.item(), h=ours.hyper_gradients, q=ours.coefficients),
-            dict(loss=expected, h=theirs.hyper_gradients, q=theirs.coefficients), rtol=0, atol=TRAJECTORY,
-            msg=lambda text: f"step {t}: {text}\nours {ours.hyper_gradients}\ntheirs {theirs.hyper_gradients}")
+            {"loss": loss.item(), "h": ours.hyper_gradients, "q": ours.coefficients},
+            {"loss": expected, "h": theirs.hyper_gradients, "q": theirs.coefficients},
+            rtol=0,
+            atol=TRAJECTORY,
+            msg=lambda text: f"step {t}: {text}\nours {ours.hyper_gradients}\ntheirs {theirs.hyper_gradients}",
+        )
     torch.testing.assert_close(params, {name: x.detach() for name, x in theirs.x.items()}, rtol=0, atol=TRAJECTORY)
     return ours.coefficients
 
 
 TRAJECTORIES = {
-    "plain": (INTERIOR, dict()),
-    "fast": (INTERIOR, dict(hyper_lr=1.0)),
-    "clipped": (INTERIOR, dict(max_grad_norm=0.5)),
-    "from adam": (ADAM, dict()),
-    "from a poor place": (POOR, dict()),
-    "poor, clipped, fast": (POOR, dict(max_grad_norm=0.3, hyper_lr=1.0)),
-    "momentum": (INTERIOR, dict(hyper_momentum=0.5)),
-    "momentum by name": (INTERIOR, dict(hyper_momentum=dict(beta1=0.9, beta2=0.1, beta3=0.5, rho=0.0, c=0.8, gamma=0.3))),
-    "rate by name": (INTERIOR, dict(hyper_lr=dict(beta1=0.1, beta2=0.02, beta3=0.05, rho=0.3, c=1.0, gamma=0.2))),
-    "late": (INTERIOR, dict(hyper_start=7)),
-    "late, momentum": (INTERIOR, dict(hyper_start=7, hyper_momentum=0.5)),
-    "hyper-gradient clamped": (INTERIOR, dict(hyper_clip=1e-3, hyper_lr=1.0)),
-    "hyper-gradient not clamped": (INTERIOR, dict(hyper_clip=float("inf"), hyper_lr=1.0)),
-    "eps": (INTERIOR, dict(eps=1e-3)),
-    "other Lion": (INTERIOR, dict(lion_betas=(0.9, 0.99))),
-    "everything": (INTERIOR, dict(hyper_lr=0.2, hyper_momentum=0.7, hyper_start=3, hyper_clip=0.01, max_grad_norm=0.5,
-                                  eps=1e-6)),
+    "plain": (INTERIOR, {}),
+    "fast": (INTERIOR, {"hyper_lr": 1.0}),
+    "clipped": (INTERIOR, {"max_grad_norm": 0.5}),
+    "from adam": (ADAM, {}),
+    "from a poor place": (POOR, {}),
+    "poor, clipped, fast": (POOR, {"max_grad_norm": 0.3, "hyper_lr": 1.0}),
+    "momentum": (INTERIOR, {"hyper_momentum": 0.5}),
+    "momentum by name": (
+        INTERIOR,
+        {"hyper_momentum": {"beta1": 0.9, "beta2": 0.1, "beta3": 0.5, "rho": 0.0, "c": 0.8, "gamma": 0.3}},
+    ),
+    "rate by name": (
+        INTERIOR,
+        {"hyper_lr": {"beta1": 0.1, "beta2": 0.02, "beta3": 0.05, "rho": 0.3, "c": 1.0, "gamma": 0.2}},
+    ),
+    "late": (INTERIOR, {"hyper_start": 7}),
+    "late, momentum": (INTERIOR, {"hyper_start": 7, "hyper_momentum": 0.5}),
+    "hyper-gradient clamped": (INTERIOR, {"hyper_clip": 1e-3, "hyper_lr": 1.0}),
+    "hyper-gradient not clamped": (INTERIOR, {"hyper_clip": float("inf"), "hyper_lr": 1.0}),
+    "eps": (INTERIOR, {"eps": 1e-3}),
+    "other Lion": (INTERIOR, {"lion_betas": (0.9, 0.99)}),
+    "everything": (
+        INTERIOR,
+        {
+            "hyper_lr": 0.2,
+            "hyper_momentum": 0.7,
+            "hyper_start": 3,
+            "hyper_clip": 0.01,
+            "max_grad_norm": 0.5,
+            "eps": 1e-6,
+        },
+    ),
 }
 SUBSETS = list(chain.from_iterable(combinations(ALL, size) for size in range(7)))
 
@@ -95,8 +125,17 @@ def test_trajectory_equals_autograd_through_the_last_update(row, second_moment):
     assert any(abs(end[name] - start[name]) > 1e-5 for name in ALL)
 
 
-@pytest.mark.parametrize("settings", [dict(), dict(max_grad_norm=0.3), dict(hyper_momentum=0.5, hyper_start=4),
-                                      dict(learn=("beta2",)), dict(hyper_lr=1.0, hyper_clip=0.01)], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"max_grad_norm": 0.3},
+        {"hyper_momentum": 0.5, "hyper_start": 4},
+        {"learn": ("beta2",)},
+        {"hyper_lr": 1.0, "hyper_clip": 0.01},
+    ],
+    ids=str,
+)
 def test_trajectory_of_hyperadam(settings):
     end = assert_same_trajectory(BETAS, {**HYPER, "learn": tuple(BETAS), **settings}, steps=30)
     assert end != BETAS
@@ -110,8 +149,11 @@ def test_any_subset_can_be_learned(learn, start):
     assert all(end[name] == start[name] for name in ALL if name not in learn)
 
 
-@pytest.mark.parametrize("frozen", [lambda t: ("W",) * (5 <= t < 9), lambda t: ("U",) * (t < 6), lambda t: ("b",) * (t % 2)],
-                         ids=["for a while", "until late", "every other step"])
+@pytest.mark.parametrize(
+    "frozen",
+    [lambda t: ("W",) * (5 <= t < 9), lambda t: ("U",) * (t < 6), lambda t: ("b",) * (t % 2)],
+    ids=["for a while", "until late", "every other step"],
+)
 def test_parameters_without_gradient(frozen):
     """They stand still with their state, count no step, and have no part in the hyper-gradient."""
     assert_same_trajectory(INTERIOR, {**HYPER, "max_grad_norm": 0.5}, steps=12, frozen=frozen)
@@ -128,23 +170,25 @@ def loss_after(coefficients, name, move, at, settings):
         _, _, h = loss_after(coefficients, name, 0, at - 1, settings)
         push[name] = move / abs(h)
     params = problem.parameters()
-    optimizer = build(coefficients, params, learn=tuple(coefficients), hyper_lr=push, hyper_start=at - 1,
-                      hyper_clip=None, **settings)
+    optimizer = build(
+        coefficients, params, learn=tuple(coefficients), hyper_lr=push, hyper_start=at - 1, hyper_clip=None, **settings
+    )
     problem.train(optimizer, params, range(1, at + 1))
     q, others = optimizer.coefficients[name], {**optimizer.coefficients, name: coefficients[name]}
     assert others == coefficients and (q != coefficients[name]) == bool(move)
-    loss, = problem.train(optimizer, params, [at + 1])
+    (loss,) = problem.train(optimizer, params, [at + 1])
     return q, loss, optimizer.hyper_gradients[name]
 
 
 @pytest.mark.parametrize("second_moment", ["avgrad", "amsgrad"])
-@pytest.mark.parametrize("settings", [dict(), dict(max_grad_norm=0.3), dict(hyper_momentum=0.5)], ids=str)
+@pytest.mark.parametrize("settings", [{}, {"max_grad_norm": 0.3}, {"hyper_momentum": 0.5}], ids=str)
 @pytest.mark.parametrize("name", ALL)
 def test_central_differences(name, settings, second_moment):
     """Three runs that differ in one coefficient of the last update: the middle one's h is the slope of the other two."""
     settings = dict(settings, second_moment=second_moment)
     (low, f_low, _), (_, _, h), (high, f_high, _) = (
-        loss_after(INTERIOR, name, move, 7, settings) for move in (0, DELTA, 2 * DELTA))
+        loss_after(INTERIOR, name, move, 7, settings) for move in (0, DELTA, 2 * DELTA)
+    )
     assert abs(h) > 1e-6
     assert (f_high - f_low) / (high - low) == pytest.approx(h, rel=DIFFERENCES, abs=1e-10)
 
@@ -152,6 +196,7 @@ def test_central_differences(name, settings, second_moment):
 @pytest.mark.parametrize("name", BETAS)
 def test_central_differences_of_hyperadam(name):
     (low, f_low, _), (_, _, h), (high, f_high, _) = (
-        loss_after(BETAS, name, move, 7, dict(max_grad_norm=0.5)) for move in (0, DELTA, 2 * DELTA))
+        loss_after(BETAS, name, move, 7, {"max_grad_norm": 0.5}) for move in (0, DELTA, 2 * DELTA)
+    )
     assert abs(h) > 1e-6
     assert (f_high - f_low) / (high - low) == pytest.approx(h, rel=DIFFERENCES, abs=1e-10)

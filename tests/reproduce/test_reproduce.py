@@ -1,6 +1,6 @@
 """scripts/reproduce.py: rows become runs, runs become tables and figures, at smoke scale.
 
-    python -m pytest -q tests/test_reproduce.py        # under a minute
+python -m pytest -q tests/reproduce/test_reproduce.py        # under a minute
 """
 
 import json
@@ -10,13 +10,14 @@ import pytest
 import tiny
 
 sys.path.insert(0, str(tiny.ROOT / "scripts"))
-import config.reproduce as rows
-import data.tokens
 import measure
 import plot
 import reproduce
 import show
-from config import UserError
+
+import config.reproduce as rows
+import data.tokens
+from settings import UserError
 
 
 @pytest.fixture
@@ -68,9 +69,15 @@ def test_a_table_is_made_resumed_and_drawn_again(results, monkeypatch):
 def test_perplexities_belong_to_their_run(results, monkeypatch):
     """Those of another run, or of data that were missing, are taken when they can be; a diverged run has none."""
     smoke = rows.GPT2_SCALES["smoke"]._replace(
-        evaluated={"openwebtext": ("shakespeare_char", "val"), "wikitext": ("wikitext", "val"), "lambada": ("lambada", "test")})
+        evaluated={
+            "openwebtext": ("shakespeare_char", "val"),
+            "wikitext": ("wikitext", "val"),
+            "lambada": ("lambada", "test"),
+        }
+    )
     only = rows.CONTESTS["gpt2-medium"]._replace(
-        rows={"Adam": rows.CONTESTS["gpt2-medium"].rows["Adam"]}, scales={"smoke": smoke})
+        rows={"Adam": rows.CONTESTS["gpt2-medium"].rows["Adam"]}, scales={"smoke": smoke}
+    )
     monkeypatch.setitem(reproduce.CONTESTS, "gpt2-medium", only)
     reproduce.reproduce("table7", "smoke", seeds=1, workers=0, grid=False)
     taken = summary(results, "table7")["results"]["gpt2-medium"]["Adam"]["ours"]
@@ -82,10 +89,12 @@ def test_perplexities_belong_to_their_run(results, monkeypatch):
     assert reproduce.gather("gpt2-medium", "smoke")["Adam"][1][0].evaluation == {}
     (data.tokens.FOLDER / "wikitext").symlink_to(data.tokens.FOLDER / "shakespeare_char")
     reproduce.reproduce("table7", "smoke", draw=True)
-    ended, = reproduce.gather("gpt2-medium", "smoke")["Adam"][1]
+    (ended,) = reproduce.gather("gpt2-medium", "smoke")["Adam"][1]
     assert ended.perplexity("wikitext") == ended.perplexity("openwebtext") == known["openwebtext"]["perplexity"]
     ended.header["diverged"] = True
-    assert ended.perplexity("wikitext") != ended.perplexity("wikitext") and ended.perplexity("x") != ended.perplexity("x")
+    assert ended.perplexity("wikitext") != ended.perplexity("wikitext") and ended.perplexity("x") != ended.perplexity(
+        "x"
+    )
 
 
 def test_a_column_that_is_taken_at_one_learning_rate_has_no_best_one():
@@ -95,7 +104,9 @@ def test_a_column_that_is_taken_at_one_learning_rate_has_no_best_one():
     runs = {label: {1: ended(a={"perplexity": 7.0}), 4: ended()} for label in ("Adam", "MADA")}
     columns = {"loss": lambda run: run.value("val_loss"), "a": lambda run: run.perplexity("a")}
     for name in columns:
-        head, lines, summary = show.contest_rows(runs, "gpt2", ("Adam", "MADA"), {name: columns[name]}, {"Adam": [1.0]}, False, 4)
+        head, lines, summary = show.contest_rows(
+            runs, "gpt2", ("Adam", "MADA"), {name: columns[name]}, {"Adam": [1.0]}, False, 4
+        )
         assert ("best lr" in head) == (name == "loss") == any("best" in words for words in summary["ours"])
         assert all(len(line) == len(head) for line in lines)
 
@@ -120,11 +131,13 @@ def test_runs_with_other_settings_and_missing_seeds_are_left_out(results, monkey
 
 
 def test_mada_fs_starts_where_mada_ended(results, monkeypatch):
-    few = {label: row for label, row in rows.CONTESTS["gpt2"].rows.items() if label in ("Adam", "MADA", "MADA-FS", "MADA-")}
+    few = {
+        label: row for label, row in rows.CONTESTS["gpt2"].rows.items() if label in ("Adam", "MADA", "MADA-FS", "MADA-")
+    }
     monkeypatch.setitem(reproduce.CONTESTS, "gpt2", rows.CONTESTS["gpt2"]._replace(rows=few))
     reproduce.reproduce("fig7", "smoke", seeds=1, workers=0, grid=False)
     ends = {label: show.read(reproduce.file_of("gpt2", "smoke", label, 1, 1337)) for label in few}
-    header, records = ends["MADA-FS"]
+    header, _records = ends["MADA-FS"]
     last = ends["MADA"][1][-1]["coefficients"]
     assert {name: header["config"][name] for name in last} == last and header["config"]["learn"] == []
     assert (results / "fig7" / "smoke" / "figure.png").exists()
@@ -140,7 +153,9 @@ def test_differences_within_the_spread_are_called_that():
     assert show.gap(show.spread({0: 1.0}), a, "lower", 2)[0].endswith("(one seed)")
     found = show.spread({1: 1.0, 2: float("nan"), 3: None})
     assert found | {"values": [*found["values"]]} == {"n": 2, "diverged": 1, "mean": 1.0, "sd": None, "values": [1, 2]}
-    assert show.gap(show.spread({1: 1.0, 3: 3.0}), show.spread({1: 1.5, 2: 0.0, 3: 1.0}), "lower", 2)[0].endswith("(1/2 seeds)")
+    assert show.gap(show.spread({1: 1.0, 3: 3.0}), show.spread({1: 1.5, 2: 0.0, 3: 1.0}), "lower", 2)[0].endswith(
+        "(1/2 seeds)"
+    )
 
 
 @pytest.mark.parametrize("name", ["fig1", "fig9"])
@@ -156,21 +171,32 @@ def test_figures_without_a_model(results, name):
 
 def test_the_grid_of_figure_8_over_seeds(results, monkeypatch, tmp_path):
     monkeypatch.setattr(reproduce.figures, "ROOT", tmp_path)  # where out/sweeps is
-    monkeypatch.setitem(reproduce.NAMES, "fig8", ("grid", (), {"smoke": (
-        "toy", tiny.ROOT / "config" / "sweep_shakespeare_betas_smoke.py", 2)}))
+    monkeypatch.setitem(
+        reproduce.NAMES,
+        "fig8",
+        ("grid", (), {"smoke": ("toy", tiny.ROOT / "config" / "sweep_shakespeare_betas_smoke.py", 2)}),
+    )
     reproduce.reproduce("fig8", "smoke", workers=0)
     found = summary(results, "fig8")
     assert found["n"] == 2 and [it["cells"] for it in found["results"]["ours"]] == [4, 4]
-    assert found["results"]["authors"]["share of cells where MADA is below adam"] == pytest.approx(269 / 275)  # their table
+    assert found["results"]["authors"]["share of cells where MADA is below adam"] == pytest.approx(
+        269 / 275
+    )  # their table
     (tmp_path / "out").rename(tmp_path / "gone")
     reproduce.reproduce("fig8", "smoke", draw=True)
     assert summary(results, "fig8") == found
 
 
 def test_diverged_cells_are_the_worst():
-    rows = [{"optimizer": name, "beta1_0": 0.1, "beta2_0": beta2, "final_train_loss": loss} for beta2, losses in (
-        (0.5, (float("nan"), 2.0, 1.0)), (0.6, (float("nan"), 2.0, float("nan"))), (0.7, (1.0, 2.0, 3.0)))
-        for name, loss in zip(("adam", "hyperadam", "mada"), losses, strict=True)]
+    rows = [
+        {"optimizer": name, "beta1_0": 0.1, "beta2_0": beta2, "final_train_loss": loss}
+        for beta2, losses in (
+            (0.5, (float("nan"), 2.0, 1.0)),
+            (0.6, (float("nan"), 2.0, float("nan"))),
+            (0.7, (1.0, 2.0, 3.0)),
+        )
+        for name, loss in zip(("adam", "hyperadam", "mada"), losses, strict=True)
+    ]
     found = reproduce.figures.shares(rows)
     assert found["share of cells where MADA is below adam"] == pytest.approx(1 / 3)
     assert found["share of cells where MADA is below hyperadam"] == pytest.approx(1 / 3)
@@ -180,7 +206,9 @@ def test_diverged_cells_are_the_worst():
 def test_failed_runs_are_said_once_and_tried_again(results, capsys, monkeypatch):
     there = data.tokens.FOLDER
     monkeypatch.setattr(data.tokens, "FOLDER", results)  # no data there
-    monkeypatch.setattr(sys, "argv", "reproduce.py table7 --scale smoke --seeds 1 --workers 0 --no_grid".split())
+    monkeypatch.setattr(
+        sys, "argv", ["reproduce.py", "table7", "--scale", "smoke", "--seeds", "1", "--workers", "0", "--no_grid"]
+    )
     with pytest.raises(UserError, match="^3 failed: dataset='shakespeare_char': there is no data/shakespeare_char"):
         reproduce.main()
     assert not list(results.rglob("*.md"))
@@ -211,9 +239,11 @@ def test_all_goes_on_after_what_cannot_be_done(results, monkeypatch):
 
 def test_profile_measures_processes_of_its_own(results, monkeypatch, tmp_path):
     script = tmp_path / "measure.py"  # the real one, on the tiny data set
-    script.write_text(f"import sys\nsys.path[:0] = {[str(tiny.ROOT), str(tiny.ROOT / 'scripts')]}\n"
-                      f"import config, data.tokens, measure\ndata.tokens.FOLDER = {str(data.tokens.FOLDER)!r}\n"
-                      "with config.one_line_errors('measure.py'):\n    measure.main(*sys.argv[1:])\n")
+    script.write_text(
+        f"import sys\nsys.path[:0] = {[str(tiny.ROOT), str(tiny.ROOT / 'scripts')]}\n"
+        f"import settings, data.tokens, measure\ndata.tokens.FOLDER = {str(data.tokens.FOLDER)!r}\n"
+        "with settings.one_line_errors('measure.py'):\n    measure.main(*sys.argv[1:])\n"
+    )
     monkeypatch.setattr(measure, "__file__", str(script))
     settings = ("--batch_size=8", "--micro_batch_size=2", "--max_iters=5")
     monkeypatch.setitem(show.PROFILE, "smoke", ("toy", ("config/scale_gpt2_smoke.py",), {"": settings}, 2))

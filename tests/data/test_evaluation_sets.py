@@ -1,6 +1,6 @@
 """WikiText, LAMBADA and CIFAR-10 are the known ones, or refused in one line.
 
-    python -m pytest tests/test_data_evaluation.py
+python -m pytest tests/data/test_evaluation_sets.py
 """
 
 import io
@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 from prepare_script import SHARED, module, needs_shared, prepare, prepared, refused
 
-from config import UserError
 from data.prepared import GPT2_EOT, gpt2_tokenizer
+from settings import UserError
 
 
 @needs_shared
@@ -45,10 +45,13 @@ def test_wikitext_by_lines_needs_the_blank_ones(tmp_path):
 
 
 @needs_shared
-@pytest.mark.parametrize("variant, file, count, hub", [
-    ("openai", "lambada_test.jsonl", 435_383, "EleutherAI/lambada_openai"),
-    ("original", "lambada_original_test.txt", 424_559, "cimec/lambada"),
-])
+@pytest.mark.parametrize(
+    "variant, file, count, hub",
+    [
+        ("openai", "lambada_test.jsonl", 435_383, "EleutherAI/lambada_openai"),
+        ("original", "lambada_original_test.txt", 424_559, "cimec/lambada"),
+    ],
+)
 def test_lambada_passages_and_last_words(tmp_path, variant, file, count, hub):
     meta, ids = prepared("lambada", tmp_path, "--variant", variant, "--source", SHARED / "lambada" / file)
     assert meta["counts"] == {"test": count} and hub in meta["source"]
@@ -89,6 +92,7 @@ def test_lambada_variants_are_not_mixed_up(tmp_path):
 
 # -- CIFAR-10
 
+
 def write_images(path, pixels, labels, encoding="png"):
     rows = []
     for image in pixels:
@@ -117,7 +121,9 @@ def test_cifar_arrays_are_the_pixels(small):
         assert np.array_equal(np.load(folder / "out" / f"{split}_images.npy"), images)
         assert np.load(folder / "out" / f"{split}_labels.npy").tolist() == [i % 10 for i in range(len(images))]
     meta = json.loads((folder / "out" / "meta.json").read_text())
-    assert meta["counts"] == {"train": 30, "test": 20} and meta["dtype"] == "uint8" and "not the hub's" in meta["source"]
+    assert (
+        meta["counts"] == {"train": 30, "test": 20} and meta["dtype"] == "uint8" and "not the hub's" in meta["source"]
+    )
 
 
 def test_cifar_bad_files_are_refused_and_the_old_arrays_stay(small):
@@ -132,7 +138,7 @@ def test_cifar_bad_files_are_refused_and_the_old_arrays_stay(small):
         assert np.array_equal(np.load(folder / "out" / "test_images.npy"), pixels["test"])
         assert (folder / "out" / "meta.json").exists() and not list((folder / "out").glob("*.part"))
 
-    test.write_bytes(whole[:len(whole) // 2])
+    test.write_bytes(whole[: len(whole) // 2])
     is_refused("test-00000-of-00001.parquet: cannot be read")
     write_images(test, pixels["test"][:19], [0] * 19)
     is_refused("19 images")

@@ -1,6 +1,6 @@
 """scripts/sweep.py: whatever is killed or fails, the same command again ends with what an undisturbed sweep would say.
 
-    python -m pytest -q tests/test_sweep.py
+python -m pytest -q tests/reproduce/test_sweep.py
 """
 
 import csv
@@ -18,22 +18,23 @@ import pytest
 import tiny
 
 sys.path.insert(0, str(tiny.ROOT / "scripts"))
-import metrics
 import sweep
-from config import UserError
 
-CELLS = '''
+import metrics
+from settings import UserError
+
+CELLS = """
 base = None
 optimizer = ["adam", "mada"]
 beta1 = [0.5, 0.9]
 beta2 = [0.6, 0.99]
-'''
+"""
 TIMES = ("step_ms", "tokens_per_s")
 
 
 def sweep_file(folder, text=CELLS, **settings):
     """A sweep of tiny runs; its data set is named by its whole path, which worker processes see too."""
-    settings = tiny.SETTINGS | dict(dataset=str(folder / "data" / "tiny"), eval_train=True) | settings
+    settings = tiny.SETTINGS | {"dataset": str(folder / "data" / "tiny"), "eval_train": True} | settings
     if not (folder / "data").exists():
         tiny.write_data(folder / "data")
     path = folder / "sweep_tiny.py"
@@ -54,7 +55,7 @@ def main(*arguments):
     """sweep.py in this process; its exit status."""
     before, sys.argv = sys.argv, ["sweep.py", *arguments]
     try:
-        with sweep.config.one_line_errors("sweep.py"):
+        with sweep.one_line_errors("sweep.py"):
             sweep.main()
     except SystemExit as error:
         return error.code
@@ -64,8 +65,13 @@ def main(*arguments):
 
 
 def start(*arguments, **options):
-    return subprocess.Popen([sys.executable, tiny.ROOT / "scripts" / "sweep.py", *arguments], text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+    return subprocess.Popen(
+        [sys.executable, tiny.ROOT / "scripts" / "sweep.py", *arguments],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **options,
+    )
 
 
 def attempts(out):
@@ -73,7 +79,9 @@ def attempts(out):
     found = {}
     for path in Path(out).glob("*/attempt.*.json"):
         text = path.read_text()
-        found[path.parent.name, int(path.name.split(".")[1])] = json.loads(text) if text else {"state": "running", "pid": 0}
+        found[path.parent.name, int(path.name.split(".")[1])] = (
+            json.loads(text) if text else {"state": "running", "pid": 0}
+        )
     return found
 
 
@@ -87,8 +95,12 @@ def until(condition, seconds=60):
 
 def records(out):
     """What each run logged, without what a clock says."""
-    return {path.parent.name: [{key: value for key, value in record.items() if key not in TIMES}
-                               for record in metrics.read(path.parent)[1]] for path in Path(out).glob("*/metrics.jsonl")}
+    return {
+        path.parent.name: [
+            {key: value for key, value in record.items() if key not in TIMES} for record in metrics.read(path.parent)[1]
+        ]
+        for path in Path(out).glob("*/metrics.jsonl")
+    }
 
 
 def assert_same(out, undisturbed):
@@ -103,15 +115,28 @@ def running(out):
 
 # what it leaves
 
+
 def test_the_summary_has_the_columns_of_the_authors(grid, capsys):
     path, out = grid
     with open(out / "summary.csv") as file:
         table = list(csv.DictReader(file))
-    assert list(table[0]) == ["optimizer", "beta1_0", "beta2_0", "beta3_0", "rho_0", "c_0", "gamma_0",
-                              "final_train_loss", "final_val_loss"]
+    assert list(table[0]) == [
+        "optimizer",
+        "beta1_0",
+        "beta2_0",
+        "beta3_0",
+        "rho_0",
+        "c_0",
+        "gamma_0",
+        "final_train_loss",
+        "final_val_loss",
+    ]
     assert len(table) == 8 and (out / "contours.png").stat().st_size > 10_000
     assert [(row["optimizer"], row["beta1_0"], row["beta2_0"]) for row in table[:3]] == [
-        ("adam", "0.500000", "0.600000"), ("adam", "0.500000", "0.990000"), ("adam", "0.900000", "0.600000")]
+        ("adam", "0.500000", "0.600000"),
+        ("adam", "0.500000", "0.990000"),
+        ("adam", "0.900000", "0.600000"),
+    ]
     runs, _ = sweep.cells(path, [])
     last = metrics.read(out / runs[0].id)[1][-1]
     assert table[0]["final_train_loss"] == f"{last['eval_train_loss']:.6f}" != f"{last['train_loss']:.6f}"
@@ -133,9 +158,14 @@ def test_ours_minus_theirs(grid, tmp_path, capsys):
     theirs = sweep.read(out / "summary.csv")[:3]
     theirs[0]["final_train_loss"] -= 0.25
     sweep.write(theirs, tmp_path / "theirs.csv")
-    assert main(path, "--out", str(out), "--workers", "0", "--compare", str(tmp_path / "theirs.csv"), "--under", "9") == 0
+    assert (
+        main(path, "--out", str(out), "--workers", "0", "--compare", str(tmp_path / "theirs.csv"), "--under", "9") == 0
+    )
     printed = capsys.readouterr().out
-    assert printed.count("= +0.2500   val") == 1 and printed.count("= +0.0000   val") + printed.count("= -0.0000   val") == 2
+    assert (
+        printed.count("= +0.2500   val") == 1
+        and printed.count("= +0.0000   val") + printed.count("= -0.0000   val") == 2
+    )
     assert "over 3 cells: train mean +0.0833, largest +0.2500" in printed
     assert "best cell: optimizer" in printed and "100.0% of 4 cells under 9.0000; 0 diverged" in printed
 
@@ -158,6 +188,7 @@ def test_the_sweeps_of_the_repository():
 
 # cells
 
+
 def test_cells_from_lists_or_a_function_and_settings_of_all(tmp_path):
     runs, _ = sweep.cells(sweep_file(tmp_path), ["--max_iters=4", "--seed=7"])
     assert len(runs) == 8 and all((run.cfg["max_iters"], run.cfg["seed"]) == (4, 7) for run in runs)
@@ -166,10 +197,18 @@ def test_cells_from_lists_or_a_function_and_settings_of_all(tmp_path):
     assert [run.cfg["seed"] for run in runs] == [1, 2] and sweep.varied(runs) == ["seed"]  # a cell given twice is one
 
 
-@pytest.mark.parametrize("text, message", [
-    ("beta_1 = [0.5]", "there is no setting 'beta_1'; the nearest is 'beta1'"), ("beta1 = ['a']", "beta1='a' must be float"),
-    ("beta1 = [", "SyntaxError"), ("beta1 = []", "there is no cell"), ("def cells(): return [3]", r"cells\(\): TypeError"),
-    ("def cells(): raise OSError('x')", r"cells\(\): OSError: x"), ("base = 'config/nothing.py'", "no such config file")])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("beta_1 = [0.5]", "there is no setting 'beta_1'; the nearest is 'beta1'"),
+        ("beta1 = ['a']", "beta1='a' must be float"),
+        ("beta1 = [", "SyntaxError"),
+        ("beta1 = []", "there is no cell"),
+        ("def cells(): return [3]", r"cells\(\): TypeError"),
+        ("def cells(): raise OSError('x')", r"cells\(\): OSError: x"),
+        ("base = 'config/nothing.py'", "no such config file"),
+    ],
+)
 def test_a_bad_sweep_file_ends_with_one_line(tmp_path, capsys, text, message):
     path = sweep_file(tmp_path, text)
     with pytest.raises(UserError, match=f"^{path}: .*{message}"):
@@ -178,9 +217,15 @@ def test_a_bad_sweep_file_ends_with_one_line(tmp_path, capsys, text, message):
     assert capsys.readouterr().err.count("\n") == 1 and not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (["nowhere.py"], "nowhere.py: there is no such sweep file"), (["--worker=3"], "no setting 'worker'"),
-    (["--compare", "nowhere.csv"], "nowhere.csv: not a table"), (["--shard", "4/3"], "invalid shard value: '4/3'")])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["nowhere.py"], "nowhere.py: there is no such sweep file"),
+        (["--worker=3"], "no setting 'worker'"),
+        (["--compare", "nowhere.csv"], "nowhere.csv: not a table"),
+        (["--shard", "4/3"], "invalid shard value: '4/3'"),
+    ],
+)
 def test_a_bad_command_line_ends_with_status_2(grid, capsys, arguments, message):
     assert main(*[grid[0]] * arguments[0].startswith("--"), *arguments, "--dry_run") == 2
     assert message in capsys.readouterr().err
@@ -188,9 +233,13 @@ def test_a_bad_command_line_ends_with_status_2(grid, capsys, arguments, message)
 
 # results that are no numbers, and failures
 
+
 def test_a_diverged_cell_is_a_result_and_a_failed_one_is_run_again_on_demand_only(tmp_path, capsys):
-    path = sweep_file(tmp_path, "def cells():\n    for rate, beta1 in ((1e-2, 0.5), (1e30, 0.5), (1e-2, 2.0)):\n"
-                      "        yield dict(learning_rate=rate, beta1=beta1)\n")
+    path = sweep_file(
+        tmp_path,
+        "def cells():\n    for rate, beta1 in ((1e-2, 0.5), (1e30, 0.5), (1e-2, 2.0)):\n"
+        "        yield dict(learning_rate=rate, beta1=beta1)\n",
+    )
     arguments = path, "--out", str(tmp_path / "out"), "--workers", "0"
     assert main(*arguments) == 2
     error = capsys.readouterr().err
@@ -203,7 +252,7 @@ def test_a_diverged_cell_is_a_result_and_a_failed_one_is_run_again_on_demand_onl
 
 
 def test_shards_are_a_partition(grid, tmp_path):
-    path, out = grid
+    path, _out = grid
     for i, count in ((1, 3), (2, 6), (3, 8)):
         assert main(path, "--out", str(tmp_path), "--workers", "0", "--shard", f"{i}/3", "--max_iters=1") == 0
         assert len(attempts(tmp_path)) == count
@@ -211,7 +260,8 @@ def test_shards_are_a_partition(grid, tmp_path):
     assert {number for _, number in attempts(tmp_path)} == {1}
 
 
-# whatever dies: tests/test_runs.py has more of it
+# whatever dies: tests/reproduce/test_runs.py has more of it
+
 
 def test_two_invocations_share_the_work_and_replace_a_killed_worker(grid, tmp_path):
     path, undisturbed = grid

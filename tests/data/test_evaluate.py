@@ -1,6 +1,6 @@
 """scripts/evaluate.py: transformers' losses on the same windows, a loop over tokens for the strided ones, known last words.
 
-    python -m pytest -q tests/test_evaluate.py        # a few seconds
+python -m pytest -q tests/data/test_evaluate.py        # a few seconds
 """
 
 import dataclasses
@@ -14,9 +14,9 @@ import torch
 from torch.nn import functional as F
 
 import data.tokens
-from config import UserError
 from model import GPT, GPTConfig
 from scripts.evaluate import Evaluation, evaluate, open_data, standard_error
+from settings import UserError
 
 META = {"tokenizer": "char", "chars": "abc", "vocab_size": 97}
 
@@ -31,16 +31,20 @@ def write_split(folder, name, ids, split="val", **meta):
     os.makedirs(folder / name)
     (folder / name / "prepare.py").touch()
     np.asarray(list(ids), np.uint16).tofile(folder / name / f"{split}.bin")
-    (folder / name / "meta.json").write_text(json.dumps(
-        META | {"source": f"{name} of a test", "dtype": "uint16", "counts": {split: len(ids)}} | meta))
+    (folder / name / "meta.json").write_text(
+        json.dumps(META | {"source": f"{name} of a test", "dtype": "uint16", "counts": {split: len(ids)}} | meta)
+    )
 
 
 def random_model(block_size=24):
     """transformers' GPT-2 with small random weights, and ours with the same."""
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
-    theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config(
-        vocab_size=97, n_positions=block_size, n_embd=32, n_layer=2, n_head=4, initializer_range=0.3)).eval()
+    theirs = transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(
+            vocab_size=97, n_positions=block_size, n_embd=32, n_layer=2, n_head=4, initializer_range=0.3
+        )
+    ).eval()
     return theirs, GPT.from_transformers(theirs).eval()
 
 
@@ -57,7 +61,7 @@ def test_windows_of_the_paper_have_transformers_losses(folder):
     with torch.no_grad():
         losses = []
         for start in starts:
-            window = torch.from_numpy(ids[start:start + 25])[None]
+            window = torch.from_numpy(ids[start : start + 25])[None]
             logits = theirs(window[:, :-1]).logits[0]
             losses.append(F.cross_entropy(logits, window[0, 1:]).item())
     assert np.std(losses) > 0.05
@@ -74,7 +78,9 @@ def test_strided_losses_are_those_of_a_loop_over_tokens(folder, stride, size):
     expected, contexts = [], []
     with torch.no_grad():
         for i in range(1, size):
-            window = max(0, math.ceil((i - 24) / stride)) * stride  # the first of the windows 0, stride, ... that reaches i
+            window = (
+                max(0, math.ceil((i - 24) / stride)) * stride
+            )  # the first of the windows 0, stride, ... that reaches i
             window = min(window, size - 1 - 24)  # the last one ends with the split
             expected.append(F.cross_entropy(ours(ids[None, window:i])[0, -1], ids[i]).item())
             contexts.append(i - window)
@@ -98,8 +104,15 @@ class Parrot(torch.nn.Module):
 
 def test_last_words(folder):
     """Each token of the last word must be right, and only they; a long passage keeps its end."""
-    passages = [([7, 3, 4], [5, 6]), ([4], [5]), ([4], [5, 5]), ([1, 2], [2, 3]), ([3, 4, 5], [6]), ([5] * 11, [6, 7, 8]),
-                ([8], [9, 0, 1])]
+    passages = [
+        ([7, 3, 4], [5, 6]),
+        ([4], [5]),
+        ([4], [5, 5]),
+        ([1, 2], [2, 3]),
+        ([3, 4, 5], [6]),
+        ([5] * 11, [6, 7, 8]),
+        ([8], [9, 0, 1]),
+    ]
     right = [True, True, False, False, True, True, True]
     ids, bounds = [], []
     for context, word in passages:
@@ -109,7 +122,9 @@ def test_last_words(folder):
     np.save(folder / "lambada" / "passages.npy", bounds)
     parrot = Parrot()
     for batch_size in (1, 3, 100):
-        losses, are_right = Evaluation(parrot, batch_size).last_words(open_data("lambada", parrot, META), np.array(bounds))
+        losses, are_right = Evaluation(parrot, batch_size).last_words(
+            open_data("lambada", parrot, META), np.array(bounds)
+        )
         assert are_right.tolist() == right
         np.testing.assert_allclose(losses, [0, 0, 50, 50, 0, 0, 0], atol=1e-5)
     result = evaluate(Evaluation(parrot), open_data("lambada", parrot, META), 8)["last_word"]
@@ -126,7 +141,7 @@ def test_last_word_losses_are_those_of_transformers(folder):
     losses, _ = Evaluation(ours, 2).last_words(open_data("lambada", ours, META), bounds)
     with torch.no_grad():
         for loss, (start, word, end) in zip(losses, bounds):
-            row = torch.from_numpy(ids[max(start, end - 24):end])[None]
+            row = torch.from_numpy(ids[max(start, end - 24) : end])[None]
             labels = row.where(torch.arange(row.size(1)) >= row.size(1) - (end - word), -100)
             assert loss == pytest.approx(theirs(row, labels=labels).loss.item() * (end - word), abs=1e-4)
 
@@ -150,15 +165,22 @@ def test_standard_errors():
 
 # the script
 
+
 @pytest.fixture
 def checkpoint(folder):
     """A checkpoint of a model with GPT-2's tokens, small data sets of such, and the model."""
     torch.manual_seed(0)
     model = GPT(GPTConfig(block_size=16, vocab_size=50304, n_layer=1, n_head=1, n_embd=4, bias=False))
-    torch.save({"model": model.state_dict(), "model_config": dataclasses.asdict(model.config),
-                "data": {"tokenizer": "gpt2", "vocab_size": 50257}}, folder / "ckpt.pt")
+    torch.save(
+        {
+            "model": model.state_dict(),
+            "model_config": dataclasses.asdict(model.config),
+            "data": {"tokenizer": "gpt2", "vocab_size": 50257},
+        },
+        folder / "ckpt.pt",
+    )
     ids = np.random.default_rng(0).integers(0, 1000, 200)
-    gpt2 = dict(tokenizer="gpt2", vocab_size=50257, chars=None)
+    gpt2 = {"tokenizer": "gpt2", "vocab_size": 50257, "chars": None}
     write_split(folder, "wikitext", ids, "test", **gpt2)
     documents = np.where(np.arange(200) % 40 == 39, 50256, ids)
     write_split(folder, "openwebtext", documents, **gpt2)
@@ -190,15 +212,23 @@ def test_the_script_writes_a_table_and_json(script, folder, checkpoint):
     assert result["data"]["openwebtext"]["strided"]["loss"] == pytest.approx(expected.mean(), rel=1e-6)
 
 
-@pytest.mark.parametrize("remove, arguments, message", [
-    ("wikitext/test.bin", [], "run: python data/wikitext/prepare.py"),
-    ("lambada_original/meta.json", ["--data", "lambada_original"], "run: python data/lambada/prepare.py --variant original"),
-    (None, ["--data", "wikitext_lines"], "prepare.py --variant lines --out data/wikitext_lines"),
-    (None, ["--data", "wiki"], "there is no data/wiki; there are lambada, "),
-    (None, ["--data", "wikitext", "--stride", "17"], "--stride must be 1 to 16"),
-    (None, ["--data", "wikitext", "--stride", "0"], "--stride must be 1 to 16"),
-    (None, ["--out", "nowhere/out.json"], "there is no folder nowhere"),
-    (None, ["--device", "abacus"], "device='abacus' cannot be used here")])
+@pytest.mark.parametrize(
+    "remove, arguments, message",
+    [
+        ("wikitext/test.bin", [], "run: python data/wikitext/prepare.py"),
+        (
+            "lambada_original/meta.json",
+            ["--data", "lambada_original"],
+            "run: python data/lambada/prepare.py --variant original",
+        ),
+        (None, ["--data", "wikitext_lines"], "prepare.py --variant lines --out data/wikitext_lines"),
+        (None, ["--data", "wiki"], "there is no data/wiki; there are lambada, "),
+        (None, ["--data", "wikitext", "--stride", "17"], "--stride must be 1 to 16"),
+        (None, ["--data", "wikitext", "--stride", "0"], "--stride must be 1 to 16"),
+        (None, ["--out", "nowhere/out.json"], "there is no folder nowhere"),
+        (None, ["--device", "abacus"], "device='abacus' cannot be used here"),
+    ],
+)
 def test_what_cannot_be_done_is_one_line(script, folder, checkpoint, remove, arguments, message):
     if remove:
         (folder / remove).unlink()

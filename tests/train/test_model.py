@@ -1,6 +1,6 @@
 """model.py is GPT-2: transformers' logits, OpenAI's initialisation and sizes, and sampling that does as it is told.
 
-    python -m pytest -q tests/test_model.py        # a few seconds
+python -m pytest -q tests/train/test_model.py        # a few seconds
 """
 
 import dataclasses
@@ -9,8 +9,8 @@ import math
 import pytest
 import torch
 
-from config import UserError
 from model import GPT, GPTConfig, load, peak_flops
+from settings import UserError
 
 TINY = GPTConfig(block_size=16, vocab_size=30, n_layer=2, n_head=2, n_embd=16)
 
@@ -27,8 +27,9 @@ def tokens(batch, length, vocab_size=30):
 def test_logits_and_loss_are_those_of_transformers():
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
-    theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config(
-        vocab_size=97, n_positions=24, n_embd=32, n_layer=3, n_head=4, initializer_range=0.3)).eval()
+    theirs = transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(vocab_size=97, n_positions=24, n_embd=32, n_layer=3, n_head=4, initializer_range=0.3)
+    ).eval()
     with torch.no_grad():
         for name, p in theirs.named_parameters():  # biases and layer norms, too, must go to the right places
             if p.dim() == 1:
@@ -69,12 +70,20 @@ def test_the_output_layer_is_the_embedding():
     assert torch.equal(again(tokens(2, 16)), model(tokens(2, 16)))
 
 
-@pytest.mark.parametrize("sizes, parameters, without_positions", [
-    (dict(vocab_size=65, block_size=256, n_layer=6, n_head=6, n_embd=384, bias=False), 10_745_088, 10_646_784),
-    (dict(vocab_size=50257), 124_439_808, 123_653_376),
-    (dict(vocab_size=50257, n_layer=24, n_head=16, n_embd=1024), 354_823_168, 353_774_592),
-    (dict(vocab_size=50257, n_layer=48, n_head=25, n_embd=1600), 1_557_611_200, 1_555_972_800)],
-    ids=["11M", "124M", "355M", "1.5B"])
+@pytest.mark.parametrize(
+    "sizes, parameters, without_positions",
+    [
+        (
+            {"vocab_size": 65, "block_size": 256, "n_layer": 6, "n_head": 6, "n_embd": 384, "bias": False},
+            10_745_088,
+            10_646_784,
+        ),
+        ({"vocab_size": 50257}, 124_439_808, 123_653_376),
+        ({"vocab_size": 50257, "n_layer": 24, "n_head": 16, "n_embd": 1024}, 354_823_168, 353_774_592),
+        ({"vocab_size": 50257, "n_layer": 48, "n_head": 25, "n_embd": 1600}, 1_557_611_200, 1_555_972_800),
+    ],
+    ids=["11M", "124M", "355M", "1.5B"],
+)
 def test_sizes(sizes, parameters, without_positions):
     """OpenAI's counts (transformers' num_parameters() of gpt2, gpt2-medium, gpt2-xl) and nanoGPT's for Shakespeare."""
     with torch.device("meta"):
@@ -86,24 +95,44 @@ def test_sizes(sizes, parameters, without_positions):
 def test_flops_are_twice_the_multiplications_of_forward_and_backward():
     """2 FLOPs per entry and token in each of a matrix's 3 products, and in attention's 3 x 2 of block_size x n_embd."""
     from torch.utils.flop_counter import FlopCounterMode
+
     model = gpt(n_embd=64, n_head=1, block_size=32, bias=False, vocab_size=64)
     x = tokens(2, 32)
     with FlopCounterMode(display=False) as counter, torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
         model(x, x).backward()
     norms = sum(p.numel() for p in model.parameters() if p.dim() < 2)  # counted with the parameters, but no products
-    assert counter.get_total_flops() / x.numel() == pytest.approx(model.flops_per_token(model.config.block_size) - 6 * norms, rel=0.02)
+    assert counter.get_total_flops() / x.numel() == pytest.approx(
+        model.flops_per_token(model.config.block_size) - 6 * norms, rel=0.02
+    )
 
 
-@pytest.mark.parametrize("name, peak", [
-    ("NVIDIA H100 80GB HBM3", 989e12), ("NVIDIA H100 PCIe", 756e12), ("NVIDIA H100 NVL", 835e12), ("NVIDIA H200", 989e12),
-    ("NVIDIA GH200 480GB", 989e12), ("NVIDIA A100-SXM4-80GB", 312e12), ("NVIDIA L40S", 362e12), ("NVIDIA L4", 121e12),
-    ("Tesla V100-SXM2-16GB", 125e12), ("NVIDIA GeForce RTX 4090", 165e12), ("NVIDIA B200", 2250e12),
-    ("Tesla T4", None), ("NVIDIA L40", None), ("NVIDIA A4000", None), ("NVIDIA GB200", None), ("cpu", None)])
+@pytest.mark.parametrize(
+    "name, peak",
+    [
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA H100 NVL", 835e12),
+        ("NVIDIA H200", 989e12),
+        ("NVIDIA GH200 480GB", 989e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA L40S", 362e12),
+        ("NVIDIA L4", 121e12),
+        ("Tesla V100-SXM2-16GB", 125e12),
+        ("NVIDIA GeForce RTX 4090", 165e12),
+        ("NVIDIA B200", 2250e12),
+        ("Tesla T4", None),
+        ("NVIDIA L40", None),
+        ("NVIDIA A4000", None),
+        ("NVIDIA GB200", None),
+        ("cpu", None),
+    ],
+)
 def test_peak_flops(name, peak):
     assert peak_flops(name) == peak
 
 
 # sampling
+
 
 def test_greedy_sampling_takes_the_likeliest_and_draws_nothing():
     model, start = gpt(), tokens(2, 3)
@@ -123,7 +152,9 @@ def test_sampling_follows_temperature_and_top_k():
     for temperature, top_k in ((1.0, None), (0.5, None), (1.0, 3), (2.0, 100)):
         torch.manual_seed(0)
         drawn = model.generate(start, 1, temperature, top_k)[:, -1]
-        kept = logits if top_k is None else logits.masked_fill(logits < logits.topk(min(top_k, 30)).values[-1], -torch.inf)
+        kept = (
+            logits if top_k is None else logits.masked_fill(logits < logits.topk(min(top_k, 30)).values[-1], -torch.inf)
+        )
         expected = (kept / temperature).softmax(-1)
         torch.testing.assert_close(drawn.bincount(minlength=30) / 4000, expected, atol=0.03, rtol=0)
         assert expected[drawn].min() > 0
@@ -155,17 +186,30 @@ def test_dropout_is_for_training_only():
 
 # loading
 
+
 def test_a_checkpoint_loads(tmp_path):
     model, path = gpt(), str(tmp_path / "ckpt.pt")
-    torch.save({"model": model.state_dict(), "model_config": dataclasses.asdict(TINY), "data": {"tokenizer": "char"}}, path)
+    torch.save(
+        {"model": model.state_dict(), "model_config": dataclasses.asdict(TINY), "data": {"tokenizer": "char"}}, path
+    )
     loaded, meta = load(path)
     assert loaded.config == TINY and meta == {"tokenizer": "char"}
     assert torch.equal(loaded.eval()(tokens(2, 16)), model(tokens(2, 16)))
 
 
-@pytest.mark.parametrize("content", [None, b"", b"no checkpoint", {}, {"model_config": {"n_layer": 1, "n_head": 5}}, [1, 2],
-                                     {"model_config": dataclasses.asdict(TINY), "model": {}, "data": {}},
-                                     {"model_config": {"x": 1}}])
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        b"",
+        b"no checkpoint",
+        {},
+        {"model_config": {"n_layer": 1, "n_head": 5}},
+        [1, 2],
+        {"model_config": dataclasses.asdict(TINY), "model": {}, "data": {}},
+        {"model_config": {"x": 1}},
+    ],
+)
 def test_what_is_no_checkpoint_is_an_error_of_one_line(tmp_path, content):
     path = tmp_path / "ckpt.pt"
     if isinstance(content, bytes):

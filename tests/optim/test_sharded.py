@@ -1,6 +1,6 @@
 """Parameters in parts on two processes (FSDP2): the steps of one process, and checkpoints after which they go on exactly.
 
-    python -m pytest tests/test_optim_sharded.py
+python -m pytest tests/optim/test_sharded.py
 """
 
 import torch
@@ -15,10 +15,22 @@ from torch.distributed.tensor import DTensor
 
 from optim import MADA, Adan, HyperAdam
 
-ROUNDING = dict(rtol=1e-9, atol=1e-11)
-INTERIOR = dict(betas=(0.6, 0.8), beta3=0.4, rho=0.5, c=0.6, gamma=0.7, hyper_lr=0.05, hyper_momentum=0.5)
-OPTIMIZERS = {"mada": (MADA, INTERIOR), "per group": (MADA, dict(INTERIOR, per_group=True)), "hyperadam": (HyperAdam, {}),
-              "adan": (Adan, {})}
+ROUNDING = {"rtol": 1e-9, "atol": 1e-11}
+INTERIOR = {
+    "betas": (0.6, 0.8),
+    "beta3": 0.4,
+    "rho": 0.5,
+    "c": 0.6,
+    "gamma": 0.7,
+    "hyper_lr": 0.05,
+    "hyper_momentum": 0.5,
+}
+OPTIMIZERS = {
+    "mada": (MADA, INTERIOR),
+    "per group": (MADA, dict(INTERIOR, per_group=True)),
+    "hyperadam": (HyperAdam, {}),
+    "adan": (Adan, {}),
+}
 
 
 def network(name, mesh=None):

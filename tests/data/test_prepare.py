@@ -1,6 +1,6 @@
 """A data set is whole or absent, downloads are checked, and Shakespeare is the canonical text or 99.9 % of it.
 
-    python -m pytest tests/test_data.py
+python -m pytest tests/data/test_prepare.py
 """
 
 import hashlib
@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from prepare_script import ROOT, SHARED, needs_shared, prepare, prepared, read, refused
 
-from config import UserError
 from data import prepared as shared_code
 from data import shakespeare_text
-from data.prepared import data_set, download, gpt2_tokenizer, hub_file, need_disk, sha256, write_tokens, wheel_files
+from data.prepared import data_set, download, gpt2_tokenizer, hub_file, need_disk, sha256, wheel_files, write_tokens
+from settings import UserError
 
 CANONICAL = SHARED / "tinyshakespeare" / "input.txt"
 
@@ -27,6 +27,7 @@ def no_network(*arguments):
 
 
 # -- Shakespeare
+
 
 @needs_shared
 def test_canonical_characters(tmp_path):
@@ -67,7 +68,9 @@ def test_rebuilt_text_has_99_percent_of_the_canonical_lines_in_their_order(rebui
     ours, theirs = ([line for line in text.splitlines() if line] for text in (rebuilt[0], CANONICAL.read_text()))
     assert (Counter(ours) & Counter(theirs)).total() >= 0.99 * len(theirs)
     assert abs(len(ours) - len(theirs)) <= 0.01 * len(theirs)
-    once = {line for line, n in Counter(ours).items() if n == 1} & {line for line, n in Counter(theirs).items() if n == 1}
+    once = {line for line, n in Counter(ours).items() if n == 1} & {
+        line for line, n in Counter(theirs).items() if n == 1
+    }
     assert [line for line in ours if line in once] == [line for line in theirs if line in once]
 
 
@@ -125,7 +128,9 @@ def test_killed_at_any_step_it_is_never_taken_for_whole(tmp_path):
         status = subprocess.run([sys.executable, "-c", KILLED, tmp_path, str(step)], cwd=ROOT).returncode
         if (tmp_path / "meta.json").exists():
             _, ids = read(tmp_path)
-            assert len({*ids["train"].tolist(), *ids["val"].tolist()}) == 1, f"old and new mixed by a kill at step {step}"
+            assert len({*ids["train"].tolist(), *ids["val"].tolist()}) == 1, (
+                f"old and new mixed by a kill at step {step}"
+            )
         if status == 0:
             assert step >= 6 and ids["train"].tolist() == [2] * 7
             return
@@ -133,12 +138,15 @@ def test_killed_at_any_step_it_is_never_taken_for_whole(tmp_path):
     raise AssertionError("it does not end")
 
 
-@pytest.mark.parametrize("splits, message", [
-    ({"train": [np.arange(5)], "val": [np.array([3, 65])]}, "token 65 is beyond the vocabulary of 65"),
-    ({"train": [np.arange(5)], "val": [np.array([-1])]}, "vocabulary"),
-    ({"train": [np.arange(5)], "val": []}, "val: the split is empty"),
-    ({"train": [np.arange(5)], "val": [np.arange(9)]}, "instead of the expected"),
-])
+@pytest.mark.parametrize(
+    "splits, message",
+    [
+        ({"train": [np.arange(5)], "val": [np.array([3, 65])]}, "token 65 is beyond the vocabulary of 65"),
+        ({"train": [np.arange(5)], "val": [np.array([-1])]}, "vocabulary"),
+        ({"train": [np.arange(5)], "val": []}, "val: the split is empty"),
+        ({"train": [np.arange(5)], "val": [np.arange(9)]}, "instead of the expected"),
+    ],
+)
 def test_bad_tokens_are_refused_and_the_old_data_stays(tmp_path, splits, message):
     write_tokens(tmp_path, {"train": [np.arange(2)], "val": [np.arange(3)]}, 65)
     with pytest.raises(UserError, match=message):
@@ -163,9 +171,11 @@ def test_need_disk_adds_up_what_folders_on_one_disk_need(tmp_path, monkeypatch):
 
 # -- what is fetched
 
+
 @pytest.fixture
 def server():
     """Base address of a local server: /whole has 1,000 bytes, /truncated promises 1,000 and breaks off, others are 404."""
+
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             self.send_response(200 if self.path in ("/whole", "/truncated") else 404)
@@ -200,7 +210,7 @@ def test_download_is_whole_or_absent(server, tmp_path):
 def test_tokenizer_from_the_wheel_and_a_damaged_cache_is_mended(tmp_path, monkeypatch):
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(shared_code, "download", no_network)
-    for name, (cached, expected) in shared_code.GPT2_FILES.items():
+    for cached, expected in shared_code.GPT2_FILES.values():
         (tmp_path / cached).write_text("truncated")
     tokenizer = gpt2_tokenizer()
     assert all(sha256(tmp_path / cached) == expected for cached, expected in shared_code.GPT2_FILES.values())
@@ -216,6 +226,7 @@ def test_a_package_that_does_not_exist_is_a_user_error():
 
 def test_hub_file_gives_the_commit_and_fails_in_one_line(monkeypatch):
     import datasets
+
     asked = []
 
     def fetched(self, url):

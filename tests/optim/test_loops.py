@@ -1,6 +1,6 @@
 """The fast loops compute what the rule says: C, Triton (in its interpreter) and eager PyTorch, in every precision.
 
-    python -m pytest tests/test_optim_loops.py
+python -m pytest tests/optim/test_loops.py
 """
 
 import itertools
@@ -18,23 +18,26 @@ from optim import MADA, Adan, AVGrad, HyperAdam, Lion, Yogi, codegen, fuse
 from optim.codegen import Unavailable
 from optim.passes import passes, squares
 
-DOUBLE = dict(rtol=1e-10, atol=1e-10)
-SINGLE = dict(rtol=2e-4, atol=2e-5)  # of parameters of size 1, after 200 steps in float32
+DOUBLE = {"rtol": 1e-10, "atol": 1e-10}
+SINGLE = {"rtol": 2e-4, "atol": 2e-5}  # of parameters of size 1, after 200 steps in float32
 ALL = ("beta1", "beta2", "beta3", "rho", "c", "gamma")
-INTERIOR = dict(betas=(0.8, 0.9), beta3=0.4, rho=0.5, c=0.5, gamma=0.6, hyper_lr=0.02)
+INTERIOR = {"betas": (0.8, 0.9), "beta3": 0.4, "rho": 0.5, "c": 0.5, "gamma": 0.6, "hyper_lr": 0.02}
 SHAPES = [(3,), (40, 33), (2 * fuse.CHUNK + 1,)]  # less than a vector, a matrix, several chunks
 
 
 @pytest.fixture
 def without(monkeypatch):
     """Call it to have no compiler from then on."""
+
     def remove():
         def refuse(loop, dtypes):
             raise Unavailable("the test forbids it")
+
         monkeypatch.setattr(fuse, "build_c", refuse)
         fuse.warn_once.cache_clear()
         passes.cache_clear()
         squares.cache_clear()
+
     yield remove
     passes.cache_clear()
     squares.cache_clear()
@@ -53,9 +56,13 @@ def trajectory(optimizer, dtype, steps, shapes=SHAPES, **settings):
     return [p.detach() for p in params], getattr(optimizer, "coefficients", {})
 
 
-SETTINGS = {f"{rule}-{second_moment}-{'fixed' if not learn else 'learned'}":
-            (MADA, dict(INTERIOR, rule=rule, second_moment=second_moment, learn=learn))
-            for rule, second_moment, learn in itertools.product(("paper", "authors"), ("avgrad", "amsgrad"), (ALL, ()))}
+SETTINGS = {
+    f"{rule}-{second_moment}-{'fixed' if not learn else 'learned'}": (
+        MADA,
+        dict(INTERIOR, rule=rule, second_moment=second_moment, learn=learn),
+    )
+    for rule, second_moment, learn in itertools.product(("paper", "authors"), ("avgrad", "amsgrad"), (ALL, ()))
+}
 SETTINGS |= {cls.__name__: (cls, {}) for cls in (HyperAdam, AVGrad, Yogi, Adan, Lion)}
 
 
@@ -73,9 +80,10 @@ def test_compiled_equals_eager_in_double_precision(name, without):
 def test_single_precision_stays_with_double_over_200_steps(name):
     optimizer, settings = SETTINGS[name]
     if name == "Lion" or settings.get("gamma"):
-        settings = settings | dict(lr=1e-4)  # the sign of a rounding error is 1 or -1
-    (single, q), (double, p) = (trajectory(optimizer, dtype, 200, [(3,), (40, 33)], **settings)
-                                for dtype in (torch.float32, torch.float64))
+        settings = settings | {"lr": 1e-4}  # the sign of a rounding error is 1 or -1
+    (single, q), (double, p) = (
+        trajectory(optimizer, dtype, 200, [(3,), (40, 33)], **settings) for dtype in (torch.float32, torch.float64)
+    )
     torch.testing.assert_close([x.double() for x in single], double, **SINGLE)
     assert q == pytest.approx(p, abs=2e-4)
 
@@ -85,13 +93,20 @@ def test_single_precision_stays_with_double_over_200_steps(name):
 def test_every_subset_of_learn_is_the_plain_rule(learn, without):
     """The eager trace, against the rule's transcription in tests/reference with autograd's own graph."""
     without()
-    start = dict(beta1=0.8, beta2=0.9, beta3=0.4, rho=0.5, c=0.5, gamma=0.6)
+    start = {"beta1": 0.8, "beta2": 0.9, "beta3": 0.4, "rho": 0.5, "c": 0.5, "gamma": 0.6}
     x = torch.linspace(-1, 1, 7, dtype=torch.float64)
     p = x.clone().requires_grad_()
     optimizer = MADA([p], lr=0.02, learn=learn, **INTERIOR)
     theirs = reference.HyperDescent(
-        reference.mada, {"p": x.clone().requires_grad_()}, start, lr={"p": 0.02}, weight_decay={"p": 0.0}, learn=learn,
-        hyper_lr=dict.fromkeys(start, 0.02), hyper_momentum=dict.fromkeys(start, 0.0))
+        reference.mada,
+        {"p": x.clone().requires_grad_()},
+        start,
+        lr={"p": 0.02},
+        weight_decay={"p": 0.0},
+        learn=learn,
+        hyper_lr=dict.fromkeys(start, 0.02),
+        hyper_momentum=dict.fromkeys(start, 0.0),
+    )
 
     def loss(p):
         return (torch.sin(3 * p) + p * p).sum()
@@ -110,7 +125,8 @@ def test_a_missing_compiler_is_said_once(without, recwarn):
     for _ in range(2):
         trajectory(MADA, torch.float32, 2, [(5,)])
     assert [str(w.message) for w in recwarn if "unfused" in str(w.message)] == [
-        "optimizer steps run unfused, several times slower: the test forbids it"]
+        "optimizer steps run unfused, several times slower: the test forbids it"
+    ]
 
 
 def test_a_compiler_that_fails_is_named(monkeypatch):
@@ -144,10 +160,11 @@ def test_changing_values_compile_nothing_new(monkeypatch):
 
 def test_every_operation_of_the_table():
     """One function with all operations a rule may use, against PyTorch."""
+
     def function(a, b, s):
         where = torch.where(a > b, a, b) + torch.where((a >= s) & (b <= s), 1.0, 0.0) + torch.where(a == b, a, 0.5)
         values = torch.exp(-a) + torch.log(b * b + 1) + (a - 2).abs() + torch.maximum(a, s * b) + torch.minimum(a, b)
-        rest = torch.sign(a - b) + (a ** 2) / s + 1 / (b * b + 1) + (3 - a) + torch.sqrt(b * b + 0.1)
+        rest = torch.sign(a - b) + (a**2) / s + 1 / (b * b + 1) + (3 - a) + torch.sqrt(b * b + 0.1)
         return [where + values], [rest - torch.where(a != b, a, b)]
 
     loop = fuse.Loop(function, ("a", "b"), ("s",), ("a",))
@@ -171,9 +188,9 @@ def test_an_operation_that_is_not_in_the_table_runs_eagerly():
 
 TRITON = """
     import sys, torch
-    sys.path[:0] = [{root!r}, {tests!r}]
+    sys.path[:0] = [{root!r}, {tests!r}, {here!r}]
     from optim import codegen, fuse
-    import test_optim_loops as t
+    import test_loops as t
     results = []
     for name in {names!r}:
         for builder in (codegen.build_c, codegen.build_triton):
@@ -185,13 +202,21 @@ TRITON = """
 """
 
 
-@pytest.mark.parametrize("dtype, tolerance", [
-    ("torch.float64", 1e-10), ("torch.float32", 1e-5), ("torch.bfloat16", 5e-2)])  # Triton's interpreter cuts bfloat16 off
+@pytest.mark.parametrize(
+    "dtype, tolerance", [("torch.float64", 1e-10), ("torch.float32", 1e-5), ("torch.bfloat16", 5e-2)]
+)  # Triton's interpreter cuts bfloat16 off
 def test_triton_equals_c(dtype, tolerance):
     """In a process of its own, since Triton reads TRITON_INTERPRET when it is imported."""
     pytest.importorskip("triton", reason="Triton is not installed; it comes with PyTorch's CUDA builds")
-    tests = Path(__file__).parent
-    code = TRITON.format(root=str(tests.parent), tests=str(tests), dtype=dtype, tolerance=tolerance,
-                         names=["paper-avgrad-learned", "authors-amsgrad-learned", "paper-avgrad-fixed", "Lion"])
-    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True,
-                   env=os.environ | {"TRITON_INTERPRET": "1"})
+    here = Path(__file__).parent
+    code = TRITON.format(
+        root=str(here.parents[1]),
+        tests=str(here.parent),
+        here=str(here),
+        dtype=dtype,
+        tolerance=tolerance,
+        names=["paper-avgrad-learned", "authors-amsgrad-learned", "paper-avgrad-fixed", "Lion"],
+    )
+    subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], check=True, env=os.environ | {"TRITON_INTERPRET": "1"}
+    )

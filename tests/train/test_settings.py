@@ -1,6 +1,6 @@
 """Settings: what config files and the command line may say, and the one line that answers what they may not.
 
-    python -m pytest -q tests/test_config.py        # a quarter of a minute
+python -m pytest -q tests/train/test_settings.py        # a quarter of a minute
 """
 
 import inspect
@@ -13,13 +13,13 @@ import tiny
 import torch
 
 import checkpoints
-import config
 import data.tokens
 import model
 import optim
 import train
+from settings import checked, declared, main, parse
 
-SETTINGS = config.declared(train.__file__)
+SETTINGS = declared(train.__file__)
 CONFIGS = sorted(path for path in (tiny.ROOT / "config").glob("*.py") if path.stem.startswith(("train_", "finetune_")))
 
 
@@ -30,8 +30,8 @@ def folder(tmp_path, monkeypatch):
     return tmp_path / "data"
 
 
-def parse(*arguments):
-    return config.parse(SETTINGS, arguments)
+def parsed(*arguments):
+    return parse(SETTINGS, arguments)
 
 
 def write(path, text):
@@ -43,54 +43,68 @@ def write(path, text):
 @pytest.fixture
 def refuse(monkeypatch, capsys):
     """A command line of train.py -> the one line on stderr with which it ends."""
+
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
         with pytest.raises(SystemExit) as end:
-            config.main(train.train, train.__file__)
+            main(train.train, train.__file__)
         output, error = capsys.readouterr()
         assert end.value.code == 2 and output == "" and not os.path.exists("out")
         assert error.startswith("train.py: ") and error.count("\n") == 1 and error.endswith("\n")
         return error
+
     return run
 
 
 # what is refused, in one line and with exit status 2
 
-@pytest.mark.parametrize("argument, words", [
-    ("--learning_rat=1e-3", ["the command line", "'learning_rat'", "'learning_rate'"]),
-    ("--betas=(0.9, 0.95)", ["'betas'", "nearest is 'beta"]),
-    ("--xyzzy=1", ["'xyzzy'", "nearest is"]),
-    ("--max_iters", ["--max_iters: write --name=value"]),
-    ("-max_iters=3", ["-max_iters=3: write --name=value"]),
-    ("--max_iters=ten", ["max_iters='ten' must be int"]),
-    ("--max_iters=1e3", ["max_iters=1000.0 must be int"]),
-    ("--n_layer=True", ["n_layer=True must be int"]),
-    ("--n_layer=None", ["n_layer=None must be int"]),
-    ("--micro_batch_size=2.5", ["micro_batch_size=2.5 must be int or None"]),
-    ("--learning_rate=fast", ["learning_rate='fast' must be float"]),
-    ("--bias=1", ["bias=1 must be bool"]),
-    ("--compile=maybe", ["compile='maybe' must be bool or 'auto'"]),
-    ("--dtype=float8", ["dtype='float8' must be 'auto' or 'float32' or 'bfloat16' or 'float16'"]),
-    ("--out_dir=5", ["out_dir=5 must be str"]),
-    ("--hyper_lr=small", ["hyper_lr='small' must be float or dict or None"]),
-    ("--learn=beta1", ["learn='beta1' must be tuple or None"]),
-    ("config/train_gpt_mada.py", ["config/train_gpt_mada.py: there is no such config file", "config/train_gpt2_mada.py"]),
-    ("mada", ["mada: there is no such config file"]),
-    ("--dataset=tiny_", ["dataset='tiny_'", "there is no data/tiny_"]),
-    ("--optimizer=adma", ["'adma' does not exist", "mada"])])
+
+@pytest.mark.parametrize(
+    "argument, words",
+    [
+        ("--learning_rat=1e-3", ["the command line", "'learning_rat'", "'learning_rate'"]),
+        ("--betas=(0.9, 0.95)", ["'betas'", "nearest is 'beta"]),
+        ("--xyzzy=1", ["'xyzzy'", "nearest is"]),
+        ("--max_iters", ["--max_iters: write --name=value"]),
+        ("-max_iters=3", ["-max_iters=3: write --name=value"]),
+        ("--max_iters=ten", ["max_iters='ten' must be int"]),
+        ("--max_iters=1e3", ["max_iters=1000.0 must be int"]),
+        ("--n_layer=True", ["n_layer=True must be int"]),
+        ("--n_layer=None", ["n_layer=None must be int"]),
+        ("--micro_batch_size=2.5", ["micro_batch_size=2.5 must be int or None"]),
+        ("--learning_rate=fast", ["learning_rate='fast' must be float"]),
+        ("--bias=1", ["bias=1 must be bool"]),
+        ("--compile=maybe", ["compile='maybe' must be bool or 'auto'"]),
+        ("--dtype=float8", ["dtype='float8' must be 'auto' or 'float32' or 'bfloat16' or 'float16'"]),
+        ("--out_dir=5", ["out_dir=5 must be str"]),
+        ("--hyper_lr=small", ["hyper_lr='small' must be float or dict or None"]),
+        ("--learn=beta1", ["learn='beta1' must be tuple or None"]),
+        (
+            "config/train_gpt_mada.py",
+            ["config/train_gpt_mada.py: there is no such config file", "config/train_gpt2_mada.py"],
+        ),
+        ("mada", ["mada: there is no such config file"]),
+        ("--dataset=tiny_", ["dataset='tiny_'", "there is no data/tiny_"]),
+        ("--optimizer=adma", ["'adma' does not exist", "mada"]),
+    ],
+)
 def test_a_wrong_argument(refuse, argument, words):
     line = refuse("--dataset=tiny", "--block_size=16", "--device=cpu", argument)
     assert all(word in line for word in words), line
 
 
-@pytest.mark.parametrize("text, words", [
-    ("learning_rat = 1e-3", ["bad.py", "'learning_rat'", "'learning_rate'"]),
-    ("batch_size = 12\nn_layer = 'four'", ["bad.py: n_layer='four' must be int"]),
-    ("learning_rate = 1e-3 *", ["bad.py: SyntaxError", "line 1"]),
-    ("max_iters = 10 * epochs", ["bad.py: NameError", "'epochs'"]),
-    ("max_iters = 10 // 0", ["bad.py: ZeroDivisionError"]),
-    ("raise ValueError('two\\nlines')", ["bad.py: ValueError: two"]),
-    ("from math import pi", ["bad.py", "'pi'"])])
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("learning_rat = 1e-3", ["bad.py", "'learning_rat'", "'learning_rate'"]),
+        ("batch_size = 12\nn_layer = 'four'", ["bad.py: n_layer='four' must be int"]),
+        ("learning_rate = 1e-3 *", ["bad.py: SyntaxError", "line 1"]),
+        ("max_iters = 10 * epochs", ["bad.py: NameError", "'epochs'"]),
+        ("max_iters = 10 // 0", ["bad.py: ZeroDivisionError"]),
+        ("raise ValueError('two\\nlines')", ["bad.py: ValueError: two"]),
+        ("from math import pi", ["bad.py", "'pi'"]),
+    ],
+)
 def test_a_wrong_config_file(refuse, text, words):
     line = refuse(write("bad.py", text))
     assert all(word in line for word in words), line
@@ -113,19 +127,36 @@ def test_one_line_under_torchrun_too(refuse, monkeypatch, capsys):
     assert "learning_rate" in refuse("--learning_rat=1")
     monkeypatch.setenv("RANK", "1")
     with pytest.raises(SystemExit) as end:
-        config.main(train.train, train.__file__)
+        main(train.train, train.__file__)
     assert end.value.code == 2 and capsys.readouterr().err == ""
 
 
 # what is taken
 
-@pytest.mark.parametrize("argument, value", [
-    ("--learning_rate=1", 1.0), ("--learning_rate=3e-4", 3e-4), ("--beta1=None", None), ("--beta1=0", 0.0),
-    ("--micro_batch_size=4", 4), ("--micro_batch_size=None", None), ("--compile=True", True), ("--compile=auto", "auto"),
-    ("--dtype=bfloat16", "bfloat16"), ("--out_dir=out/a-b", "out/a-b"), ("--out_dir='5'", "5"), ("--max_iters=1_000", 1000),
-    ("--learn=()", ()), ("--learn=('rho',)", ("rho",)), ("--hyper_lr=1", 1.0), ("--hyper_lr={'rho': 0.1}", {"rho": 0.1})])
+
+@pytest.mark.parametrize(
+    "argument, value",
+    [
+        ("--learning_rate=1", 1.0),
+        ("--learning_rate=3e-4", 3e-4),
+        ("--beta1=None", None),
+        ("--beta1=0", 0.0),
+        ("--micro_batch_size=4", 4),
+        ("--micro_batch_size=None", None),
+        ("--compile=True", True),
+        ("--compile=auto", "auto"),
+        ("--dtype=bfloat16", "bfloat16"),
+        ("--out_dir=out/a-b", "out/a-b"),
+        ("--out_dir='5'", "5"),
+        ("--max_iters=1_000", 1000),
+        ("--learn=()", ()),
+        ("--learn=('rho',)", ("rho",)),
+        ("--hyper_lr=1", 1.0),
+        ("--hyper_lr={'rho': 0.1}", {"rho": 0.1}),
+    ],
+)
 def test_a_value_from_the_command_line(argument, value):
-    settings, given = parse(argument)
+    settings, given = parsed(argument)
     name = argument[2:].partition("=")[0]
     assert given == {name: value} and settings[name] == value and type(settings[name]) is type(value)
     assert settings | given == settings and settings.keys() == SETTINGS.keys()
@@ -133,23 +164,35 @@ def test_a_value_from_the_command_line(argument, value):
 
 def test_files_stack_and_the_command_line_wins():
     one = write("one.py", "import math\n_twice = 2\nn_layer = 3 * _twice\nn_embd = 64\nlearning_rate = 1")
-    two = write("two.py", "n_layer = n_layer + 1\nmax_iters = 10\nlr_decay_iters = max_iters\n"
-                          "warmup_iters = warmup_iters // 2")
-    expected = dict(n_layer=7, n_embd=64, max_iters=10, lr_decay_iters=10, warmup_iters=1000, learning_rate=1.0)
-    assert parse(one, two)[1] == expected
-    assert parse("--max_iters=5", one, two, "--n_embd=32")[1] == expected | dict(max_iters=5, n_embd=32)
-    assert parse(two, one)[1]["n_layer"] == 6
-    assert parse("--n_layer=1", "--n_layer=2")[1] == dict(n_layer=2)
+    two = write(
+        "two.py", "n_layer = n_layer + 1\nmax_iters = 10\nlr_decay_iters = max_iters\nwarmup_iters = warmup_iters // 2"
+    )
+    expected = {
+        "n_layer": 7,
+        "n_embd": 64,
+        "max_iters": 10,
+        "lr_decay_iters": 10,
+        "warmup_iters": 1000,
+        "learning_rate": 1.0,
+    }
+    assert parsed(one, two)[1] == expected
+    assert parsed("--max_iters=5", one, two, "--n_embd=32")[1] == expected | {"max_iters": 5, "n_embd": 32}
+    assert parsed(two, one)[1]["n_layer"] == 6
+    assert parsed("--n_layer=1", "--n_layer=2")[1] == {"n_layer": 2}
 
 
 def test_a_file_that_repeats_a_default_has_given_it():
-    assert parse(write("same.py", "n_layer = 12\ndropout = 0.0\noptimizer = 'mada'\nbeta1 = None"))[1] == dict(
-        n_layer=12, dropout=0.0, optimizer="mada", beta1=None)
+    assert parsed(write("same.py", "n_layer = 12\ndropout = 0.0\noptimizer = 'mada'\nbeta1 = None"))[1] == {
+        "n_layer": 12,
+        "dropout": 0.0,
+        "optimizer": "mada",
+        "beta1": None,
+    }
 
 
 def test_help_lists_every_setting_with_its_default_and_reason(capsys):
     with pytest.raises(SystemExit) as end:
-        parse("--n_layer=3", "--help")
+        parsed("--n_layer=3", "--help")
     assert end.value.code == 0
     lines = capsys.readouterr().out.splitlines()
     for name, setting in SETTINGS.items():
@@ -159,7 +202,7 @@ def test_help_lists_every_setting_with_its_default_and_reason(capsys):
 
 def test_the_defaults_have_their_own_types():
     for name, setting in SETTINGS.items():
-        assert config.checked(SETTINGS, name, setting.default, "default") == setting.default == getattr(train, name)
+        assert checked(SETTINGS, name, setting.default, "default") == setting.default == getattr(train, name)
 
 
 @pytest.mark.parametrize("arguments, status", [(["--learning_rat=1"], 2), (["--help"], 0)])
@@ -179,30 +222,37 @@ def test_help_into_a_closed_pipe_is_quiet():
 
 # the repository's own
 
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_config_of_the_repository(path):
     """It parses, its optimizer takes its settings, its sizes make a model, and its batch goes on 1, 2, 4 and 8 processes."""
-    settings = parse(str(path))[0]
+    settings = parsed(str(path))[0]
     module = torch.nn.Linear(3, 2)
     module(torch.ones(1, 3)).sum().backward()
-    optimizer = optim.build(settings["optimizer"], module.parameters(), lr=settings["learning_rate"],
-                            weight_decay=settings["weight_decay"], max_grad_norm=settings["grad_clip"],
-                            **{name: settings[name] for name in train.OPTIMIZER_SETTINGS})
+    optimizer = optim.build(
+        settings["optimizer"],
+        module.parameters(),
+        lr=settings["learning_rate"],
+        weight_decay=settings["weight_decay"],
+        max_grad_norm=settings["grad_clip"],
+        **{name: settings[name] for name in train.OPTIMIZER_SETTINGS},
+    )
     before = module.weight.clone()
     optimizer.step()
     assert not torch.equal(before, module.weight)
     with torch.device("meta"):
-        sizes = {name: settings[name] for name in train.MODEL_SETTINGS} | dict(vocab_size=settings["vocab_size"] or 65)
+        sizes = {name: settings[name] for name in train.MODEL_SETTINGS} | {"vocab_size": settings["vocab_size"] or 65}
         model.GPT(model.GPTConfig(**sizes))
     if settings["dataset"] == "openwebtext":
         assert all(settings["batch_size"] % (ranks * settings["micro_batch_size"]) == 0 for ranks in (1, 2, 4, 8))
         assert settings["batch_size"] * settings["block_size"] == 491_520
-    outs = [parse(str(other))[0]["out_dir"] for other in CONFIGS]
+    outs = [parsed(str(other))[0]["out_dir"] for other in CONFIGS]
     assert outs.count(settings["out_dir"]) == 1  # each run has a folder of its own
 
 
 def test_every_setting_is_read():
     source = inspect.getsource(train).split("# -- end of settings")[1] + inspect.getsource(checkpoints.start)
     named = {*train.MODEL_SETTINGS, *train.OPTIMIZER_SETTINGS}
-    assert [name for name in SETTINGS if not (
-        name in named or f"cfg.{name}" in source or f'cfg["{name}"]' in source)] == []
+    assert [
+        name for name in SETTINGS if not (name in named or f"cfg.{name}" in source or f'cfg["{name}"]' in source)
+    ] == []

@@ -1,6 +1,6 @@
 """scripts/train_cifar10.py: the models of Table 5, its schedule, and runs that go on where they stopped.
 
-    python -m pytest -q tests/test_cifar10.py        # a few seconds
+python -m pytest -q tests/reproduce/test_cifar10.py        # a few seconds
 """
 
 import importlib.util
@@ -12,9 +12,8 @@ import pytest
 import tiny
 import torch
 
-import config
 import metrics
-from config import UserError
+from settings import UserError, declared, parse
 
 spec = importlib.util.spec_from_file_location("train_cifar10", tiny.ROOT / "scripts" / "train_cifar10.py")
 cifar = importlib.util.module_from_spec(spec)
@@ -37,10 +36,11 @@ def folder(tmp_path, monkeypatch):
 
 
 def run(*files, **settings):
-    settings = dict(batch_size=24, epochs=2, device="cpu") | settings
+    settings = {"batch_size": 24, "epochs": 2, "device": "cpu"} | settings
     arguments = [str(tiny.ROOT / "config" / file) for file in files]
-    return cifar.train(*config.parse(config.declared(cifar.__file__),
-                                     arguments + [f"--{name}={value!r}" for name, value in settings.items()]))
+    return cifar.train(
+        *parse(declared(cifar.__file__), arguments + [f"--{name}={value!r}" for name, value in settings.items()])
+    )
 
 
 def test_models_are_those_of_the_paper():
@@ -65,7 +65,7 @@ def test_one_cycle_is_torch_s():
 def test_a_resumed_run_is_a_straight_one(name):
     for epochs, out_dir in ((None, "straight"), (1, "twice")):
         run(f"cifar10_{name}.py", stop_after=epochs, out_dir=out_dir)
-    cifar.train(*config.parse(config.declared(cifar.__file__), ["--init_from=resume", "--out_dir=twice", "--device=cpu"]))
+    cifar.train(*parse(declared(cifar.__file__), ["--init_from=resume", "--out_dir=twice", "--device=cpu"]))
     ends = [torch.load(f"{out_dir}/ckpt_last.pt") for out_dir in ("straight", "twice")]
     assert all(tiny.same(ends[0][key], ends[1][key]) for key in ("model", "optimizer", "iter", "best_accuracy"))
     (header, a), (_, b) = map(metrics.read, ("straight", "twice"))
@@ -75,7 +75,9 @@ def test_a_resumed_run_is_a_straight_one(name):
 
 
 def test_resnet9_with_augmentation_is_repeatable():
-    ends = [run("cifar10_resnet9_mada.py", images=16, batch_size=8, epochs=1, out_dir=out_dir) for out_dir in ("a", "b")]
+    ends = [
+        run("cifar10_resnet9_mada.py", images=16, batch_size=8, epochs=1, out_dir=out_dir) for out_dir in ("a", "b")
+    ]
     assert ends[0] == ends[1]
     assert metrics.read("a")[1][0]["val_loss"] == metrics.read("b")[1][0]["val_loss"]
 
@@ -86,10 +88,13 @@ def test_learns():
 
 def test_what_is_wrong_is_said_in_a_line(folder):
     run(out_dir="out", epochs=1)
-    for settings, words in ((dict(out_dir="out"), "holds another run"), (dict(rho=3.0, out_dir="x"), "rho"),
-                            (dict(device="abacus", out_dir="x"), "device='abacus' cannot be used here"),
-                            (dict(init_from="resume", out_dir="nowhere"), "there is no"),
-                            (dict(init_from="resume", out_dir="out", epochs=1, seed=3), "keeps its seed")):
+    for settings, words in (
+        ({"out_dir": "out"}, "holds another run"),
+        ({"rho": 3.0, "out_dir": "x"}, "rho"),
+        ({"device": "abacus", "out_dir": "x"}, "device='abacus' cannot be used here"),
+        ({"init_from": "resume", "out_dir": "nowhere"}, "there is no"),
+        ({"init_from": "resume", "out_dir": "out", "epochs": 1, "seed": 3}, "keeps its seed"),
+    ):
         with pytest.raises(UserError, match=words):
             run(**settings)
     (folder / "train_images.npy").unlink()

@@ -1,6 +1,6 @@
 """The rules are the right ones: MADA as the authors' code computes it, MADA at its corners, every baseline of optim/.
 
-    python -m pytest tests/test_optim_rules.py
+python -m pytest tests/optim/test_rules.py
 """
 
 import io
@@ -12,41 +12,56 @@ import torch
 from reference import optimizers as plain
 from reference import problem
 
-from optim import MADA, AVGrad, Adan, HyperAdam, Lion, Yogi
+from optim import MADA, Adan, AVGrad, HyperAdam, Lion, Yogi
 
 TOLERANCE = 1e-12  # absolute, in float64, for losses, parameters, coefficients and hyper-gradients
 STEPS = 50
 
-RECORDED = json.loads((Path(__file__).parent / "reference" / "authors_code.json").read_text())
+RECORDED = json.loads((Path(__file__).parents[1] / "reference" / "authors_code.json").read_text())
 ALL = ("beta1", "beta2", "beta3", "rho", "c", "gamma")
-FIXED = dict(learn=())
-STILL = dict(learn=ALL, hyper_lr=0.0)  # the whole machinery at work, but the coefficients stay
+FIXED = {"learn": ()}
+STILL = {"learn": ALL, "hyper_lr": 0.0}  # the whole machinery at work, but the coefficients stay
 
 # name: (ours, its settings, theirs, its settings)
 CORNERS = {
-    "adam": (MADA, dict(), torch.optim.AdamW, dict(betas=(0.9, 0.95))),
-    "adam other betas": (MADA, dict(betas=(0.5, 0.8), eps=1e-6), torch.optim.AdamW, dict(betas=(0.5, 0.8), eps=1e-6)),
-    "avgrad": (MADA, dict(rho=0.0), plain.AVGrad, dict()),
-    "yogi": (MADA, dict(betas=(0.9, 0.98), c=0.0, eps=1e-3), plain.Yogi, dict(betas=(0.9, 0.98))),
-    "adan": (MADA, dict(betas=(0.98, 0.99), beta3=0.92), plain.Adan, dict(betas=(0.98, 0.92, 0.99))),
-    "lion": (MADA, dict(gamma=0.0), plain.Lion, dict(betas=(0.95, 0.98))),
-    "lion anywhere": (MADA, dict(beta3=0.3, rho=0.4, c=0.5, gamma=0.0), plain.Lion, dict(betas=(0.95, 0.98))),
-    "lion other betas": (MADA, dict(gamma=0.0, lion_betas=(0.9, 0.99)), plain.Lion, dict()),
-    "amsgrad": (MADA, dict(rho=0.0, second_moment="amsgrad"), torch.optim.AdamW, dict(betas=(0.9, 0.95), amsgrad=True)),
-    "adam, other second moment": (MADA, dict(second_moment="amsgrad"), torch.optim.AdamW, dict(betas=(0.9, 0.95))),
+    "adam": (MADA, {}, torch.optim.AdamW, {"betas": (0.9, 0.95)}),
+    "adam other betas": (
+        MADA,
+        {"betas": (0.5, 0.8), "eps": 1e-6},
+        torch.optim.AdamW,
+        {"betas": (0.5, 0.8), "eps": 1e-6},
+    ),
+    "avgrad": (MADA, {"rho": 0.0}, plain.AVGrad, {}),
+    "yogi": (MADA, {"betas": (0.9, 0.98), "c": 0.0, "eps": 1e-3}, plain.Yogi, {"betas": (0.9, 0.98)}),
+    "adan": (MADA, {"betas": (0.98, 0.99), "beta3": 0.92}, plain.Adan, {"betas": (0.98, 0.92, 0.99)}),
+    "lion": (MADA, {"gamma": 0.0}, plain.Lion, {"betas": (0.95, 0.98)}),
+    "lion anywhere": (MADA, {"beta3": 0.3, "rho": 0.4, "c": 0.5, "gamma": 0.0}, plain.Lion, {"betas": (0.95, 0.98)}),
+    "lion other betas": (MADA, {"gamma": 0.0, "lion_betas": (0.9, 0.99)}, plain.Lion, {}),
+    "amsgrad": (
+        MADA,
+        {"rho": 0.0, "second_moment": "amsgrad"},
+        torch.optim.AdamW,
+        {"betas": (0.9, 0.95), "amsgrad": True},
+    ),
+    "adam, other second moment": (MADA, {"second_moment": "amsgrad"}, torch.optim.AdamW, {"betas": (0.9, 0.95)}),
 }
 BASELINES = {
-    "HyperAdam": (HyperAdam, dict(learn=()), torch.optim.AdamW, dict(betas=(0.9, 0.95))),
-    "HyperAdam still": (HyperAdam, dict(hyper_lr=0.0), torch.optim.AdamW, dict(betas=(0.9, 0.95))),
-    "AVGrad": (AVGrad, dict(), plain.AVGrad, dict()),
-    "Yogi": (Yogi, dict(), plain.Yogi, dict()),
-    "Adan": (Adan, dict(), plain.Adan, dict()),
-    "Lion": (Lion, dict(), plain.Lion, dict()),
-    "Lion other betas": (Lion, dict(betas=(0.95, 0.98)), plain.Lion, dict(betas=(0.95, 0.98))),
+    "HyperAdam": (HyperAdam, {"learn": ()}, torch.optim.AdamW, {"betas": (0.9, 0.95)}),
+    "HyperAdam still": (HyperAdam, {"hyper_lr": 0.0}, torch.optim.AdamW, {"betas": (0.9, 0.95)}),
+    "AVGrad": (AVGrad, {}, plain.AVGrad, {}),
+    "Yogi": (Yogi, {}, plain.Yogi, {}),
+    "Adan": (Adan, {}, plain.Adan, {}),
+    "Lion": (Lion, {}, plain.Lion, {}),
+    "Lion other betas": (Lion, {"betas": (0.95, 0.98)}, plain.Lion, {"betas": (0.95, 0.98)}),
 }
-ROWS = {**{f"{name}, {how}": (ours, {**args, **extra}, theirs, their_args)
-           for name, (ours, args, theirs, their_args) in CORNERS.items()
-           for how, extra in dict(fixed=FIXED, still=STILL).items()}, **BASELINES}
+ROWS = {
+    **{
+        f"{name}, {how}": (ours, {**args, **extra}, theirs, their_args)
+        for name, (ours, args, theirs, their_args) in CORNERS.items()
+        for how, extra in {"fixed": FIXED, "still": STILL}.items()
+    },
+    **BASELINES,
+}
 
 
 def close(ours, theirs):
@@ -58,12 +73,21 @@ def test_authors_rule_equals_their_code(run):
     recorded, settings = RECORDED[run]["trajectory"], RECORDED[run]["settings"]
     params, variant = problem.parameters(settings["variant"]), settings["variant"]
     init = dict(settings["init"])
-    optimizer = MADA(problem.decayed(params, settings["weight_decay"]), lr=settings["peak_lr"],
-                     betas=(init.pop("beta1"), init.pop("beta2")), **init, eps=settings["eps"], learn=settings["learn"],
-                     hyper_lr=settings["hyper_lr"], hyper_momentum=settings["hyper_momentum"],
-                     hyper_start=settings["hyper_start"], max_grad_norm=settings["grad_clip"] or None, rule="authors")
+    optimizer = MADA(
+        problem.decayed(params, settings["weight_decay"]),
+        lr=settings["peak_lr"],
+        betas=(init.pop("beta1"), init.pop("beta2")),
+        **init,
+        eps=settings["eps"],
+        learn=settings["learn"],
+        hyper_lr=settings["hyper_lr"],
+        hyper_momentum=settings["hyper_momentum"],
+        hyper_start=settings["hyper_start"],
+        max_grad_norm=settings["grad_clip"] or None,
+        rule="authors",
+    )
     for row in recorded:
-        loss, = problem.train(optimizer, params, [row["t"]], settings["steps"], variant)
+        (loss,) = problem.train(optimizer, params, [row["t"]], settings["steps"], variant)
         close(loss, row["loss"])
         close(optimizer.coefficients, row["coefficients"])
         learned = {name: row["hyper_grad"][name] for name in settings["learn"]}

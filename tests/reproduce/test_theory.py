@@ -1,6 +1,6 @@
 """Figures 1 and 2, and Proposition 1.
 
-    python -m pytest -q tests/test_theory.py        # seconds
+python -m pytest -q tests/reproduce/test_theory.py        # seconds
 """
 
 import sys

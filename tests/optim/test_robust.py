@@ -1,6 +1,6 @@
 """What training does to an optimizer: odd gradients and tensors, schedulers, checkpoints, scalers, several processes.
 
-    python -m pytest tests/test_optim_robust.py
+python -m pytest tests/optim/test_robust.py
 """
 
 import copy
@@ -17,20 +17,35 @@ from reference import problem
 from torch import nn
 
 import optim
-from optim import MADA, AVGrad, Adan, HyperAdam, Lion, Yogi
+from optim import MADA, Adan, AVGrad, HyperAdam, Lion, Yogi
 
-EXACT = dict(rtol=0, atol=0)
-ROUNDING = dict(rtol=1e-11, atol=1e-13)  # float64, the same sums in another order, a few steps
+EXACT = {"rtol": 0, "atol": 0}
+ROUNDING = {"rtol": 1e-11, "atol": 1e-13}  # float64, the same sums in another order, a few steps
 LEAK = 16 * 2**20  # bytes; a single tensor leaked per step would be twice as much
 
 ALL = ("beta1", "beta2", "beta3", "rho", "c", "gamma")
-INTERIOR = dict(betas=(0.6, 0.8), beta3=0.4, rho=0.5, c=0.6, gamma=0.7, hyper_lr=0.05, hyper_momentum=0.5)
+INTERIOR = {
+    "betas": (0.6, 0.8),
+    "beta3": 0.4,
+    "rho": 0.5,
+    "c": 0.6,
+    "gamma": 0.7,
+    "hyper_lr": 0.05,
+    "hyper_momentum": 0.5,
+}
 # every optimizer of optim/, and MADA in the forms that keep different state
 OURS = {
-    "mada": (MADA, INTERIOR), "mada from adam": (MADA, dict(hyper_lr=0.05)), "mada fixed": (MADA, dict(INTERIOR, learn=())),
-    "mada amsgrad": (MADA, dict(INTERIOR, second_moment="amsgrad")), "mada authors": (MADA, dict(INTERIOR, rule="authors")),
-    "mada clipped": (MADA, dict(INTERIOR, max_grad_norm=0.3)), "hyperadam": (HyperAdam, dict(hyper_lr=0.05)),
-    "avgrad": (AVGrad, {}), "yogi": (Yogi, {}), "adan": (Adan, {}), "lion": (Lion, {}),
+    "mada": (MADA, INTERIOR),
+    "mada from adam": (MADA, {"hyper_lr": 0.05}),
+    "mada fixed": (MADA, dict(INTERIOR, learn=())),
+    "mada amsgrad": (MADA, dict(INTERIOR, second_moment="amsgrad")),
+    "mada authors": (MADA, dict(INTERIOR, rule="authors")),
+    "mada clipped": (MADA, dict(INTERIOR, max_grad_norm=0.3)),
+    "hyperadam": (HyperAdam, {"hyper_lr": 0.05}),
+    "avgrad": (AVGrad, {}),
+    "yogi": (Yogi, {}),
+    "adan": (Adan, {}),
+    "lion": (Lion, {}),
 }
 LEARNING = [name for name in OURS if name.startswith(("mada", "hyper")) and "fixed" not in name]
 
@@ -55,8 +70,11 @@ def run(params, optimizer, steps):
 
 
 def observable(params, optimizer):
-    return dict(params={name: p.detach().clone() for name, p in params.items()}, coefficients=optimizer.coefficients,
-                hyper_gradients=optimizer.hyper_gradients)
+    return {
+        "params": {name: p.detach().clone() for name, p in params.items()},
+        "coefficients": optimizer.coefficients,
+        "hyper_gradients": optimizer.hyper_gradients,
+    }
 
 
 def same(first, second, **tolerance):
@@ -82,6 +100,7 @@ def vectors(optimizer, shapes, steps, layout=lambda x: x, **settings):
 
 
 # -- gradients ------------------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("name", OURS)
 def test_zero_gradients_from_the_start_move_nothing(name):
@@ -208,6 +227,7 @@ def test_grad_norm_is_that_of_the_raw_gradient(name):
 
 # -- tensors --------------------------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("name", OURS)
 def test_empty_tensors_change_nothing(name):
     optimizer, args = OURS[name]
@@ -217,8 +237,10 @@ def test_empty_tensors_change_nothing(name):
     assert (ours.coefficients, ours.hyper_gradients) == (reference.coefficients, reference.hyper_gradients)
 
 
-LAYOUTS = {"transposed": lambda x: x.t().contiguous().t(),
-           "strided": lambda x: torch.stack([x, x], dim=-1).view(*x.shape[:-1], -1)[..., ::2]}
+LAYOUTS = {
+    "transposed": lambda x: x.t().contiguous().t(),
+    "strided": lambda x: torch.stack([x, x], dim=-1).view(*x.shape[:-1], -1)[..., ::2],
+}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -296,10 +318,10 @@ def test_low_precision_is_computed_in_float32(name, dtype):
 @pytest.mark.parametrize("name", OURS)
 def test_parameters_of_several_precisions(name):
     """Together they go where each goes alone, and their hyper-gradients add up."""
-    dtypes = dict(W=torch.float32, b=torch.bfloat16, U=torch.float64)
+    dtypes = {"W": torch.float32, "b": torch.bfloat16, "U": torch.float64}
     params = {key: p.detach().to(dtypes[key]).requires_grad_() for key, p in problem.parameters().items()}
     alone = {key: p.detach().clone().requires_grad_() for key, p in params.items()}
-    settings = dict(max_grad_norm=None, hyper_lr=0.0) if name in LEARNING else {}
+    settings = {"max_grad_norm": None, "hyper_lr": 0.0} if name in LEARNING else {}
     together = make(name, list(params.values()), **settings)
     apart = [make(name, [p], **settings) for p in alone.values()]
     for t in range(1, 6):
@@ -326,6 +348,7 @@ def test_coefficients_are_float64_whatever_the_parameters(name):
 
 
 # -- what surrounds an optimizer ------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("name", OURS)
 def test_closure(name):
@@ -454,6 +477,7 @@ def test_grad_scaler_unscales_before_the_hyper_gradient():
 
 # -- checkpoints ----------------------------------------------------------------------------------------------------
 
+
 def through_file(optimizer):
     torch.save(optimizer.state_dict(), file := io.BytesIO())
     file.seek(0)
@@ -486,7 +510,9 @@ def test_saved_and_loaded_at_any_step(name, dtype):
             straight[1].step()
 
 
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))], ids=["copy", "pickle"])
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))], ids=["copy", "pickle"]
+)
 @pytest.mark.parametrize("name", OURS)
 def test_copies_go_on_alike_and_apart(name, copied):
     original = fresh(name)
@@ -519,8 +545,9 @@ def test_distributed_checkpointing_moves_no_coefficient(name):
     train(model, optimizer, range(1, 5))
     start = empty.coefficients
     get_optimizer_state_dict(other, empty)
-    assert empty.coefficients == start and all(torch.equal(a, b) for a, b in zip(
-        other.parameters(), network()[0].parameters(), strict=True))
+    assert empty.coefficients == start and all(
+        torch.equal(a, b) for a, b in zip(other.parameters(), network()[0].parameters(), strict=True)
+    )
     other.load_state_dict(model.state_dict())
     set_optimizer_state_dict(other, empty, copy.deepcopy(get_optimizer_state_dict(model, optimizer)))
     train(model, optimizer, range(5, 9))
@@ -528,8 +555,20 @@ def test_distributed_checkpointing_moves_no_coefficient(name):
     same((dict(model.named_parameters()), optimizer), (dict(other.named_parameters()), empty))
 
 
-@pytest.mark.parametrize("name,buffers", {"mada": 7, "mada from adam": 7, "mada fixed": 6, "mada authors": 6, "hyperadam": 3,
-                                          "avgrad": 3, "yogi": 2, "adan": 4, "lion": 1}.items())
+@pytest.mark.parametrize(
+    "name,buffers",
+    {
+        "mada": 7,
+        "mada from adam": 7,
+        "mada fixed": 6,
+        "mada authors": 6,
+        "hyperadam": 3,
+        "avgrad": 3,
+        "yogi": 2,
+        "adan": 4,
+        "lion": 1,
+    }.items(),
+)
 def test_state_is_no_larger_than_promised(name, buffers):
     """In tensors of the parameter's size; a fixed optimizer does not keep the gradient."""
     p = torch.ones(1_000, requires_grad=True)
@@ -567,6 +606,7 @@ def test_memory_is_flat():
 
 
 # -- several processes ----------------------------------------------------------------------------------------------
+
 
 def worker(rank, world, folder):
     """On each rank gradients of its own, as if DDP had averaged them badly, then those of DDP."""
@@ -626,32 +666,63 @@ def test_two_ranks(tmp_path):
         optimizer.zero_grad()
         linear_loss(model, t, slice(None)).backward()
         optimizer.step()
-    torch.testing.assert_close(zero[-1], (optimizer.coefficients, optimizer.hyper_gradients,
-                                          [p.tolist() for p in model.parameters()]), rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(
+        zero[-1],
+        (optimizer.coefficients, optimizer.hyper_gradients, [p.tolist() for p in model.parameters()]),
+        rtol=1e-9,
+        atol=1e-11,
+    )
 
 
 # -- arguments ------------------------------------------------------------------------------------------------------
 
 BAD = [
-    (MADA, dict(lr=-1.0), "lr"), (MADA, dict(lr=math.nan), "lr"), (MADA, dict(weight_decay=-0.1), "weight_decay"),
-    (MADA, dict(betas=(1.0, 0.9)), "beta1"), (MADA, dict(betas=(0.9, 0.4)), "beta2"), (MADA, dict(beta3=1.0), "beta3"),
-    (MADA, dict(betas=(0.9, 1.0), learn=()), "beta2"), (MADA, dict(betas=(-0.1, 0.9), learn=()), "beta1"),
-    (MADA, dict(rho=1.5), "rho"), (MADA, dict(rho=math.nan, learn=()), "rho"), (MADA, dict(c=-0.1), "c="),
-    (MADA, dict(gamma=1.1), "gamma"), (MADA, dict(gamma=1.1, learn=()), "gamma"), (MADA, dict(eps=0.0), "eps"),
-    (MADA, dict(eps=math.nan), "eps"), (MADA, dict(lion_betas=(0.9, 1.5)), "lion_betas"),
-    (MADA, dict(lion_betas=(0.9,)), "lion_betas"), (MADA, dict(hyper_lr=-1.0), "hyper_lr"),
-    (MADA, dict(hyper_lr=dict(beta4=1.0)), "hyper_lr.*beta4"), (MADA, dict(hyper_lr=dict(rho=-1.0)), "hyper_lr.*rho"),
-    (MADA, dict(hyper_momentum=-0.5), "hyper_momentum"), (MADA, dict(hyper_momentum=dict(bta1=0.5)), "hyper_momentum.*bta1"),
-    (MADA, dict(hyper_start=-1), "hyper_start"), (MADA, dict(hyper_clip=-1.0), "hyper_clip"),
-    (MADA, dict(max_grad_norm=-1.0), "max_grad_norm"), (MADA, dict(max_grad_norm=math.nan), "max_grad_norm"),
-    (MADA, dict(learn=("beta1", "delta")), "learn.*delta"), (MADA, dict(rule="papers"), "rule"),
-    (MADA, dict(second_moment="max"), "second_moment"),
-    (HyperAdam, dict(learn=("rho",)), "learn.*rho"), (HyperAdam, dict(betas=(0.9, 0.999)), "beta2"),
-    *((optimizer, bad, name) for optimizer in (HyperAdam, AVGrad, Yogi, Adan)
-      for bad, name in [(dict(lr=-1.0), "lr"), (dict(eps=-1.0), "eps"), (dict(weight_decay=-1.0), "weight_decay"),
-                        (dict(max_grad_norm=-1.0), "max_grad_norm")]),
-    (AVGrad, dict(betas=(0.9, 1.0)), "beta2"), (Yogi, dict(betas=(0.9, -1.0)), "beta2"),
-    (Adan, dict(betas=(0.9, 0.9, 1.0)), "beta3"), (Lion, dict(betas=(1.0, 0.9)), "beta1"), (Lion, dict(lr=-1.0), "lr"),
+    (MADA, {"lr": -1.0}, "lr"),
+    (MADA, {"lr": math.nan}, "lr"),
+    (MADA, {"weight_decay": -0.1}, "weight_decay"),
+    (MADA, {"betas": (1.0, 0.9)}, "beta1"),
+    (MADA, {"betas": (0.9, 0.4)}, "beta2"),
+    (MADA, {"beta3": 1.0}, "beta3"),
+    (MADA, {"betas": (0.9, 1.0), "learn": ()}, "beta2"),
+    (MADA, {"betas": (-0.1, 0.9), "learn": ()}, "beta1"),
+    (MADA, {"rho": 1.5}, "rho"),
+    (MADA, {"rho": math.nan, "learn": ()}, "rho"),
+    (MADA, {"c": -0.1}, "c="),
+    (MADA, {"gamma": 1.1}, "gamma"),
+    (MADA, {"gamma": 1.1, "learn": ()}, "gamma"),
+    (MADA, {"eps": 0.0}, "eps"),
+    (MADA, {"eps": math.nan}, "eps"),
+    (MADA, {"lion_betas": (0.9, 1.5)}, "lion_betas"),
+    (MADA, {"lion_betas": (0.9,)}, "lion_betas"),
+    (MADA, {"hyper_lr": -1.0}, "hyper_lr"),
+    (MADA, {"hyper_lr": {"beta4": 1.0}}, "hyper_lr.*beta4"),
+    (MADA, {"hyper_lr": {"rho": -1.0}}, "hyper_lr.*rho"),
+    (MADA, {"hyper_momentum": -0.5}, "hyper_momentum"),
+    (MADA, {"hyper_momentum": {"bta1": 0.5}}, "hyper_momentum.*bta1"),
+    (MADA, {"hyper_start": -1}, "hyper_start"),
+    (MADA, {"hyper_clip": -1.0}, "hyper_clip"),
+    (MADA, {"max_grad_norm": -1.0}, "max_grad_norm"),
+    (MADA, {"max_grad_norm": math.nan}, "max_grad_norm"),
+    (MADA, {"learn": ("beta1", "delta")}, "learn.*delta"),
+    (MADA, {"rule": "papers"}, "rule"),
+    (MADA, {"second_moment": "max"}, "second_moment"),
+    (HyperAdam, {"learn": ("rho",)}, "learn.*rho"),
+    (HyperAdam, {"betas": (0.9, 0.999)}, "beta2"),
+    *(
+        (optimizer, bad, name)
+        for optimizer in (HyperAdam, AVGrad, Yogi, Adan)
+        for bad, name in [
+            ({"lr": -1.0}, "lr"),
+            ({"eps": -1.0}, "eps"),
+            ({"weight_decay": -1.0}, "weight_decay"),
+            ({"max_grad_norm": -1.0}, "max_grad_norm"),
+        ]
+    ),
+    (AVGrad, {"betas": (0.9, 1.0)}, "beta2"),
+    (Yogi, {"betas": (0.9, -1.0)}, "beta2"),
+    (Adan, {"betas": (0.9, 0.9, 1.0)}, "beta3"),
+    (Lion, {"betas": (1.0, 0.9)}, "beta1"),
+    (Lion, {"lr": -1.0}, "lr"),
 ]
 
 
@@ -663,11 +734,20 @@ def test_arguments_out_of_their_domain_are_named(optimizer, bad, name):
 
 # -- by name --------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("name,settings,message", [
-    ("adamw", dict(), "adamw.*choose.*mada"), ("adam", dict(rho=0.5), "adam.*rho"), ("lion", dict(beta3=0.5), "lion.*beta3"),
-    ("sgd", dict(beta1=0.5), "sgd.*beta1"), ("mada", dict(beta4=0.5), "mada.*beta4"), ("mada", dict(beta1=2.0), "beta1"),
-    ("adam", dict(max_grad_norm=-1.0), "max_grad_norm"), ("mada", dict(max_grad_norm=-1.0), "max_grad_norm"),
-])
+
+@pytest.mark.parametrize(
+    "name,settings,message",
+    [
+        ("adamw", {}, "adamw.*choose.*mada"),
+        ("adam", {"rho": 0.5}, "adam.*rho"),
+        ("lion", {"beta3": 0.5}, "lion.*beta3"),
+        ("sgd", {"beta1": 0.5}, "sgd.*beta1"),
+        ("mada", {"beta4": 0.5}, "mada.*beta4"),
+        ("mada", {"beta1": 2.0}, "beta1"),
+        ("adam", {"max_grad_norm": -1.0}, "max_grad_norm"),
+        ("mada", {"max_grad_norm": -1.0}, "max_grad_norm"),
+    ],
+)
 def test_build_names_what_is_wrong(name, settings, message):
     with pytest.raises(ValueError, match=message):
         optim.build(name, [torch.zeros(3, requires_grad=True)], **settings)
@@ -677,9 +757,9 @@ def test_build_takes_flat_settings():
     """beta1, beta2, ... fill `betas`; None keeps the default."""
     p = torch.zeros(3, requires_grad=True)
     mada = optim.build("mada", [p], beta1=0.8, beta3=0.3, rho=None, lr=0.1)
-    assert mada.coefficients == dict(beta1=0.8, beta2=0.95, beta3=0.3, rho=1.0, c=1.0, gamma=1.0)
+    assert mada.coefficients == {"beta1": 0.8, "beta2": 0.95, "beta3": 0.3, "rho": 1.0, "c": 1.0, "gamma": 1.0}
     assert mada.param_groups[0]["lr"] == 0.1
-    assert optim.build("adan", [p], beta3=0.5).coefficients == dict(beta1=0.98, beta2=0.92, beta3=0.5)
+    assert optim.build("adan", [p], beta3=0.5).coefficients == {"beta1": 0.98, "beta2": 0.92, "beta3": 0.5}
     assert optim.build("adam", [p], beta2=0.95).param_groups[0]["betas"] == (0.9, 0.95)
 
 
@@ -687,7 +767,7 @@ def test_build_takes_flat_settings():
 def test_build_clips_and_skips_for_every_optimizer(name):
     """Clipping inside is clipping before; a gradient that is not finite changes nothing and is counted."""
     clipped, by_hand = problem.parameters(), problem.parameters()
-    still = dict(hyper_lr=0.0) if name in ("mada", "hyperadam") else {}  # hyper-gradients are of the raw gradient
+    still = {"hyper_lr": 0.0} if name in ("mada", "hyperadam") else {}  # hyper-gradients are of the raw gradient
     ours = optim.build(name, list(clipped.values()), lr=0.01, max_grad_norm=0.3, **still)
     theirs = optim.build(name, list(by_hand.values()), lr=0.01, max_grad_norm=0, **still)
     for t in range(1, 9):

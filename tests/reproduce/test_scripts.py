@@ -1,6 +1,6 @@
 """What is done with a finished run: scripts/plot.py draws it, scripts/sample.py lets its model write.
 
-    python -m pytest -q tests/test_scripts.py        # a few seconds
+python -m pytest -q tests/reproduce/test_scripts.py        # a few seconds
 """
 
 import os
@@ -58,10 +58,14 @@ class Dictator:
         return torch.cat([tokens, torch.tensor([[3198, 734, 50256, 464]])], dim=1)  # One, two, <|endoftext|>, The
 
 
-@pytest.mark.parametrize("arguments, prompt, text", [
-    ([], [50256], "One two\n"),
-    (["--prompt", "The"], [464], "TheOne two\n"),
-    (["--prompt", "two<|endoftext|>The"], [11545, 50256, 464], "two<|endoftext|>TheOne two\n")])
+@pytest.mark.parametrize(
+    "arguments, prompt, text",
+    [
+        ([], [50256], "One two\n"),
+        (["--prompt", "The"], [464], "TheOne two\n"),
+        (["--prompt", "two<|endoftext|>The"], [11545, 50256, 464], "two<|endoftext|>TheOne two\n"),
+    ],
+)
 def test_sample_begins_and_ends_with_gpt2s_end_of_text(script, monkeypatch, arguments, prompt, text):
     if SHARED.is_dir():
         monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(SHARED / "tiktoken_cache"))
@@ -72,18 +76,22 @@ def test_sample_begins_and_ends_with_gpt2s_end_of_text(script, monkeypatch, argu
     assert dictator.prompt == prompt and dictator.asked == (4, 0.5, 7, 50257)
 
 
-@pytest.mark.parametrize("name, arguments, message", [
-    ("plot", ["nowhere"], "nowhere: there is no metrics.jsonl"),
-    ("plot", ["OUT/metrics.jsonl"], "name the out_dir of a run"),
-    ("plot", ["empty"], "empty: there is no run in its metrics.jsonl"),
-    ("sample", ["nowhere/ckpt_best.pt"], "nowhere/ckpt_best.pt: no model can be read from it"),
-    ("sample", ["OUT"], "no model can be read from it"),
-    ("sample", ["OUT/metrics.jsonl"], "no model can be read from it"),
-    ("sample", ["OUT/ckpt_best.pt", "--prompt", "a+b=C"], "does not know the characters '+=C'"),
-    ("sample", ["OUT/ckpt_best.pt", "--prompt", ""], "--prompt must have at least one character"),
-    ("sample", ["OUT/ckpt_best.pt", "--temperature", "-1"], "--temperature must be at least 0"),
-    ("sample", ["OUT/ckpt_best.pt", "--tokens", "0"], "--tokens and --top_k at least 1"),
-    ("sample", ["OUT/ckpt_best.pt", "--device", "abacus"], "device='abacus' cannot be used here")])
+@pytest.mark.parametrize(
+    "name, arguments, message",
+    [
+        ("plot", ["nowhere"], "nowhere: there is no metrics.jsonl"),
+        ("plot", ["OUT/metrics.jsonl"], "name the out_dir of a run"),
+        ("plot", ["empty"], "empty: there is no run in its metrics.jsonl"),
+        ("sample", ["nowhere/ckpt_best.pt"], "nowhere/ckpt_best.pt: no model can be read from it"),
+        ("sample", ["OUT"], "no model can be read from it"),
+        ("sample", ["OUT/metrics.jsonl"], "no model can be read from it"),
+        ("sample", ["OUT/ckpt_best.pt", "--prompt", "a+b=C"], "does not know the characters '+=C'"),
+        ("sample", ["OUT/ckpt_best.pt", "--prompt", ""], "--prompt must have at least one character"),
+        ("sample", ["OUT/ckpt_best.pt", "--temperature", "-1"], "--temperature must be at least 0"),
+        ("sample", ["OUT/ckpt_best.pt", "--tokens", "0"], "--tokens and --top_k at least 1"),
+        ("sample", ["OUT/ckpt_best.pt", "--device", "abacus"], "device='abacus' cannot be used here"),
+    ],
+)
 def test_what_cannot_be_done_is_one_line(script, out, tmp_path, monkeypatch, name, arguments, message):
     monkeypatch.chdir(tmp_path)
     os.mkdir("empty")

@@ -1,6 +1,6 @@
 """runs.py and workers.py: many runs, each once, whatever is killed meanwhile. They are of a toy that takes half a second.
 
-    python -m pytest -q tests/test_runs.py
+python -m pytest -q tests/reproduce/test_runs.py
 """
 
 import errno
@@ -17,13 +17,13 @@ import tiny
 import metrics
 import runs
 import workers
-from config import UserError
-from runs import Board, Run
+from runs import Board
+from settings import UserError
 
-TOY = '''
+TOY = """
 import contextlib, hashlib, json, os, signal, sys, time
 sys.path.insert(0, {root!r})
-import config, metrics
+import settings, metrics
 
 out_dir = "out"  # folder
 init_from = "scratch"  # or "resume"
@@ -40,7 +40,7 @@ def train(cfg, given):
     if cfg["init_from"] == "resume":
         it, value = json.load(open(path))
         if it == 100:
-            raise config.Finished("there is nothing left")
+            raise settings.Finished("there is nothing left")
     handlers = {{name: signal.signal(name, lambda *_: stop.append(1)) for name in (signal.SIGTERM, signal.SIGINT)}}
     log = metrics.Metrics(cfg["out_dir"], dict(config=cfg), it, 100)
     try:
@@ -61,7 +61,7 @@ def train(cfg, given):
         for name, handler in handlers.items():
             signal.signal(name, handler)
     return float('inf' if cfg['seed'] < 0 else 1)
-'''
+"""
 
 
 @pytest.fixture
@@ -75,15 +75,17 @@ def toy(tmp_path, monkeypatch):
 
 
 def execute(folder, some, **options):
-    return workers.execute(some, str(folder), **dict(workers=0, progress=lambda states: None) | options)
+    return workers.execute(some, str(folder), **{"workers": 0, "progress": lambda states: None} | options)
 
 
 def start(folder, some, count=2):
     """execute() in a process of its own."""
     given = [(run.script, run.given) for run in some]
-    code = (f"import sys; sys.path.insert(0, {str(tiny.ROOT)!r}); import config, runs, workers\n"
-            f"with config.one_line_errors('many'):\n"
-            f"    workers.execute([runs.Run(*it) for it in {given!r}], {str(folder)!r}, workers={count})")
+    code = (
+        f"import sys; sys.path.insert(0, {str(tiny.ROOT)!r}); import settings, runs, workers\n"
+        f"with settings.one_line_errors('many'):\n"
+        f"    workers.execute([runs.Run(*it) for it in {given!r}], {str(folder)!r}, workers={count})"
+    )
     return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
 
 
@@ -128,6 +130,7 @@ def undisturbed(toy, tmp_path):
 
 # ids
 
+
 def test_an_id_is_that_of_the_resolved_settings(toy, tmp_path):
     assert toy(seed=1, wandb_log=True, out_dir="elsewhere").id == toy().id == toy(seed=1, nothing=None).id
     assert len({toy().id, toy(seed=2).id, toy(nothing=2).id, toy(pause=1).id}) == 4
@@ -138,6 +141,7 @@ def test_an_id_is_that_of_the_resolved_settings(toy, tmp_path):
 
 
 # states
+
 
 def test_the_same_call_again_does_nothing_and_a_longer_list_only_what_is_missing(toy, tmp_path):
     some = [toy(seed=seed, pause=0.0) for seed in (1, 2, 1)]
@@ -158,7 +162,7 @@ def test_shards_are_a_partition(toy, tmp_path):
 
 
 def test_a_failed_run_has_its_error_and_is_done_again_only_on_demand(toy, tmp_path):
-    some = [toy(trouble=trouble) for trouble in ("raise OSError('no such luck')", "raise config.UserError('bad x')")]
+    some = [toy(trouble=trouble) for trouble in ("raise OSError('no such luck')", "raise settings.UserError('bad x')")]
     first, second = execute(tmp_path / "out", some).values()
     assert first["state"] == "failed" and first["error"].startswith("Traceback") and "no such luck" in first["error"]
     assert (second["state"], second["error"]) == ("failed", "bad x")
@@ -168,9 +172,13 @@ def test_a_failed_run_has_its_error_and_is_done_again_only_on_demand(toy, tmp_pa
 
 
 def test_a_run_that_diverges_is_done(toy, tmp_path):
-    some = [toy(pause=0.0, trouble="raise config.Diverged('not finite')"), toy(seed=-1), toy(seed=1)]
+    some = [toy(pause=0.0, trouble="raise settings.Diverged('not finite')"), toy(seed=-1), toy(seed=1)]
     states = execute(tmp_path / "out", some).values()
-    assert [(state["state"], state["diverged"]) for state in states] == [("done", True), ("done", True), ("done", False)]
+    assert [(state["state"], state["diverged"]) for state in states] == [
+        ("done", True),
+        ("done", True),
+        ("done", False),
+    ]
 
 
 def test_a_run_that_kills_its_workers_fails(toy, tmp_path):
@@ -195,8 +203,10 @@ def test_a_worker_elsewhere_lives_as_long_as_its_heart_beats(toy, tmp_path, monk
 
 def test_a_worker_that_lost_its_run_ends_at_once(toy, tmp_path):
     run = toy(seed=5, pause=0.1)
-    code = (f"import sys; sys.path.insert(0, {str(tiny.ROOT)!r}); import runs, workers; workers.BEAT = 0.05\n"
-            f"workers.execute([runs.Run({run.script!r}, {run.given!r})], {str(tmp_path / 'out')!r}, workers=0)")
+    code = (
+        f"import sys; sys.path.insert(0, {str(tiny.ROOT)!r}); import runs, workers; workers.BEAT = 0.05\n"
+        f"workers.execute([runs.Run({run.script!r}, {run.given!r})], {str(tmp_path / 'out')!r}, workers=0)"
+    )
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     until(lambda: steps(tmp_path / "out", run) > 2)
     assert Board(tmp_path / "out").claim(run, 2)
@@ -210,6 +220,7 @@ def test_only_one_claim_succeeds(toy, tmp_path):
 
 
 # whatever is killed
+
 
 def test_killed_workers_are_replaced(some, undisturbed, tmp_path):
     process = start(tmp_path / "out", some)
@@ -242,8 +253,10 @@ def test_an_invocation_that_is_killed_is_gone_on_with(some, undisturbed, tmp_pat
     execute(tmp_path / "out", some)
     assert values(tmp_path / "out", some) == undisturbed
     resumed = [metrics.read(tmp_path / "out" / run.id)[0].get("resumed_at") for run in some]
-    assert all(it == ([step] if name != "all" else [20]) or step < 20 and name == "all" or not step
-               for it, step in zip(resumed, before, strict=True)), (resumed, before)
+    assert all(
+        it == ([step] if name != "all" else [20]) or step < 20 and name == "all" or not step
+        for it, step in zip(resumed, before, strict=True)
+    ), (resumed, before)
 
 
 def test_ctrl_c_without_workers(toy, tmp_path, undisturbed):
@@ -267,6 +280,7 @@ def test_two_invocations_share_the_work(some, undisturbed, tmp_path):
 
 # a full disk
 
+
 @pytest.mark.parametrize("place", ["metrics.jsonl.part", "ckpt_last.pt.part", "attempt.1.json.part"])
 def test_a_full_disk_loses_nothing(some, undisturbed, tmp_path, place):
     """/dev/full stands for it, in one of the files: workers report it, and later all goes on."""
@@ -276,7 +290,9 @@ def test_a_full_disk_loses_nothing(some, undisturbed, tmp_path, place):
     process = start(tmp_path / "out", some)
     error = process.communicate(timeout=60)[1]
     assert process.returncode == 2 and "Traceback" not in error, error
-    assert error.splitlines()[-1].startswith(f"many: {tmp_path / 'out'} cannot be written: is the disk full? 4 runs are ")
+    assert error.splitlines()[-1].startswith(
+        f"many: {tmp_path / 'out'} cannot be written: is the disk full? 4 runs are "
+    )
     for run in some:
         (tmp_path / "out" / run.id / place).unlink(missing_ok=True)
     assert {Board(tmp_path / "out").look(run)["state"] for run in some} == {"pending"}
@@ -288,7 +304,10 @@ def test_a_disk_too_full_for_a_claim(some, undisturbed, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with monkeypatch.context() as patch, pytest.raises(workers.CannotWrite, match="out cannot be written: .*No space left"):
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(workers.CannotWrite, match="out cannot be written: .*No space left"),
+    ):
         patch.setattr(json, "dump", full)
         execute(tmp_path / "out", some)
     assert attempts(tmp_path / "out") == []

@@ -56,7 +56,7 @@ def declared(script):
             name = (node.targets[0] if isinstance(node, ast.Assign) else node.target).id
             default = ast.literal_eval(node.value)
             kind = type(default) if isinstance(node, ast.Assign) else eval(ast.unparse(node.annotation), vars(typing))
-            reason = lines[node.end_lineno - 1][node.end_col_offset:].strip().removeprefix("#").strip()
+            reason = lines[node.end_lineno - 1][node.end_col_offset :].strip().removeprefix("#").strip()
             settings[name] = Setting(default, kind, reason)
     return settings
 
@@ -69,7 +69,12 @@ def parse(settings, arguments):
     if "--help" in arguments or "-h" in arguments:
         lines = [f"  {name} = {setting.default!r}\n      {setting.reason}" for name, setting in settings.items()]
         try:
-            print("settings, as name = default: set them in config files or as --name=value\n", *lines, sep="\n", flush=True)
+            print(
+                "settings, as name = default: set them in config files or as --name=value\n",
+                *lines,
+                sep="\n",
+                flush=True,
+            )
         except BrokenPipeError:  # `--help | head` has read enough
             os._exit(0)
         sys.exit(0)
@@ -89,7 +94,8 @@ def parse(settings, arguments):
 def read_file(settings, path, given):
     """The settings that the config file `path` assigns: {name: value}."""
     if not os.path.isfile(path):
-        near = difflib.get_close_matches(os.path.basename(path), sorted(os.listdir(os.path.dirname(__file__))), 1)
+        known = sorted(os.listdir(os.path.join(os.path.dirname(os.path.abspath(__file__)), "config")))
+        near = difflib.get_close_matches(os.path.basename(path), known, 1)
         raise UserError(f"{path}: there is no such config file" + (f"; did you mean config/{near[0]}?" if near else ""))
     before = {name: setting.default for name, setting in settings.items()} | given
     names = dict(before)
@@ -99,9 +105,13 @@ def read_file(settings, path, given):
     except Exception as error:
         raise UserError(f"{path}: {type(error).__name__}: {error}") from error
     assigned = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-    return {name: checked(settings, name, value, path) for name, value in names.items()
-            if not name.startswith("_") and not isinstance(value, types.ModuleType)
-            and (name in assigned or name not in before)}
+    return {
+        name: checked(settings, name, value, path)
+        for name, value in names.items()
+        if not name.startswith("_")
+        and not isinstance(value, types.ModuleType)
+        and (name in assigned or name not in before)
+    }
 
 
 def literal(text):
@@ -127,8 +137,14 @@ def checked(settings, name, value, place):
             return value
     if float in choices and type(value) is int:
         return float(value)
-    words = [" or ".join(map(repr, typing.get_args(choice))) if typing.get_origin(choice) is typing.Literal
-             else "None" if choice is type(None) else choice.__name__ for choice in choices]
+    words = [
+        " or ".join(map(repr, typing.get_args(choice)))
+        if typing.get_origin(choice) is typing.Literal
+        else "None"
+        if choice is type(None)
+        else choice.__name__
+        for choice in choices
+    ]
     raise UserError(f"{place}: {name}={value!r} must be {' or '.join(words)}")
 
 

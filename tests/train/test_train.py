@@ -1,6 +1,6 @@
 """train.py does what it promises: runs that resume, share their work or are killed compute what one straight run does.
 
-    python -m pytest -q tests/test_train.py        # half a minute on 2 cores
+python -m pytest -q tests/train/test_train.py        # half a minute on 2 cores
 """
 
 import os
@@ -11,18 +11,16 @@ import sys
 import time
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import tiny
 import torch
 
-import config
 import data.tokens
 import metrics
 import optim
 import train
-from config import UserError
 from devices import hardware
+from settings import UserError, declared, parse
 
 TIMES = ("step_ms", "tokens_per_s")
 
@@ -52,15 +50,24 @@ def losses(out_dir, key="train_loss"):
 
 def start(*command, **environment):
     """A process of its own."""
-    return subprocess.Popen(command, env=os.environ | environment, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return subprocess.Popen(
+        command, env=os.environ | environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
 
 
 # resuming
 
-@pytest.mark.parametrize("settings", [dict(optimizer=name) for name in optim.OPTIMIZERS] + [
-    dict(optimizer="mada", dropout=0.2), dict(optimizer="mada", hyper_momentum=0.5, hyper_start=3, micro_batch_size=2),
-    dict(optimizer="adam", dtype="bfloat16")], ids=lambda s: "-".join(map(str, s.values())))
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"optimizer": name} for name in optim.OPTIMIZERS]
+    + [
+        {"optimizer": "mada", "dropout": 0.2},
+        {"optimizer": "mada", "hyper_momentum": 0.5, "hyper_start": 3, "micro_batch_size": 2},
+        {"optimizer": "adam", "dtype": "bfloat16"},
+    ],
+    ids=lambda s: "-".join(map(str, s.values())),
+)
 def test_resume_equals_the_straight_run(settings):
     tiny.run(out_dir="straight", **settings)
     tiny.run(out_dir="parts", max_iters=4, **settings)
@@ -73,10 +80,10 @@ def test_resume_equals_the_straight_run(settings):
 def test_a_resumed_run_keeps_its_settings():
     tiny.run(out_dir="run", max_iters=4, weight_decay=0.3)
     first = metrics.read("run")[0]["config"]
-    train.train(*config.parse(config.declared(train.__file__), ["--init_from=resume", "--out_dir=run", "--max_iters=6"]))
+    train.train(*parse(declared(train.__file__), ["--init_from=resume", "--out_dir=run", "--max_iters=6"]))
     header, lines = metrics.read("run")
     assert header["resumed_at"] == [4] and lines[-1]["iter"] == 6
-    assert header["config"] == first | dict(init_from="resume", max_iters=6)
+    assert header["config"] == first | {"init_from": "resume", "max_iters": 6}
     with pytest.raises(UserError, match="optimizer='lion'.*keeps its optimizer='mada'"):
         tiny.run(out_dir="run", init_from="resume", max_iters=8, optimizer="lion", weight_decay=0.3)
     with pytest.raises(UserError, match="has all its 6 steps.*--max_iters"):
@@ -87,7 +94,7 @@ def test_a_resumed_run_keeps_its_settings():
 
 @pytest.mark.parametrize("name, status", [("SIGTERM", 0), ("SIGKILL", -signal.SIGKILL)])
 def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(folder, name, status):
-    settings = dict(out_dir="stopped", max_iters=100_000, eval_interval=10, dropout=0.1, lr_decay_iters=50)
+    settings = {"out_dir": "stopped", "max_iters": 100_000, "eval_interval": 10, "dropout": 0.1, "lr_decay_iters": 50}
     process = start(sys.executable, tiny.__file__, folder, *tiny.arguments(**settings))
     while process.poll() is None and not (os.path.exists("stopped/metrics.jsonl") and len(records("stopped")) > 15):
         time.sleep(0.02)
@@ -101,12 +108,13 @@ def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(folder, name, statu
         assert step >= 10 and step % 10 == 0
     settings["max_iters"] = step + 7
     tiny.run(**settings, init_from="resume")
-    tiny.run(**settings | dict(out_dir="straight"))
+    tiny.run(**settings | {"out_dir": "straight"})
     assert tiny.same(state("straight"), state("stopped"))
     assert losses("straight") == losses("stopped")
 
 
 # sharing the work
+
 
 @pytest.mark.parametrize("micro", [1, 2, 4])
 def test_the_micro_batch_is_no_part_of_the_mathematics(micro):
@@ -123,16 +131,25 @@ def test_checkpointed_activations_change_nothing():
 
 
 def test_two_processes_compute_what_one_does(folder):
-    settings = dict(out_dir="two", micro_batch_size=2, grad_clip=0.5)
-    torchrun = start(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
-                     tiny.__file__, folder, *tiny.arguments(**settings))
+    settings = {"out_dir": "two", "micro_batch_size": 2, "grad_clip": 0.5}
+    torchrun = start(
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        tiny.__file__,
+        folder,
+        *tiny.arguments(**settings),
+    )
     output = torchrun.communicate(timeout=120)[0]
     assert torchrun.returncode == 0, output
-    tiny.run(**settings | dict(out_dir="one"))
+    tiny.run(**settings | {"out_dir": "one"})
     for key in ("train_loss", "val_loss", "grad_norm"):
         assert losses("two", key) == pytest.approx(losses("one", key), rel=1e-4)
     assert [list(values.values()) for values in losses("two", "coefficients")] == [
-        pytest.approx(list(values.values()), abs=1e-4) for values in losses("one", "coefficients")]
+        pytest.approx(list(values.values()), abs=1e-4) for values in losses("one", "coefficients")
+    ]
     header = metrics.read("two")[0]
     assert (header["ranks"], header["accumulation"]) == (2, 2)
     first, second = (torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
@@ -143,14 +160,22 @@ def test_two_processes_compute_what_one_does(folder):
 @pytest.mark.parametrize("optimizer", ["mada", "adam"])
 def test_a_sharded_model_computes_what_a_whole_one_does(folder, optimizer):
     """FSDP2 over two processes, 5 steps; then one process goes on from its checkpoint, as if it had always been alone."""
-    settings = dict(out_dir="shards", optimizer=optimizer, micro_batch_size=2, grad_clip=0.5, n_layer=2)
-    torchrun = start(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
-                     tiny.__file__, folder, *tiny.arguments(**settings, shard=True, max_iters=5))
+    settings = {"out_dir": "shards", "optimizer": optimizer, "micro_batch_size": 2, "grad_clip": 0.5, "n_layer": 2}
+    torchrun = start(
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        tiny.__file__,
+        folder,
+        *tiny.arguments(**settings, shard=True, max_iters=5),
+    )
     output = torchrun.communicate(timeout=120)[0]
     assert torchrun.returncode == 0, output
     assert not any("DTensor" in str(type(x)) for x in state("shards")["model"].values())
-    tiny.run(**settings | dict(init_from="resume", shard=False, max_iters=8))
-    tiny.run(**settings | dict(out_dir="one"))
+    tiny.run(**settings | {"init_from": "resume", "shard": False, "max_iters": 8})
+    tiny.run(**settings | {"out_dir": "one"})
     for key in ("train_loss", "grad_norm"):
         assert losses("shards", key) == pytest.approx(losses("one", key), rel=1e-4)
     assert losses("shards", "val_loss")[-1] == pytest.approx(losses("one", "val_loss")[-1], rel=1e-4)
@@ -162,13 +187,25 @@ def test_sharding_needs_several_processes():
 
 
 def test_two_processes_that_are_stopped_agree_on_the_step(folder):
-    settings = dict(out_dir="stopped", max_iters=100_000, eval_interval=1000, log_interval=3)
+    settings = {"out_dir": "stopped", "max_iters": 100_000, "eval_interval": 1000, "log_interval": 3}
     with socket.create_server(("localhost", 0)) as free:
         port = str(free.getsockname()[1])
-    ranks = [start(sys.executable, tiny.__file__, folder, *tiny.arguments(**settings), WORLD_SIZE="2", RANK=str(rank),
-                   MASTER_ADDR="localhost", MASTER_PORT=port) for rank in (0, 1)]
+    ranks = [
+        start(
+            sys.executable,
+            tiny.__file__,
+            folder,
+            *tiny.arguments(**settings),
+            WORLD_SIZE="2",
+            RANK=str(rank),
+            MASTER_ADDR="localhost",
+            MASTER_PORT=port,
+        )
+        for rank in (0, 1)
+    ]
     while all(rank.poll() is None for rank in ranks) and not (
-            os.path.exists("stopped/metrics.jsonl") and len(records("stopped")) > 5):
+        os.path.exists("stopped/metrics.jsonl") and len(records("stopped")) > 5
+    ):
         time.sleep(0.02)
     ranks[1].send_signal(signal.SIGINT)  # one is enough
     outputs = [rank.communicate(timeout=60)[0] for rank in ranks]
@@ -177,9 +214,15 @@ def test_two_processes_that_are_stopped_agree_on_the_step(folder):
     assert tiny.same(*(torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)))
 
 
-@pytest.mark.parametrize("ranks, micro, message", [
-    (1, 3, "valid micro_batch_size: 1, 2, 4, 8"), (4, 4, "valid micro_batch_size: 1, 2"),
-    (3, None, "valid numbers of processes: 1, 2, 4, 8"), (16, None, "valid numbers of processes: 1, 2, 4, 8")])
+@pytest.mark.parametrize(
+    "ranks, micro, message",
+    [
+        (1, 3, "valid micro_batch_size: 1, 2, 4, 8"),
+        (4, 4, "valid micro_batch_size: 1, 2"),
+        (3, None, "valid numbers of processes: 1, 2, 4, 8"),
+        (16, None, "valid numbers of processes: 1, 2, 4, 8"),
+    ],
+)
 def test_a_batch_that_cannot_be_divided_says_what_can(monkeypatch, ranks, micro, message):
     monkeypatch.setenv("WORLD_SIZE", str(ranks))
     with pytest.raises(UserError, match=f"batch_size=8 .*{message}$"):
@@ -194,14 +237,21 @@ def test_a_number_that_is_too_small_is_an_error_before_anything_is_written(name)
     assert not os.path.exists("out")
 
 
-@pytest.mark.parametrize("settings, message", [
-    (dict(n_embd=17), "n_embd=17 must be a multiple of n_head=2"), (dict(dropout=1.0), "dropout=1.0 must"),
-    (dict(optimizer="adma"), "'adma' does not exist: choose one of mada"),
-    (dict(optimizer="adam", rho=0.5), "no setting 'rho'"), (dict(device="abacus"), "device='abacus'"),
-    (dict(state_dtype="foo"), "state_dtype='foo' must be a floating dtype"),
-    (dict(init_from="./nowhere"), "init_from='./nowhere' is not scratch or resume"),
-    (dict(block_size=1000), "block_size=1000 needs more than the 1,000 tokens of tiny's val.bin"),
-    (dict(vocab_size=20), "vocab_size=20 is less than the data's 27"), (dict(learning_rate=-1.0), "-1.0")])
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"n_embd": 17}, "n_embd=17 must be a multiple of n_head=2"),
+        ({"dropout": 1.0}, "dropout=1.0 must"),
+        ({"optimizer": "adma"}, "'adma' does not exist: choose one of mada"),
+        ({"optimizer": "adam", "rho": 0.5}, "no setting 'rho'"),
+        ({"device": "abacus"}, "device='abacus'"),
+        ({"state_dtype": "foo"}, "state_dtype='foo' must be a floating dtype"),
+        ({"init_from": "./nowhere"}, "init_from='./nowhere' is not scratch or resume"),
+        ({"block_size": 1000}, "block_size=1000 needs more than the 1,000 tokens of tiny's val.bin"),
+        ({"vocab_size": 20}, "vocab_size=20 is less than the data's 27"),
+        ({"learning_rate": -1.0}, "-1.0"),
+    ],
+)
 def test_settings_that_do_not_fit_are_errors_before_anything_is_written(settings, message):
     with pytest.raises(UserError, match=message):
         tiny.run(**settings)
@@ -210,12 +260,16 @@ def test_settings_that_do_not_fit_are_errors_before_anything_is_written(settings
 
 # the data
 
+
 @pytest.fixture
 def read(monkeypatch):
     """The windows that a run reads from the training split: one list of starts per step."""
     starts, windows = [], data.tokens.Tokens.windows
-    monkeypatch.setattr(data.tokens.Tokens, "windows", lambda self, at: (
-        self.path.endswith("train.bin") and starts.append(at.tolist()), windows(self, at))[1])
+    monkeypatch.setattr(
+        data.tokens.Tokens,
+        "windows",
+        lambda self, at: (self.path.endswith("train.bin") and starts.append(at.tolist()), windows(self, at))[1],
+    )
     return starts
 
 
@@ -223,7 +277,7 @@ def test_the_batch_is_a_function_of_seed_and_step(read):
     def steps(**settings):
         read.clear()
         tiny.run(overwrite=True, **settings)
-        return read[:settings.get("max_iters", 8)]  # prefetching reads one more
+        return read[: settings.get("max_iters", 8)]  # prefetching reads one more
 
     straight = steps()
     assert len({tuple(batch) for batch in straight}) == 8 and all(len(batch) == 8 for batch in straight)
@@ -268,11 +322,12 @@ def test_a_token_beyond_the_vocabulary_is_an_error(folder, monkeypatch):
 
 # what it leaves behind
 
+
 def test_metrics():
     tiny.run(log_interval=2)
     header, lines = metrics.read("out")
     assert {"config", "git", "seed", "torch", "device"} <= header.keys()
-    assert header["config"] == config.parse(config.declared(train.__file__), tiny.arguments(log_interval=2))[0]
+    assert header["config"] == parse(declared(train.__file__), tiny.arguments(log_interval=2))[0]
     assert (header["seed"], header["torch"], header["device"]) == (1337, torch.__version__, hardware("cpu"))
     assert [line["iter"] for line in lines] == [0, 1, 2, 4, 6, 8]
     assert [line["iter"] for line in lines if "val_loss" in line] == [0, 4, 8]
@@ -298,7 +353,7 @@ def test_checkpoints_are_plain():
 
 
 def test_the_best_checkpoint_is_the_best():
-    settings = dict(eval_interval=1, optimizer="sgd")
+    settings = {"eval_interval": 1, "optimizer": "sgd"}
     tiny.run(learning_rate=3e-2, min_lr=3e-2, **settings)
     tiny.run(learning_rate=10.0, min_lr=10.0, max_iters=11, init_from="resume", **settings)
     by_step = {line["iter"]: line["val_loss"] for line in records("out") if line["iter"]}
@@ -335,7 +390,9 @@ def test_divergence_is_an_error_even_at_the_last_step(max_iters, where):
 def test_a_stopped_run_that_has_diverged_keeps_the_last_good_checkpoint(monkeypatch):
     tiny.run(max_iters=4)
     before = state("out")
-    monkeypatch.setattr(train, "learning_rate_at", lambda it, cfg: it == 7 and signal.raise_signal(signal.SIGTERM) or 1e30)
+    monkeypatch.setattr(
+        train, "learning_rate_at", lambda it, cfg: it == 7 and signal.raise_signal(signal.SIGTERM) or 1e30
+    )
     tiny.run(init_from="resume", max_iters=20, log_interval=20, eval_interval=20)
     assert tiny.same(state("out"), before)
 
@@ -352,9 +409,16 @@ def test_pretrained_weights_from_a_folder():
     sizes = transformers.GPT2Config(vocab_size=30, n_positions=32, n_embd=8, n_layer=2, n_head=2)
     transformers.GPT2LMHeadModel(sizes).save_pretrained("pretrained")
     tiny.run(init_from="./pretrained", max_iters=1)
-    assert torch.load("out/ckpt_last.pt", weights_only=True)["model_config"] == dict(
-        block_size=32, vocab_size=30, n_layer=2, n_head=2, n_embd=8, dropout=0.0, bias=True)
-    train.train(*config.parse(config.declared(train.__file__), ["--init_from=resume", "--max_iters=2"]))
+    assert torch.load("out/ckpt_last.pt", weights_only=True)["model_config"] == {
+        "block_size": 32,
+        "vocab_size": 30,
+        "n_layer": 2,
+        "n_head": 2,
+        "n_embd": 8,
+        "dropout": 0.0,
+        "bias": True,
+    }
+    train.train(*parse(declared(train.__file__), ["--init_from=resume", "--max_iters=2"]))
     with pytest.raises(UserError, match="block_size=64 is more than ./pretrained's 32"):
         tiny.run(init_from="./pretrained", out_dir="other", block_size=64)
 
@@ -368,7 +432,7 @@ def test_overwriting_leaves_nothing_of_the_other_run():
 
 def test_float16_survives_a_first_step_that_overflows(monkeypatch):
     scaler = torch.amp.GradScaler
-    monkeypatch.setattr(torch.amp, "GradScaler", lambda *args, **kwargs: scaler(*args, init_scale=2.0 ** 24, **kwargs))
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda *args, **kwargs: scaler(*args, init_scale=2.0**24, **kwargs))
     tiny.run(dtype="float16", max_iters=30, lr_decay_iters=30)
     assert losses("out")[-1] < losses("out")[0] - 0.1
 

@@ -1,6 +1,6 @@
 """scripts/export.py: transformers has the same logits from the exported folder, and so has a GPT that is read back from it.
 
-    python -m pytest -q tests/test_export.py        # a few seconds
+python -m pytest -q tests/train/test_export.py        # a few seconds
 """
 
 import dataclasses
@@ -35,12 +35,15 @@ def test_the_exported_folder_has_the_same_logits(script, tmp_path, bias):
     folder = tmp_path / "out"
     assert script("export", path, folder)[:2] == (0, f"{folder}\n")
     assert sorted(file.name for file in folder.iterdir() if file.name != "generation_config.json") == [
-        "README.md", "config.json", "model.safetensors"]
+        "README.md",
+        "config.json",
+        "model.safetensors",
+    ]
     assert "in this order: '\\nab'" in (folder / "README.md").read_text() and not list(tmp_path.glob("*.part"))
 
     theirs, loading = transformers.GPT2LMHeadModel.from_pretrained(folder, output_loading_info=True)
     assert not any(loading.values())  # no key is missing, left over or of another shape
-    again, meta = model.load(str(folder))
+    again, _meta = model.load(str(folder))
     x = tokens(3, 16, 97)
     with torch.no_grad():
         logits = ours(x)
@@ -69,6 +72,7 @@ def test_nothing_is_overwritten_or_half_there(script, tmp_path, monkeypatch):
 
     def full(self, folder):
         raise OSError(28, "No space left on device")
+
     monkeypatch.setattr(transformers.GPT2LMHeadModel, "save_pretrained", full)
     status, _, error = script("export", path, tmp_path / "out")
     assert status == 2 and error.count("\n") == 1 and "No space left" in error and not (tmp_path / "out").exists()

@@ -1,6 +1,6 @@
 """scripts/convex.py computes what the optimizers of optim/ compute, and goes on where it stopped.
 
-    python -m pytest -q tests/test_convex.py        # a quarter of a minute
+python -m pytest -q tests/reproduce/test_convex.py        # a quarter of a minute
 """
 
 import sys
@@ -9,10 +9,9 @@ import pytest
 import tiny
 import torch
 
-import config
 import metrics
 import optim
-from config import Finished, UserError
+from settings import Finished, UserError, declared, parse
 
 sys.path.insert(0, str(tiny.ROOT / "scripts"))
 import convex
@@ -22,8 +21,8 @@ STEPS = 250
 
 
 def run(out_dir, **settings):
-    settings = dict(out_dir=str(out_dir), steps=STEPS, log_interval=50, learning_rate=0.01) | settings
-    return convex.train(*config.parse(config.declared(convex.__file__), [f"--{k}={v!r}" for k, v in settings.items()]))
+    settings = {"out_dir": str(out_dir), "steps": STEPS, "log_interval": 50, "learning_rate": 0.01} | settings
+    return convex.train(*parse(declared(convex.__file__), [f"--{k}={v!r}" for k, v in settings.items()]))
 
 
 def by_optim(name, schedule, **settings):
@@ -31,7 +30,7 @@ def by_optim(name, schedule, **settings):
     x = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
     optimizer = optim.build(name, [x], lr=0.01, weight_decay=0.0, beta1=0.9, beta2=0.99, eps=1e-8, **settings)
     for t in range(1, STEPS + 1):
-        optimizer.param_groups[0]["lr"] = 0.01 / t ** 0.5 if schedule == "root" else 0.01
+        optimizer.param_groups[0]["lr"] = 0.01 / t**0.5 if schedule == "root" else 0.01
         x.grad = torch.full_like(x, convex.gradient(t))
         optimizer.step()
         x.data.clamp_(-1, 1)
@@ -41,8 +40,11 @@ def by_optim(name, schedule, **settings):
 @pytest.mark.parametrize("schedule", ["constant", "root"])
 @pytest.mark.parametrize("rule", ["paper", "authors"])
 def test_agrees_with_optim(tmp_path, schedule, rule):
-    rows = {"mada": {"hyper_lr": HYPER_LR}, "mada, amsgrad": {"hyper_lr": HYPER_LR, "second_moment": "amsgrad"},
-            "mada, momentum": {"hyper_lr": HYPER_LR, "hyper_momentum": {"rho": 0.9, "beta3": 0.5}}}
+    rows = {
+        "mada": {"hyper_lr": HYPER_LR},
+        "mada, amsgrad": {"hyper_lr": HYPER_LR, "second_moment": "amsgrad"},
+        "mada, momentum": {"hyper_lr": HYPER_LR, "hyper_momentum": {"rho": 0.9, "beta3": 0.5}},
+    }
     if rule == "paper":
         rows |= {"adam": {}, "avgrad": {"rho": 0.0}, "amsgrad": {"rho": 0.0, "second_moment": "amsgrad"}}
     run(tmp_path, optimizers=rows, schedule=schedule, rule=rule)
@@ -50,8 +52,12 @@ def test_agrees_with_optim(tmp_path, schedule, rule):
     for name in rows:
         settings = {}
         if "mada" in name:
-            settings = dict(hyper_lr=HYPER_LR, rule=rule, second_moment=rows[name].get("second_moment", "avgrad"),
-                            hyper_momentum=rows[name].get("hyper_momentum"))
+            settings = {
+                "hyper_lr": HYPER_LR,
+                "rule": rule,
+                "second_moment": rows[name].get("second_moment", "avgrad"),
+                "hyper_momentum": rows[name].get("hyper_momentum"),
+            }
         x, optimizer = by_optim(name.split(",")[0], schedule, **settings)
         assert end["x"][name] == pytest.approx(x, abs=1e-9)
         for coefficient, value in getattr(optimizer, "coefficients", {}).items():
@@ -81,8 +87,15 @@ def test_a_resumed_run_is_a_straight_one(tmp_path, monkeypatch):
         run(tmp_path / "b", init_from="resume")
 
 
-@pytest.mark.parametrize("row", [{"roh": 1.0}, {"hyper_lr": {"betas": 1}}, {"second_moment": "adagrad"},
-                                 {"beta2": 0.999, "hyper_lr": {"beta2": 1e-4}}])
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"roh": 1.0},
+        {"hyper_lr": {"betas": 1}},
+        {"second_moment": "adagrad"},
+        {"beta2": 0.999, "hyper_lr": {"beta2": 1e-4}},
+    ],
+)
 def test_settings_are_checked(tmp_path, row):
     with pytest.raises(UserError, match="optimizers"):
         run(tmp_path, optimizers={"x": row})

@@ -1,6 +1,6 @@
 """Beyond the paper: a rule of one's own, coefficients per group, a learned learning rate, hyper-optimizers, freeze().
 
-    python -m pytest tests/test_optim_extensions.py
+python -m pytest tests/optim/test_extensions.py
 """
 
 import importlib.util
@@ -13,11 +13,11 @@ from reference import problem
 
 from optim import MADA, HyperAdam
 
-EXACT = dict(rtol=0, atol=0)
-CLOSE = dict(rtol=1e-12, atol=1e-12)
+EXACT = {"rtol": 0, "atol": 0}
+CLOSE = {"rtol": 1e-12, "atol": 1e-12}
 ALL = ("beta1", "beta2", "beta3", "rho", "c", "gamma")
-START = dict(betas=(0.8, 0.9), beta3=0.4, rho=0.5, c=0.5, gamma=0.6)
-SPEC = importlib.util.spec_from_file_location("adabelief", Path(__file__).parents[1] / "examples" / "adabelief.py")
+START = {"betas": (0.8, 0.9), "beta3": 0.4, "rho": 0.5, "c": 0.5, "gamma": 0.6}
+SPEC = importlib.util.spec_from_file_location("adabelief", Path(__file__).parents[2] / "examples" / "adabelief.py")
 adabelief = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(adabelief)
 
@@ -31,7 +31,8 @@ def run(make, steps=20, **settings):
 
 class AdaBelief(reference.Plain):
     """Zhuang et al. (2020), Algorithm 2, with bias correction."""
-    defaults = dict(betas=(0.9, 0.95), eps=1e-8)
+
+    defaults = {"betas": (0.9, 0.95), "eps": 1e-8}
 
     def direction(self, g, state, betas, eps):
         state["m"] = betas[0] * state.get("m", 0) + (1 - betas[0]) * g
@@ -42,12 +43,14 @@ class AdaBelief(reference.Plain):
 
 def test_a_rule_of_ones_own_has_both_its_corners():
     torch.testing.assert_close(run(adabelief.BeliefMADA, tau=0.0, learn=())[0], run(AdaBelief)[0], **CLOSE)
-    torch.testing.assert_close(run(adabelief.BeliefMADA, tau=1.0, learn=(), **START)[0],
-                               run(MADA, learn=(), **START)[0], **CLOSE)
+    torch.testing.assert_close(
+        run(adabelief.BeliefMADA, tau=1.0, learn=(), **START)[0], run(MADA, learn=(), **START)[0], **CLOSE
+    )
 
 
 def test_a_rule_of_ones_own_learns_its_coefficient():
     """The hyper-gradient of tau is the derivative of the next loss, by central differences."""
+
     def second_loss(tau, learn=()):
         params = problem.parameters()
         optimizer = adabelief.BeliefMADA(list(params.values()), lr=0.02, tau=tau, learn=learn, **START)
@@ -117,9 +120,13 @@ def test_a_learned_factor_on_the_learning_rate():
     assert 0.9 <= optimizer.coefficients["lr"] <= 1.1
 
 
-@pytest.mark.parametrize("name, theirs", {
-    "sgd": lambda q: torch.optim.SGD(q, lr=1e-3, momentum=0.5),
-    "adam": lambda q: torch.optim.Adam(q, lr=1e-3, betas=(0.5, 0.999), eps=1e-12)}.items())
+@pytest.mark.parametrize(
+    "name, theirs",
+    {
+        "sgd": lambda q: torch.optim.SGD(q, lr=1e-3, momentum=0.5),
+        "adam": lambda q: torch.optim.Adam(q, lr=1e-3, betas=(0.5, 0.999), eps=1e-12),
+    }.items(),
+)
 def test_hyper_optimizers_are_torchs(name, theirs):
     params = problem.parameters()
     optimizer = MADA(list(params.values()), lr=0.02, hyper_optimizer=name, hyper_lr=1e-3, hyper_momentum=0.5, **START)
@@ -138,13 +145,17 @@ def test_sign_moves_by_hyper_lr_whatever_the_size():
         assert after.coefficients[key] - before.coefficients[key] == pytest.approx(-1e-3 if h > 0 else 1e-3, abs=1e-12)
 
 
-@pytest.mark.parametrize("settings, buffers", [
-    (START, 6), (dict(learn=("beta1", "rho")), 3), (dict(learn=("beta1",)), 2), (dict(START, rule="authors"), 5)])
+@pytest.mark.parametrize(
+    "settings, buffers",
+    [(START, 6), ({"learn": ("beta1", "rho")}, 3), ({"learn": ("beta1",)}, 2), (dict(START, rule="authors"), 5)],
+)
 def test_freeze_is_the_fixed_optimizer_from_there_on(settings, buffers):
     """The same steps as with hyper_lr = 0, without the state that only learning needs."""
     frozen, moving = problem.parameters(), problem.parameters()
-    optimizers = [MADA(list(params.values()), lr=0.02, hyper_lr=hyper_lr, **settings)
-                  for params, hyper_lr in ((frozen, 0.05), (moving, 0.05))]
+    optimizers = [
+        MADA(list(params.values()), lr=0.02, hyper_lr=hyper_lr, **settings)
+        for params, hyper_lr in ((frozen, 0.05), (moving, 0.05))
+    ]
     for optimizer, params in zip(optimizers, (frozen, moving), strict=True):
         problem.train(optimizer, params, range(1, 8))
     optimizers[0].freeze()
@@ -194,13 +205,19 @@ def test_float32_state_of_bfloat16_parameters_survives_loading():
     assert torch.equal(optimizers[1].state[p]["v"], state["state"][0]["v"])
 
 
-@pytest.mark.parametrize("bad, message", [
-    (dict(state_dtype="foo"), "state_dtype='foo' must be a floating dtype"),
-    (dict(state_dtype=torch.int8), "state_dtype=torch.int8 must be a floating dtype"),
-    (dict(hyper_optimizer="newton"), "hyper_optimizer='newton' must be one of sgd, sign, adam"),
-    (dict(lr_range=(1.5, 2.0)), "lr_range"), (dict(learn=("lr", "rhoo")), "no coefficient 'rhoo'"),
-    (dict(hyper_lr={"lr": 0.1}), "no coefficient 'lr'"), (dict(betas=(0.9,)), "betas"),
-    (dict(hyper_lr=float("inf")), "hyper_lr")])
+@pytest.mark.parametrize(
+    "bad, message",
+    [
+        ({"state_dtype": "foo"}, "state_dtype='foo' must be a floating dtype"),
+        ({"state_dtype": torch.int8}, "state_dtype=torch.int8 must be a floating dtype"),
+        ({"hyper_optimizer": "newton"}, "hyper_optimizer='newton' must be one of sgd, sign, adam"),
+        ({"lr_range": (1.5, 2.0)}, "lr_range"),
+        ({"learn": ("lr", "rhoo")}, "no coefficient 'rhoo'"),
+        ({"hyper_lr": {"lr": 0.1}}, "no coefficient 'lr'"),
+        ({"betas": (0.9,)}, "betas"),
+        ({"hyper_lr": float("inf")}, "hyper_lr"),
+    ],
+)
 def test_bad_arguments_are_named(bad, message):
     with pytest.raises(ValueError, match=message.replace("(", r"\(")):
         MADA([torch.zeros(1, requires_grad=True)], **bad)

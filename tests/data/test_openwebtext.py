@@ -1,9 +1,10 @@
 """OpenWebText: nanoGPT's split, every kind of source, interruption anywhere, and refusals before the work.
 
-    python -m pytest tests/test_data_openwebtext.py
+python -m pytest tests/data/test_openwebtext.py
 """
 
 import hashlib
+import itertools
 import json
 import math
 import signal
@@ -18,9 +19,9 @@ import pyarrow.parquet
 import pytest
 from prepare_script import SHARED, environment, module, needs_shared, prepare, prepared, read, refused, script
 
-from config import UserError
 from data.documents import count_documents, document_files, documents
 from data.prepared import GPT2_EOT, gpt2_tokenizer
+from settings import UserError
 
 N = 6000
 TEXTS = [f"Document {i}.\nIt has {'many ' * (i % 50)}words, like café.\n" for i in range(N)]
@@ -52,11 +53,14 @@ def straight(source, tmp_path_factory):
 
 
 def same(a, b):
-    return a[0]["counts"] == b[0]["counts"] and all(np.array_equal(a[1][split], b[1][split]) for split in ("train", "val"))
+    return a[0]["counts"] == b[0]["counts"] and all(
+        np.array_equal(a[1][split], b[1][split]) for split in ("train", "val")
+    )
 
 
 def test_split_is_that_of_nanogpt_and_order_that_of_the_source(straight):
     import datasets
+
     split = datasets.Dataset.from_dict({"i": range(N)}).train_test_split(test_size=0.0005, seed=2357, shuffle=True)
     tokenizer = gpt2_tokenizer()
     for name, theirs in (("val", split["test"]["i"]), ("train", split["train"]["i"])):
@@ -69,7 +73,7 @@ def test_parquet_and_txt_give_the_same(straight, tmp_path):
     folder, txt = tmp_path / "parquet", tmp_path / "documents.txt"
     folder.mkdir()
     for i in range(3):
-        part = TEXTS[i * N // 3:(i + 1) * N // 3]
+        part = TEXTS[i * N // 3 : (i + 1) * N // 3]
         pyarrow.parquet.write_table(pyarrow.table({"text": part}), folder / f"train-{i}.parquet", row_group_size=500)
     txt.write_text("<|endoftext|>\n".join(TEXTS))
     assert same(straight, prepared("openwebtext", tmp_path / "a", "--source", folder, "--workers", 1))
@@ -79,7 +83,9 @@ def test_parquet_and_txt_give_the_same(straight, tmp_path):
 def test_after_a_full_disk_the_same_command_goes_on(source, straight, tmp_path):
     arguments = ("openwebtext", "--source", source, "--out", tmp_path, "--workers", 1)
     refused(prepare(*arguments, largest_file=300_000), "cannot be written", "goes on after document")
-    assert not (tmp_path / "meta.json").exists() and json.loads((tmp_path / "progress.part").read_text())["documents"] > 0
+    assert (
+        not (tmp_path / "meta.json").exists() and json.loads((tmp_path / "progress.part").read_text())["documents"] > 0
+    )
     again = prepare(*arguments)
     assert "going on after document" in again.stdout, again.stderr
     assert same(straight, read(tmp_path)) and len(list(tmp_path.iterdir())) == 3
@@ -90,15 +96,30 @@ def test_killed_or_interrupted_it_goes_on(tmp_path):
     write_jsonl(tmp_path / "long.jsonl", texts * (N // 30))
     seen = None
     for stop in (signal.SIGKILL, signal.SIGINT):
-        running = subprocess.Popen([sys.executable, script("openwebtext"), "--source", tmp_path / "long.jsonl", "--out", out,
-                                    "--workers", "1"], env=environment(), stderr=subprocess.PIPE, text=True)
+        running = subprocess.Popen(
+            [
+                sys.executable,
+                script("openwebtext"),
+                "--source",
+                tmp_path / "long.jsonl",
+                "--out",
+                out,
+                "--workers",
+                "1",
+            ],
+            env=environment(),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         progress = out / "progress.part"
         while running.poll() is None and (not progress.exists() or progress.read_bytes() == seen):
             time.sleep(0.005)
         running.send_signal(stop)
         error, seen = running.communicate()[1], progress.read_bytes()
         assert running.returncode == (-9 if stop == signal.SIGKILL else 2) and not (out / "meta.json").exists()
-    assert error.startswith("prepare.py: interrupted; the same command goes on after document") and error.count("\n") == 1
+    assert (
+        error.startswith("prepare.py: interrupted; the same command goes on after document") and error.count("\n") == 1
+    )
     _, ids = prepared("openwebtext", out, "--source", tmp_path / "long.jsonl", "--workers", 1)
     tokens = [np.array([*gpt2_tokenizer().encode_ordinary(text), GPT2_EOT]) for text in texts]
     chosen = np.sort(np.random.default_rng(2357).permutation(N)[:3])
@@ -122,7 +143,10 @@ def test_nanogpt_token_files_are_adopted(straight, tmp_path):
     assert meta["sha256"]["val"] == hashlib.sha256((theirs / "val.bin").read_bytes()).hexdigest()
 
     refused(prepare("openwebtext", "--source", theirs, "--out", tmp_path, "--max_docs", 9), "--max_docs", "nanogpt")
-    for content, words in ((np.array([50257], np.uint16).tobytes(), ("val", "50257")), (b"abc", ("val.bin", "3 bytes"))):
+    for content, words in (
+        (np.array([50257], np.uint16).tobytes(), ("val", "50257")),
+        (b"abc", ("val.bin", "3 bytes")),
+    ):
         (theirs / "val.bin").write_bytes(content)
         refused(prepare("openwebtext", "--source", theirs, "--out", tmp_path / "out"), *words)
     (theirs / "val.bin").unlink()
@@ -134,15 +158,18 @@ def test_bytes_are_the_text(straight, tmp_path):
     _, whole = straight
     source = tmp_path / "tokens"
     prepared("openwebtext", source, "--source", write_bins(tmp_path / "nanogpt", whole))
-    meta, ids = prepared("openwebtext_bytes", tmp_path / "out", "--source", source, "--max_tokens", 1000,
-                         "--max_eval_tokens", 50)
+    meta, ids = prepared(
+        "openwebtext_bytes", tmp_path / "out", "--source", source, "--max_tokens", 1000, "--max_eval_tokens", 50
+    )
     assert meta["tokenizer"] == "bytes" and meta["vocab_size"] == 257
     decode = gpt2_tokenizer().decode
     for split, count in (("train", 1000), ("val", 50)):
         text = b"".join(b"<|endoftext|>" if i == 256 else bytes([i]) for i in ids[split])
         assert text.decode() == decode(whole[split][:count].tolist())
 
-    refused(prepare("openwebtext_bytes", "--source", source, "--out", tmp_path, "--max_eval_tokens", 0), "--max_eval_tokens")
+    refused(
+        prepare("openwebtext_bytes", "--source", source, "--out", tmp_path, "--max_eval_tokens", 0), "--max_eval_tokens"
+    )
     refused(prepare("openwebtext_bytes", "--source", source), "name an --out")
     (tmp_path / "meta.json").write_text("{}")
     refused(prepare("openwebtext_bytes", "--source", tmp_path, "--out", tmp_path), "its meta.json is not one")
@@ -154,7 +181,7 @@ def test_bytes_are_the_text(straight, tmp_path):
 def test_real_documents(tmp_path):
     tokens = np.fromfile(SHARED / "openwebtext_sample" / "val.bin", np.uint16)
     ends = np.flatnonzero(tokens == GPT2_EOT)[:101] + 1
-    documents = [tokens[a:b] for a, b in zip(ends, ends[1:])]
+    documents = [tokens[a:b] for a, b in itertools.pairwise(ends)]
     write_jsonl(tmp_path / "a.jsonl", [gpt2_tokenizer().decode(document[:-1].tolist()) for document in documents])
     _, ids = prepared("openwebtext", tmp_path / "out", "--source", tmp_path / "a.jsonl", "--workers", 1)
     chosen = np.random.default_rng(2357).permutation(100)[0]
@@ -164,9 +191,15 @@ def test_real_documents(tmp_path):
 def test_unreadable_sources_are_one_line(source, tmp_path):
     whole, out = tmp_path / "whole.parquet", tmp_path / "out"
     pyarrow.parquet.write_table(pyarrow.table({"text": TEXTS}), whole)
-    bad = {"cut.parquet": whole.read_bytes()[:-100], "damaged.parquet": b"PAR1" + b"\0" * 2000 + whole.read_bytes()[2004:],
-           "cut.jsonl": source.read_bytes()[:-20], "other.jsonl": b'{"body": "x"}\n' * 5, "list.jsonl": b"[1]\n" * 5,
-           "null.jsonl": b'{"text": null}\n' * 5, "latin.txt": "café\n<|endoftext|>\n".encode("latin-1") * 3}
+    bad = {
+        "cut.parquet": whole.read_bytes()[:-100],
+        "damaged.parquet": b"PAR1" + b"\0" * 2000 + whole.read_bytes()[2004:],
+        "cut.jsonl": source.read_bytes()[:-20],
+        "other.jsonl": b'{"body": "x"}\n' * 5,
+        "list.jsonl": b"[1]\n" * 5,
+        "null.jsonl": b'{"text": null}\n' * 5,
+        "latin.txt": "café\n<|endoftext|>\n".encode("latin-1") * 3,
+    }
     for name, content in bad.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=name) as caught:
@@ -182,7 +215,9 @@ def test_unreadable_sources_are_one_line(source, tmp_path):
             document_files(tmp_path / name)
     refused(prepare("openwebtext", "--source", tmp_path / "damaged.parquet", "--out", out, "--workers", 1), "damaged")
     (tmp_path / "one.txt").write_text("no separators\n")
-    refused(prepare("openwebtext", "--source", tmp_path / "one.txt", "--out", out), "one.txt: 1 documents, too few to split")
+    refused(
+        prepare("openwebtext", "--source", tmp_path / "one.txt", "--out", out), "one.txt: 1 documents, too few to split"
+    )
     assert not (out / "meta.json").exists()
 
 

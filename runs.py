@@ -1,6 +1,7 @@
 """What a training run is, and the states of many runs in a folder, where any number of processes share the work.
 
-A run's id is the hash of its script and resolved settings. FOLDER/ID/ holds what the script writes into its out_dir,
+A run's id is the hash of what decides its result: the script, the resolved settings with the optimizer's own defaults, the
+data, and NUMERICS, the version of the arithmetic. FOLDER/ID/ holds what the script writes into its out_dir,
 log.txt, and attempt.N.json for the N-th time that the run was begun. Whoever creates attempt.N.json does the run: a file can
 be created only once, on a folder that machines share too. Its content is the run's state: running (the file's time of change
 is the worker's heartbeat), stopped, done, or failed with the error. The highest N counts. So no work is done twice, and
@@ -15,8 +16,11 @@ import socket
 import time
 from functools import cache, cached_property
 
+import data.tokens
+import optim
 from settings import checked, declared, parse
 
+NUMERICS = 1  # to be raised when the same settings compute something else; tests/test_numerics.py says when
 ROOT = os.path.dirname(os.path.abspath(__file__))
 BEAT = 10.0  # seconds between heartbeats
 DEAD = 120.0  # seconds without one after which a worker on another machine is taken for dead
@@ -54,10 +58,26 @@ class Run:
 
     @cached_property
     def id(self):
-        """Of the script and its resolved settings; those that are None do not count, so that a new one changes no id."""
-        what = {name: value for name, value in self.cfg.items() if name not in FREE and value is not None}
-        text = repr([os.path.basename(self.script), sorted(what.items())])
+        """None, 0, False and the like do not count, so that a new setting whose default is one of these changes no id."""
+        what = {name: value for name, value in self.cfg.items() if name not in FREE}
+        if "optimizer" in what:
+            what |= optim.resolved(what["optimizer"], what)
+        what = sorted((name, value) for name, value in what.items() if value)
+        text = repr([NUMERICS, os.path.basename(self.script), data_hash(self.cfg.get("dataset")), what])
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def data_hash(dataset):
+    """Of a prepared data set; where it is not, of the one that results/ was made with. None without a data set."""
+    prepared, ours = (
+        os.path.join(data.tokens.FOLDER, str(dataset), "meta.json"),
+        os.path.join(ROOT, "results", "data.json"),
+    )
+    if os.path.exists(prepared):
+        with open(prepared) as file:
+            return json.load(file)["sha256"]
+    with open(ours) as file:
+        return json.load(file).get(dataset)
 
 
 def run(script, *arguments, **settings):

@@ -72,6 +72,9 @@ hyper_momentum: float | dict | None = None  # momentum of the coefficients, like
 hyper_start: int | None = None  # steps before the coefficients begin to move
 hyper_clip: float | None = None  # bound on each hyper-gradient; None: 10
 hyper_optimizer: str | None = None  # how the coefficients descend: "sgd", the paper's, "adam" or "sign"
+debias: str | None = None  # what moving averages are divided by: "weights" that they gathered, or "powers", 1 - beta^t
+hyper_scale: str | None = None  # of the hyper-gradients: "relative", or "raw" as in the paper
+domain: dict | None = None  # {name: (low, high)}: bounds on learned coefficients in place of the optimizer's own
 state_dtype: str | None = None  # "bfloat16": keep the optimizer's moments of the gradient, but not of its square, in it
 rule: str | None = None  # MADA: "paper", or "authors" for what the released code computes
 second_moment: str | None = None  # MADA: "avgrad" or "amsgrad"
@@ -114,6 +117,9 @@ OPTIMIZER_SETTINGS = (
     "hyper_start",
     "hyper_clip",
     "hyper_optimizer",
+    "hyper_scale",
+    "debias",
+    "domain",
     "state_dtype",
     "rule",
     "second_moment",

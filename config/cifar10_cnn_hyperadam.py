@@ -4,4 +4,7 @@ out_dir = "out/cifar10-cnn-hyperadam"
 optimizer = "hyperadam"
 beta1 = 0.9
 beta2 = 0.99  # the end of its domain
+hyper_scale = "raw"  # the paper's hyper-gradients, with its hyper-learning-rates,
+debias = "powers"  # its bias corrections,
+domain = {"beta1": (0.01, 0.99), "beta2": (0.501, 0.99)}  # and the bounds of the authors' code
 hyper_lr = 1e-4

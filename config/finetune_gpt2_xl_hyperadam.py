@@ -16,6 +16,9 @@ optimizer = "hyperadam"
 beta1 = 0.9  # where learning starts
 beta2 = 0.95
 eps = 1e-6
+hyper_scale = "raw"  # the paper's hyper-gradients, with its hyper-learning-rates,
+debias = "powers"  # its bias corrections,
+domain = {"beta1": (0.01, 0.99), "beta2": (0.501, 0.99)}  # and the bounds of the authors' code
 hyper_lr = 5e-4
 
 eval_interval = 10

@@ -21,6 +21,9 @@ optimizer = "mada"
 beta1 = 0.9  # Adam, where learning starts: beta3 = 0.9 and rho = 0 are the paper's for OpenWebText only
 beta2 = 0.95
 eps = 1e-6  # as on OpenWebText, like the hyper-learning-rates
+hyper_scale = "raw"  # the paper's hyper-gradients, with its hyper-learning-rates,
+debias = "powers"  # its bias corrections,
+domain = {"beta1": (0.01, 0.99), "beta2": (0.501, 0.99)}  # and the bounds of the authors' code
 hyper_lr = {
     "beta1": 5e-4,
     "beta2": 5e-4,

@@ -29,7 +29,7 @@ class Contest(NamedTuple):
 
 GPT2, MEDIUM, XL = "config/train_gpt2_{}.py", "config/train_gpt2_medium_{}.py", "config/finetune_gpt2_xl_{}.py"
 POOR = ("--beta1=0.7", "--beta2=0.8")
-AUTHORS = "--rule=authors"
+AUTHORS = ("--rule=authors", "--hyper_scale=None", "--debias=None", "--domain=None")  # it has forms of its own
 
 BYTES = (
     "reduced (cpu): a GPT of 0.35M parameters (medium: 0.7M) on OpenWebText as bytes, 600 steps of 2,048 bytes instead of "
@@ -74,13 +74,13 @@ CONTESTS = {
             "Lion": (GPT2.format("lion"),),
             "AVGrad": (GPT2.format("avgrad"),),
             "MADA": (GPT2.format("mada"),),
-            "MADA (rule=authors)": (GPT2.format("mada"), AUTHORS),
+            "MADA (rule=authors)": (GPT2.format("mada"), *AUTHORS),
             "MADA (rho_0 = 0)": (GPT2.format("mada"), "--beta3=0.0"),
-            "MADA (rho_0 = 0) (rule=authors)": (GPT2.format("mada"), "--beta3=0.0", AUTHORS),
+            "MADA (rho_0 = 0) (rule=authors)": (GPT2.format("mada"), "--beta3=0.0", *AUTHORS),
             "MADA-FS": ("final of", "MADA", GPT2.format("mada_fs")),
             "MADA-FS (rho_0 = 0)": ("final of", "MADA (rho_0 = 0)", GPT2.format("mada_fs")),
             "MADA-": (GPT2.format("mada"), "--beta3=0.0", *POOR),
-            "MADA- (rule=authors)": (GPT2.format("mada"), "--beta3=0.0", *POOR, AUTHORS),
+            "MADA- (rule=authors)": (GPT2.format("mada"), "--beta3=0.0", *POOR, *AUTHORS),
             "Adam-": (GPT2.format("adam"), *POOR),
         },
         GPT2_SCALES,
@@ -92,7 +92,7 @@ CONTESTS = {
         {
             "Adam": (MEDIUM.format("adam"),),
             "MADA": (MEDIUM.format("mada"),),
-            "MADA (rule=authors)": (MEDIUM.format("mada"), AUTHORS),
+            "MADA (rule=authors)": (MEDIUM.format("mada"), *AUTHORS),
         },
         GPT2_SCALES,
         "val_loss",
@@ -103,7 +103,7 @@ CONTESTS = {
             "MADA": (XL.format("mada"),),
             "Adam": (XL.format("adam"),),
             "HyperAdam": (XL.format("hyperadam"),),
-            "MADA (rule=authors)": (XL.format("mada"), AUTHORS),
+            "MADA (rule=authors)": (XL.format("mada"), *AUTHORS),
         },
         {
             "smoke": Scale(
@@ -122,7 +122,7 @@ CONTESTS = {
             "Adam": ("config/cifar10_cnn_adam.py",),
             "HyperAdam": ("config/cifar10_cnn_hyperadam.py",),
             "Momentum SGD": ("config/cifar10_cnn_sgd.py",),
-            "MADA (rule=authors)": ("config/cifar10_cnn_mada.py", AUTHORS),
+            "MADA (rule=authors)": ("config/cifar10_cnn_mada.py", *AUTHORS),
             "Adam (beta2 = 0.99)": ("config/cifar10_cnn_adam.py", "--beta2=0.99"),
         },
         {
@@ -142,7 +142,7 @@ CONTESTS = {
             "Adam": ("config/cifar10_resnet9_adam.py",),
             "HyperAdam": ("config/cifar10_resnet9_hyperadam.py",),
             "Momentum SGD": ("config/cifar10_resnet9_sgd.py",),
-            "MADA (rule=authors)": ("config/cifar10_resnet9_mada.py", AUTHORS),
+            "MADA (rule=authors)": ("config/cifar10_resnet9_mada.py", *AUTHORS),
         },
         {
             "smoke": Scale(

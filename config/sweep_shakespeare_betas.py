@@ -1,7 +1,8 @@
 # Figure 8: final training loss over initial beta1 x beta2 on Shakespeare, for Adam, HyperAdam and MADA, at the paper's size.
 #   python scripts/sweep.py config/sweep_shakespeare_betas.py --compare results/paper/authors_shakespeare_grid.csv
 # 25 x 11 values, those of the authors' table, x 3 optimizers = 825 runs of 5,000 steps of the 11M model (appendix C.2).
-# MADA starts at Adam's corner and computes what the paper says; add rule="authors" in _own for what their code computes.
+# MADA starts at Adam's corner and computes what the paper says; for what their code computes, put
+# rule="authors" in place of _paper's first line.
 base = "config/train_shakespeare_char.py"
 eval_interval = 1000
 eval_train = True  # the figure's loss: of the training split, without dropout
@@ -36,8 +37,10 @@ _beta1 = [
     0.99,
 ]
 _beta2 = [0.501, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.99]
-# what an optimizer does not share with the base, which is MADA's
-_own = {"adam": {"hyper_lr": None, "hyper_momentum": None}, "hyperadam": {"hyper_momentum": 0.5}, "mada": {}}
+_paper = {"hyper_scale": "raw", "debias": "powers", "domain": {"beta1": (0.01, 0.99), "beta2": (0.501, 0.99)}}
+_paper |= {"hyper_lr": 2.5e-3, "hyper_momentum": 0.5}  # appendix C.2
+_mada = _paper | {"hyper_momentum": {"beta1": 0.5, "beta2": 0.5, "beta3": 0.5, "rho": 0.5, "c": 0.5, "gamma": 0.0}}
+_own = {"adam": {}, "hyperadam": _paper, "mada": _mada}  # beside the base
 
 
 def cells():

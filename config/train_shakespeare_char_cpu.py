@@ -17,8 +17,6 @@ max_iters = 2000
 optimizer = "mada"
 beta1 = 0.9
 beta2 = 0.99
-hyper_lr = 2.5e-3  # the paper's on Shakespeare (appendix C.2)
-hyper_momentum = {"beta1": 0.5, "beta2": 0.5, "beta3": 0.5, "rho": 0.5, "c": 0.5, "gamma": 0.0}
 
 eval_interval = 500
 log_interval = 20

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from optim import MADA, ParameterizedOptimizer
 from optim.mada import mada, parts, sqrt
 
-CORNER = dict(MADA.domain, tau=(0.0, 1.0))
+CORNER = {**MADA.domain, "tau": (0.0, 1.0)}
 
 
 def belief(g, *, b, m, v, tau, beta1, beta2, bias1, bias2, gamma, eps, **mada_arguments):
@@ -35,7 +35,7 @@ class BeliefMADA(ParameterizedOptimizer):
     """MADA with AdaBelief as one more corner. Arguments as MADA's; every coefficient is learned."""
 
     domain = CORNER
-    default_hyper_lr = dict(MADA.default_hyper_lr, tau=1e-1)
+    time_scales = MADA.time_scales
     rule = staticmethod(belief)
 
     def __init__(

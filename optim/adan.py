@@ -1,5 +1,7 @@
 """Adan: Adaptive Nesterov momentum (Xie et al., 2023), in the published code's convention of the betas."""
 
+from types import MappingProxyType
+
 import torch
 
 from .engine import ParameterizedOptimizer
@@ -21,7 +23,7 @@ class Adan(ParameterizedOptimizer):
     betas: of the gradient, of the difference, of the second moment; MADA calls them beta1, beta3, beta2.
     """
 
-    domain = {"beta1": (0.0, 1.0), "beta2": (0.0, 1.0), "beta3": (0.0, 1.0)}
+    domain = MappingProxyType({"beta1": (0.0, 1.0), "beta2": (0.0, 1.0), "beta3": (0.0, 1.0)})
     rule = staticmethod(adan)
 
     def __init__(self, params, lr=1e-3, betas=(0.98, 0.92, 0.99), *, eps=1e-8, weight_decay=0.0, max_grad_norm=None):

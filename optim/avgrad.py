@@ -1,5 +1,7 @@
 """AVGrad: Adam with the running average of its second moments in place of AMSGrad's maximum (MADA paper, eq. (5))."""
 
+from types import MappingProxyType
+
 from .engine import ParameterizedOptimizer
 
 
@@ -14,7 +16,7 @@ def avgrad(g, *, m, v, v_avg, beta1, beta2, bias1, bias2, t, eps):
 class AVGrad(ParameterizedOptimizer):
     """AVGrad with decoupled weight decay. Same learning rates and betas as Adam. Raises ValueError as torch's AdamW does."""
 
-    domain = {"beta1": (0.0, 1.0), "beta2": (0.0, 1.0)}
+    domain = MappingProxyType({"beta1": (0.0, 1.0), "beta2": (0.0, 1.0)})
     rule = staticmethod(avgrad)
 
     def __init__(self, params, lr=1e-3, betas=(0.9, 0.95), *, eps=1e-8, weight_decay=0.0, max_grad_norm=None):

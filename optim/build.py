@@ -28,6 +28,16 @@ OPTIMIZERS = {
 }
 
 
+def signature(name):
+    """{argument: default} of an optimizer's constructor, those in its `options` included."""
+    if name not in OPTIMIZERS:
+        raise ValueError(f"optimizer {name!r} does not exist: choose one of {', '.join(OPTIMIZERS)}")
+    arguments = dict(inspect.signature(OPTIMIZERS[name]).parameters)
+    if "options" in arguments:
+        arguments |= inspect.signature(ParameterizedOptimizer.__init__).parameters
+    return {key: argument.default for key, argument in arguments.items()}
+
+
 def build(name, params, *, max_grad_norm=None, **settings):
     """The optimizer `name` for `params`, with `settings` under their flat names: lr, weight_decay, beta1, rho, ...
 
@@ -36,17 +46,12 @@ def build(name, params, *, max_grad_norm=None, **settings):
     raw gradient in `.grad_norm`, and changes nothing on a gradient that is not finite but counts it in `.skipped_steps`.
     Raises ValueError naming an unknown optimizer or a setting that it does not have.
     """
-    if name not in OPTIMIZERS:
-        raise ValueError(f"optimizer {name!r} does not exist: choose one of {', '.join(OPTIMIZERS)}")
-    arguments = dict(inspect.signature(OPTIMIZERS[name]).parameters)
-    if "options" in arguments:
-        arguments |= inspect.signature(ParameterizedOptimizer.__init__).parameters
+    arguments = signature(name)
     kwargs = {key: value for key, value in settings.items() if value is not None}
     if "state_dtype" in kwargs:
         kwargs["state_dtype"] = getattr(torch, kwargs["state_dtype"], kwargs["state_dtype"])
     if "betas" in arguments:
-        default = arguments["betas"].default
-        kwargs["betas"] = tuple(kwargs.pop(f"beta{i}", value) for i, value in enumerate(default, start=1))
+        kwargs["betas"] = tuple(kwargs.pop(f"beta{i}", beta) for i, beta in enumerate(arguments["betas"], start=1))
     for key in kwargs:
         if key not in arguments:
             raise ValueError(f"optimizer {name!r} has no setting {key!r}: leave it at None")
@@ -58,6 +63,17 @@ def build(name, params, *, max_grad_norm=None, **settings):
     optimizer.skipped_steps = 0
     optimizer.register_step_pre_hook(partial(clip_or_skip, max_grad_norm=max_grad_norm))
     return optimizer
+
+
+def resolved(name, settings):
+    """What `build` makes of the flat `settings` that it knows: {setting: value}, with defaults in place of None."""
+    defaults = signature(name)
+    defaults |= {f"beta{i}": beta for i, beta in enumerate(defaults.get("betas", ()), start=1)}
+    known = {key: value for key, value in settings.items() if key in defaults and key not in ("params", "betas")}
+    group = build(name, [torch.zeros(1, requires_grad=True)], **known | {"lr": 1.0}).param_groups[0]
+    late = {key: group[key] for key in ("hyper_scale", "debias", "hyper_lr", "bounds") if key in group}
+    late = {key: value.tolist() if isinstance(value, torch.Tensor) else value for key, value in late.items()}
+    return {key: defaults[key] if value is None else value for key, value in known.items()} | late
 
 
 def clip_or_skip(optimizer, args, kwargs, max_grad_norm):

@@ -13,14 +13,18 @@ rule again is cheaper than holding autograd's graph, and no graph through the mo
 only the second pass, and not even the gradient is kept. No step waits for the device.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from .hyper import HYPER_OPTIMIZERS
-from .passes import passes, squares
+from .passes import gradient_norms, passes
 
+RELATIVE_HYPER_LR = 1e-2  # for every coefficient: relative hyper-gradients are of one scale
 HYPER_STATE = (
     "coefficients",
     "hyper_gradients",
@@ -32,7 +36,9 @@ HYPER_STATE = (
     "hyper_lr",
     "hyper_momentum",
     "bounds",
+    "in_time_scale",
 )
+LEARNED_STATE = tuple(name for name in HYPER_STATE if name.startswith(("coef", "hyper_")))  # one for all groups
 
 
 def local(x):
@@ -50,27 +56,26 @@ def copies(p):
 
 
 class ParameterizedOptimizer(Optimizer):
-    """Base class: a subclass defines its rule, its scalars and the domain of its coefficients, and calls `__init__`.
+    """Base class: a subclass defines its rule and the domain of its coefficients, and calls `__init__`.
 
-    rule(g, *, <buffers>, <coefficients>, <scalars>, t, <constants>) -> (direction, {buffer: new value})
-        Elementwise in g and the buffers, which start at zero. Coefficients, scalars and t are 0-D tensors; t = 1, 2, ...
-        counts the updates of that parameter. It is differentiated, so its derivative must be finite everywhere.
-        The operations it may use are those of codegen.OPS; with others it still runs, more slowly.
-    scalars(q, t) -> {name: tensor}
-        What depends on the coefficients but not on the elements. Differentiated too. Unless a subclass says otherwise,
-        the bias corrections bias_i = 1 - beta_i^t of all coefficients beta_i.
+    rule(g, *, <buffers>, <coefficients>, <bias corrections>, t, <constants>) -> (direction, {buffer: new value})
+        Elementwise in g and the buffers, which start at zero. Coefficients, bias corrections and t are 0-D tensors.
+        t = 1, 2, ... counts the updates of that parameter. For each coefficient beta_i there is bias_i, the weight
+        that a moving average with decay beta_i has gathered (see `debias`). The rule is differentiated, so its
+        derivative must be finite everywhere. The operations it may use are those of codegen.OPS; with others it still
+        runs, more slowly.
     domain: {coefficient: (low, high)}: learned coefficients are projected on this box.
-    default_hyper_lr: {coefficient: hyper_lr}, where none is given.
+    raw_domain: {coefficient: (low, high)}: what hyper_scale="raw" has instead, where that differs.
+    raw_hyper_lr: {coefficient: hyper_lr}: the defaults under hyper_scale="raw".
+    time_scales: coefficients whose distance from 1 moves by a factor under hyper_scale="relative".
     low_precision: names of the buffers that bear `state_dtype=torch.bfloat16`.
     """
 
-    domain: dict[str, tuple[float, float]] = {}
-    default_hyper_lr: dict[str, float] = {}
+    domain: Mapping[str, tuple[float, float]] = MappingProxyType({})
+    raw_domain: Mapping[str, tuple[float, float]] = MappingProxyType({})
+    raw_hyper_lr: Mapping[str, float] = MappingProxyType({})
+    time_scales: tuple[str, ...] = ()
     low_precision: tuple[str, ...] = ()
-
-    @staticmethod
-    def scalars(q, t):
-        return {name.replace("beta", "bias"): 1 - value**t for name, value in q.items() if name.startswith("beta")}
 
     def __init__(
         self,
@@ -87,6 +92,9 @@ class ParameterizedOptimizer(Optimizer):
         hyper_start=0,
         hyper_clip=10.0,
         hyper_optimizer="sgd",
+        hyper_scale=None,
+        domain=None,
+        debias=None,
         per_group=False,
         lr_range=(0.1, 10.0),
         state_dtype=None,
@@ -99,10 +107,16 @@ class ParameterizedOptimizer(Optimizer):
         constants: {name: value} handed to the rule as they are; hashable values.
         learn: names of the coefficients that hyper-gradient descent moves; the others never change. "lr" stands for a
             factor on the learning rate, 1 at the start and kept in `lr_range`.
-        hyper_lr, hyper_momentum: a number, or {name: number}; missing names have the class's default, and no momentum.
+        hyper_lr, hyper_momentum: a number, or {name: number}; missing names have the default, and no momentum. The
+            default of hyper_lr is 1e-2 under hyper_scale="relative", and the paper's values under "raw".
         hyper_start: for that many steps the hyper-gradient is taken to be 0.
-        hyper_clip: bound on the absolute value of each hyper-gradient; None for no bound.
+        hyper_clip: bound on the absolute value of each (scaled) hyper-gradient; None for no bound.
         hyper_optimizer: "sgd", the paper's; "sign"; or "adam", whose first decay is hyper_momentum.
+        hyper_scale: "relative" (the default) divides hyper-gradients by sum lr |g|_1, which makes them dimensionless,
+            and moves 1 - beta2 by a factor; "raw" takes them as they are, which is the paper's form.
+        domain: {name: (low, high)}, in place of the class's bounds on that learned coefficient.
+        debias: what a moving average is divided by: "weights" (the default), the weight that it has really gathered
+            while its decay moved; or "powers", 1 - beta^t, which is right only while beta never changed.
         per_group: every param group learns coefficients of its own.
         state_dtype: dtype of the last gradient and of the buffers in `low_precision`; None: the parameter's.
         max_grad_norm: clip the gradient to that global norm inside step(), after the hyper-gradient was taken from
@@ -119,26 +133,42 @@ class ParameterizedOptimizer(Optimizer):
         }.items():
             if value is not None and not value >= 0:
                 raise ValueError(f"{name}={value!r} must not be negative or NaN")
-        if hyper_optimizer not in HYPER_OPTIMIZERS:
-            raise ValueError(f"hyper_optimizer={hyper_optimizer!r} must be one of {', '.join(HYPER_OPTIMIZERS)}")
+        for name, value, choices in (
+            ("hyper_optimizer", hyper_optimizer, tuple(HYPER_OPTIMIZERS)),
+            ("hyper_scale", hyper_scale, (None, "relative", "raw")),
+            ("debias", debias, (None, "weights", "powers")),
+        ):
+            if value not in choices:
+                raise ValueError(f"{name}={value!r} must be one of {', '.join(filter(None, choices))}")
         if state_dtype is not None and not (isinstance(state_dtype, torch.dtype) and state_dtype.is_floating_point):
             raise ValueError(f"state_dtype={state_dtype!r} must be a floating dtype of torch, such as bfloat16")
         if not 0 <= lr_range[0] <= 1 <= lr_range[1]:
             raise ValueError(f"lr_range={lr_range!r} must hold 1, where the factor starts, and nothing negative")
         learn = (learn,) if isinstance(learn, str) else tuple(learn)
+        relative = hyper_scale != "raw"
         if "lr" in learn:
-            self.domain, coefficients = self.domain | {"lr": tuple(lr_range)}, coefficients | {"lr": 1.0}
+            self.domain, coefficients = {**self.domain, "lr": tuple(lr_range)}, coefficients | {"lr": 1.0}
         self.check_names("learn", learn)
+        self.check_names("domain", domain or {})
+        self.domain = {**self.domain, **({} if relative else self.raw_domain), **(domain or {})}
+        for name, (low, high) in self.domain.items():
+            if not low <= high:
+                raise ValueError(f"domain: {name!r} needs (low, high) with low <= high, not {(low, high)!r}")
         for name, value in coefficients.items():
             low, high = self.domain[name] if name in learn else (0, 1)
             if not low <= value <= high or (name.startswith("beta") and value == 1):
                 end = ")" if name.startswith("beta") and high == 1 else "]"
                 raise ValueError(
                     f"{name}={value!r} must lie in [{low}, {high}{end}"
-                    + (f" to be learned; or leave {name!r} out of `learn`" if name in learn and 0 <= value < 1 else "")
+                    + (
+                        f" to be learned; leave {name!r} out of `learn`, or widen its `domain`"
+                        if name in learn and 0 <= value < 1
+                        else ""
+                    )
                 )
         free = (-torch.inf, torch.inf)
         zeros = torch.zeros(len(self.domain), dtype=torch.float64)
+        rates = dict.fromkeys(self.domain, RELATIVE_HYPER_LR) if relative else dict(self.raw_hyper_lr)
         super().__init__(
             params,
             {
@@ -148,14 +178,17 @@ class ParameterizedOptimizer(Optimizer):
                 "buffers": tuple(buffers),
                 "constants": dict(constants or {}),
                 "learn": learn,
+                "debias": (debias or "weights") if learn else "powers",  # equal while the betas are constant
+                "hyper_scale": "relative" if relative else "raw",
                 "hyper_start": hyper_start,
                 "hyper_clip": hyper_clip,
                 "hyper_optimizer": hyper_optimizer,
                 "per_group": per_group,
                 "state_dtype": state_dtype,
-                "hyper_lr": self.by_name("hyper_lr", hyper_lr, self.default_hyper_lr, learn),
+                "hyper_lr": self.by_name("hyper_lr", hyper_lr, rates, learn),
                 "hyper_momentum": self.by_name("hyper_momentum", hyper_momentum, dict.fromkeys(learn, 0.0), learn),
                 "bounds": zeros.new_tensor([self.domain[name] if name in learn else free for name in self.domain]),
+                "in_time_scale": zeros.new_tensor([relative and name in self.time_scales for name in self.domain]),
                 "coefficients": zeros.new_tensor([float(coefficients[name]) for name in self.domain]),
                 "hyper_gradients": zeros,
                 "hyper_velocity": zeros,
@@ -202,8 +235,12 @@ class ParameterizedOptimizer(Optimizer):
         self.place()
 
     def __setstate__(self, state):
-        """Also called by load_state_dict, which casts the hyper-state."""
+        """Also called by load_state_dict, which casts the hyper-state. A state from before these keys goes on as it was."""
         super().__setstate__(state)
+        for group in self.param_groups:
+            group.setdefault("debias", "powers")
+            group.setdefault("hyper_scale", "raw")
+            group.setdefault("in_time_scale", torch.zeros_like(group["coefficients"]))
         self.place()
 
     def place(self):
@@ -231,7 +268,7 @@ class ParameterizedOptimizer(Optimizer):
 
     @property
     def hyper_gradients(self):
-        """{name: last raw hyper-gradient}: before clamping, 0 for what is not learned; with per_group, a list."""
+        """{name: last hyper-gradient}: scaled, not yet clamped, 0 for what is not learned; with per_group, a list."""
         return self.read("hyper_gradients")
 
     def read(self, key):
@@ -258,11 +295,12 @@ class ParameterizedOptimizer(Optimizer):
         params = [p for group in groups for p in group["params"] if p.grad is not None]
         if any(p.grad.is_sparse for p in params):
             raise RuntimeError(f"{type(self).__name__} does not support sparse gradients: make the embedding dense")
-        self.grad_norm = self.norm(params)
+        squares, absolute = self.gradient_sums()
+        self.grad_norm = squares.sum().sqrt()
         ok = self.grad_norm.isfinite()
 
-        h = self.look_back(ok)
-        self.learn_coefficients(h, ok)
+        units = absolute * self.applied_rates()
+        self.learn_coefficients(self.look_back(ok), units, ok)
         steps = [self.start(group, p) for group in groups for p in group["params"] if p.grad is not None]
         if steps:
             torch._foreach_add_(steps, ok.to(steps[0]))
@@ -273,22 +311,39 @@ class ParameterizedOptimizer(Optimizer):
             group["skipped_steps"] = group["skipped_steps"] + ~ok
         return loss
 
-    def norm(self, params):
-        """Global 2-norm of the gradients, over all groups and shards. 0-D float64."""
-        total = torch.zeros_like(self.param_groups[0]["skipped_steps"])
-        sharded = any(isinstance(p, DTensor) for p in params)
-        for n in sorted(set(map(copies, params))):
-            rows = [(local(p.grad),) for p in params if copies(p) == n]
-            total += squares()(rows, total.new_zeros(len(rows), 0)).sum() / (n if sharded else 1)
+    def gradient_sums(self):
+        """Of each group's raw gradients, (groups,) float64 each: the sum of squares over all shards, and this rank's part
+        of the sum of absolute values, which `learn_coefficients` adds up over ranks."""
+        totals = torch.zeros_like(self.param_groups[0]["skipped_steps"]).expand(2, len(self.param_groups))
+        params = [[p for p in group["params"] if p.grad is not None] for group in self.param_groups]
+        sharded = any(isinstance(p, DTensor) for group in params for p in group)
+        for n in sorted({copies(p) for group in params for p in group}):
+            members = [[p for p in group if copies(p) == n] for group in params]
+            rows = [(local(p.grad),) for group in members for p in group]
+            parts = gradient_norms()(rows, totals.new_zeros(len(rows), 0)).split([len(group) for group in members])
+            share = totals.new_tensor([n if sharded else 1, n])  # of what is summed over ranks, each copy has its share
+            totals = totals + (torch.stack([part.sum(0) for part in parts]) / share).T
+        squares, absolute = totals
         if sharded:
-            dist.all_reduce(total)
-        return total.sqrt()
+            squares = squares.contiguous()
+            dist.all_reduce(squares)
+        return squares, absolute
+
+    def applied_rates(self):
+        """The learning rate of each group's last update, its learned factor included: (groups,) float64."""
+        rates = torch.stack([group["last_lr"] for group in self.param_groups])
+        if "lr" in self.domain:
+            at = list(self.domain).index("lr")
+            rates = rates * torch.stack([group["coefficients"][at] for group in self.param_groups])
+        return rates
 
     def start(self, group, p):
         """Make the state of a parameter that has none. Returns its step count."""
         state = self.state[p]
         if not state:
             state["step"] = torch.zeros((), dtype=torch.float32, device=p.device)
+            if group["debias"] == "weights":
+                state["weights"] = torch.zeros(len(self.decays), dtype=torch.float64, device=p.device)
         for name in group["buffers"] + (("g",) if group["learn"] else ()):
             if name not in state:
                 low = group["state_dtype"] if name == "g" or name in self.low_precision else None
@@ -301,7 +356,6 @@ class ParameterizedOptimizer(Optimizer):
         for i, group in enumerate(self.param_groups):
             loops = passes(
                 self.rule,
-                self.scalars,
                 tuple(self.domain),
                 group["buffers"],
                 tuple(group["constants"].items()),
@@ -313,12 +367,31 @@ class ParameterizedOptimizer(Optimizer):
                     batches.setdefault((loops, n), []).append((i, params))
         return batches.items()
 
-    def scalar_table(self, params, q):
-        """The rule's scalars at the current step of each parameter: (parameters, names) float64; q: (len(domain),)."""
-        t = torch.stack([self.state[p]["step"] for p in params]).to(q).clamp(min=1)
-        named = dict(zip(self.domain, q.unbind(), strict=True))
-        columns = [*named.values(), *self.scalars(named, t).values(), t]
-        return torch.stack([column.expand_as(t) for column in columns], dim=1)
+    @property
+    def decays(self):
+        """Columns of the coefficients that are decays of moving averages: beta1, beta2, ..."""
+        return [i for i, name in enumerate(self.domain) if name.startswith("beta")]
+
+    def scalar_table(self, group, params, q):
+        """The rule's scalars at the current step of each parameter, (parameters, names) float64; q: (len(domain),).
+
+        names: the coefficients, the weight bias_i that each moving average has gathered by then, t. With constant decay
+        the recursion w <- beta w + 1 - beta from 0 is 1 - beta^t.
+        """
+        t = torch.stack([self.state[p]["step"] for p in params]).to(q).clamp(min=1)[:, None]
+        beta = q[self.decays]
+        if group["debias"] == "weights":
+            bias = torch.stack([self.state[p]["weights"] for p in params]).to(q) * beta + (1 - beta)
+        else:
+            bias = 1 - beta**t
+        return torch.cat([q.expand(len(params), -1), bias, t], dim=1)
+
+    def gather_weights(self, group, params, table, live):
+        """After an update is complete: its moving averages have the weights of the table, where `live`."""
+        if group["debias"] == "weights":
+            weights = [self.state[p]["weights"] for p in params]
+            new = table[:, len(self.domain) : -1].to(weights[0].device)
+            torch._foreach_copy_(weights, torch.where(live, new, torch.stack(weights)).unbind())
 
     def look_back(self, ok):
         """Completes the last updates; returns h_q = sum over parameters of <g_t, dx_{t-1}/dq> of this rank, by group.
@@ -334,7 +407,7 @@ class ParameterizedOptimizer(Optimizer):
                 group = self.param_groups[i]
                 leaves.append(group["coefficients"].detach().requires_grad_())
                 with torch.enable_grad():
-                    tables.append(self.scalar_table(params, leaves[-1]))
+                    tables.append(self.scalar_table(group, params, leaves[-1]))
                 for p in params:
                     state = self.state[p]
                     grad = torch.zeros_like(state["g"]) if p.grad is None else p.grad
@@ -343,10 +416,15 @@ class ParameterizedOptimizer(Optimizer):
             # a parameter whose every gradient so far was not finite has state, but no update to look back on
             live = torch.stack([self.state[p]["step"] > 0 for _, params in members for p in params])[:, None]
             sums = look_back(rows, torch.cat([(live & ok).to(scalars), scalars], dim=1))
+            lengths = [len(params) for _, params in members]
+            for (i, params), table, alive in zip(
+                members, scalars.split(lengths), (live & ok).split(lengths), strict=True
+            ):
+                self.gather_weights(self.param_groups[i], params, table, alive)
             columns = dict(zip(wrt, torch.where(live, sums, 0.0).unbind(1), strict=True))
             nothing = torch.zeros_like(scalars[:, 0])
             cotangent = torch.stack([columns.get(i, nothing) for i in range(scalars.shape[1])], dim=1)
-            parts = cotangent.split([len(table) for table in tables])
+            parts = cotangent.split(lengths)
             for (i, params), table, q, part in zip(members, tables, leaves, parts, strict=True):
                 (gradient,) = torch.autograd.grad(table, q, part)
                 h[i] -= self.param_groups[i]["last_lr"] * gradient / n
@@ -358,28 +436,35 @@ class ParameterizedOptimizer(Optimizer):
                         del self.state[p]["g"]
         return torch.stack(h)
 
-    def learn_coefficients(self, h, ok):
-        """Reduce the hyper-gradients over ranks, then one step of projected hyper-SGD (or another hyper-optimizer)."""
+    def learn_coefficients(self, h, units, ok):
+        """Reduce the hyper-gradients over ranks and scale them; then one step of projected hyper-SGD, or the like.
+
+        h: (groups, len(domain)), and units: (groups,), sum lr |g|_1, which makes them relative; this rank's part of both.
+        """
         groups = self.param_groups
         if not any(group["learn"] for group in groups):
             return
+        h = torch.cat([h, units[:, None]], dim=1)
         if not groups[0]["per_group"]:
             h = h.sum(0, keepdim=True)
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(h)
-        for group, h in zip(groups, h, strict=False):
-            learned = group["bounds"][:, 0] > -torch.inf
-            h = torch.where(learned, h, 0.0)
+        for group, row in zip(groups, h, strict=False):
+            raw, unit = row[:-1], row[-1]
+            if group["hyper_scale"] == "relative":
+                raw = torch.where(unit > 0, raw / unit, 0.0)
+            scaled = torch.where(group["bounds"][:, 0] > -torch.inf, raw, 0.0)
             k = group["hyper_step"] + 1
             bound = torch.inf if group["hyper_clip"] is None else group["hyper_clip"]
-            push = torch.where(k > group["hyper_start"], h.clamp(-bound, bound), 0.0)
+            push = torch.where(k > group["hyper_start"], scaled.clamp(-bound, bound), 0.0)
             step, velocity, square = HYPER_OPTIMIZERS[group["hyper_optimizer"]](
                 push, group["hyper_velocity"], group["hyper_square"], group["hyper_momentum"], k
             )
-            q = (group["coefficients"] - group["hyper_lr"] * step).clamp(*group["bounds"].unbind(1))
+            q, step = group["coefficients"], group["hyper_lr"] * step
+            q = torch.where(group["in_time_scale"] > 0, 1 - (1 - q) * step.exp(), q - step)
             new = {
-                "coefficients": q,
-                "hyper_gradients": h,
+                "coefficients": q.clamp(*group["bounds"].unbind(1)),
+                "hyper_gradients": scaled,
                 "hyper_velocity": velocity,
                 "hyper_square": square,
                 "hyper_step": k,
@@ -387,7 +472,7 @@ class ParameterizedOptimizer(Optimizer):
             group.update({name: torch.where(ok, value, group[name]) for name, value in new.items()})
         if not groups[0]["per_group"]:
             for group in groups[1:]:
-                group.update({name: groups[0][name] for name in HYPER_STATE if name.startswith(("coef", "hyper_"))})
+                group.update({name: groups[0][name] for name in LEARNED_STATE})
 
     def move(self, ok):
         """x <- x (1 - lr decay) - lr direction, with the direction from the clipped gradient and the new coefficients."""
@@ -399,13 +484,16 @@ class ParameterizedOptimizer(Optimizer):
             rows, tables = [], []
             for i, params in members:
                 group = self.param_groups[i]
-                table = self.scalar_table(params, group["coefficients"])
+                table = self.scalar_table(group, params, group["coefficients"])
                 lr = group["lr"] if isinstance(group["lr"], torch.Tensor) else torch.full_like(clip, group["lr"])
                 same = torch.stack([ok.to(table), clip, lr.to(table), torch.full_like(clip, group["weight_decay"])])
                 tables.append(torch.cat([same.expand(len(params), 4), table], dim=1))
                 names = (("g",) if group["learn"] else ()) + group["buffers"]
                 rows += [tuple(map(local, (p.grad, p, *(self.state[p][name] for name in names)))) for p in params]
             move(rows, torch.cat(tables))
+            for (i, params), table in zip(members, tables, strict=True):
+                if not self.param_groups[i]["learn"]:  # else the next step's look_back completes this update
+                    self.gather_weights(self.param_groups[i], params, table[:, 4:], ok)
 
     @torch.no_grad()
     def freeze(self):
@@ -424,7 +512,7 @@ class ParameterizedOptimizer(Optimizer):
             )
             group.update(self.frozen(group))
             for p in group["params"]:
-                for name in set(self.state.get(p, ())) - {"step", *group["buffers"]}:
+                for name in set(self.state.get(p, ())) - {"step", "weights", *group["buffers"]}:
                     del self.state[p][name]
 
     def frozen(self, group):

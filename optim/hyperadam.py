@@ -1,7 +1,9 @@
 """HyperAdam: Adam whose beta1 and beta2 are learned by hyper-gradient descent (Chandra et al., 2022)."""
 
+from types import MappingProxyType
+
 from .engine import ParameterizedOptimizer
-from .mada import sqrt
+from .mada import MADA, sqrt
 
 
 def hyperadam(g, *, m, v, beta1, beta2, bias1, bias2, t, eps):
@@ -17,8 +19,10 @@ class HyperAdam(ParameterizedOptimizer):
     Arguments as for MADA, as far as they apply.
     """
 
-    domain = {"beta1": (0.01, 0.99), "beta2": (0.501, 0.99)}
-    default_hyper_lr = {"beta1": 5e-4, "beta2": 5e-4, "lr": 1e-1}
+    domain = MappingProxyType({name: MADA.domain[name] for name in ("beta1", "beta2")})
+    raw_domain = MADA.raw_domain
+    raw_hyper_lr = MADA.raw_hyper_lr
+    time_scales = MADA.time_scales
     low_precision = ("m",)
     rule = staticmethod(hyperadam)
 

@@ -1,5 +1,7 @@
 """Lion: evolved sign momentum (Chen et al., 2023, Algorithm 2)."""
 
+from types import MappingProxyType
+
 import torch
 
 from .engine import ParameterizedOptimizer
@@ -13,7 +15,7 @@ def lion(g, *, m, beta1, beta2, bias1, bias2, t):
 class Lion(ParameterizedOptimizer):
     """Lion with decoupled weight decay. Its paper: lr 3 to 10 times smaller than Adam's, decay as much larger."""
 
-    domain = {"beta1": (0.0, 1.0), "beta2": (0.0, 1.0)}
+    domain = MappingProxyType({"beta1": (0.0, 1.0), "beta2": (0.0, 1.0)})
     rule = staticmethod(lion)
 
     def __init__(self, params, lr=1e-4, betas=(0.9, 0.99), *, weight_decay=0.0, max_grad_norm=None):

@@ -1,5 +1,7 @@
 """MADA: Meta-Adaptive Optimizers through hyper-gradient descent (Ozkara et al., ICML 2024), appendix C.1."""
 
+from types import MappingProxyType
+
 import torch
 
 from .engine import ParameterizedOptimizer
@@ -43,7 +45,8 @@ def mada(
     maximum (AMSGrad); n moment of the gradient difference (Adan); l momentum of Lion; g_prev the previous gradient;
     v_mixed the interpolated second moment of eq. (3), which AMSGrad's form of Yogi refers to. A buffer that is None
     leaves out the part it belongs to: the coefficient of that part is fixed where the part does not count.
-    beta1 ... gamma: coefficients; bias_i = 1 - beta_i^t; t = 1, 2, ...: all 0-D. The rest are plain constants.
+    beta1 ... gamma: coefficients; bias_i: the weight that the average with decay beta_i has gathered; t = 1, 2, ...:
+    the count of updates: all 0-D. The rest are plain constants.
     rule: "paper" is appendix C.1 with the bias corrections of the base optimizers, "authors" what the released code
     computes. second_moment: "avgrad" is eq. (5), "amsgrad" is eq. (3).
     """
@@ -92,33 +95,43 @@ def mada(
 class MADA(ParameterizedOptimizer):
     """Learns, while it trains, where to stand between Adam, AVGrad, Yogi, Adan and Lion. Drop-in for AdamW.
 
-    The defaults start at Adam. Corners, for (beta3, rho, c, gamma): Adam (0, 1, 1, 1), AVGrad (0, 0, 1, 1),
-    Yogi (0, 1, 0, 1), Adan (beta3, 1, 1, 1), Lion gamma = 0; AMSGrad is AVGrad's with second_moment="amsgrad".
+    Clipping belongs inside: the hyper-gradient needs the raw gradient, so pass max_grad_norm instead of calling
+    clip_grad_norm_ before step(). The defaults start at Adam. Corners, for (beta3, rho, c, gamma): Adam (0, 1, 1, 1),
+    AVGrad (0, 0, 1, 1), Yogi (0, 1, 0, 1), Adan (beta3, 1, 1, 1), Lion gamma = 0; AMSGrad is AVGrad's with
+    second_moment="amsgrad".
 
     params: tensors or param groups; `lr` and `weight_decay` may differ by group.
     betas, beta3, rho, c, gamma: initial coefficients. A learned one must start in its `domain`.
     eps: added to the root of the second moment. weight_decay: decoupled. lion_betas: of the update, of the momentum.
     learn: the coefficients that move; with learn=() this is a fixed optimizer, and so it is after freeze() (MADA-FS).
-    hyper_lr, hyper_momentum: of the coefficients; a number or a dict by name, whose missing names keep the default
-        (5e-4 for beta1 and beta2, 1e-1 for the others, the paper's OpenWebText setting; no momentum).
+    hyper_lr, hyper_momentum: of the coefficients; a number or a dict by name, whose missing names keep the default:
+        1e-2 under hyper_scale="relative"; under "raw" the paper's OpenWebText setting (5e-4 for beta1 and beta2, 1e-1
+        for the others). No momentum.
+    hyper_scale: "relative" (the default) or "raw", the paper's form. domain: {name: (low, high)} overrides a bound.
+    debias: "weights" (the default) or "powers". rule="authors" has its own forms and takes hyper_scale "raw" only.
     rule: "paper" or "authors" (what the published code computes). second_moment: "avgrad" or "amsgrad".
     options: hyper_start=0, hyper_clip=10.0, max_grad_norm=None, hyper_optimizer="sgd", per_group=False,
-        lr_range=(0.1, 10.0), state_dtype=None: see ParameterizedOptimizer. Clipping belongs inside: the hyper-gradient
-        needs the raw gradient, so pass max_grad_norm instead of calling clip_grad_norm_ before step().
+        lr_range=(0.1, 10.0), state_dtype=None: see ParameterizedOptimizer.
 
     State per parameter, at most: m, v, s, n, l, g_prev and the last gradient g; a part whose coefficient is fixed
     where it does not count costs neither memory nor time. Raises ValueError naming an argument out of its domain.
     """
 
-    domain = {
-        "beta1": (0.01, 0.99),
-        "beta2": (0.501, 0.99),
-        "beta3": (0.0, 0.99),
-        "rho": (0.0, 1.0),
-        "c": (0.0, 1.0),
-        "gamma": (0.0, 1.0),
-    }
-    default_hyper_lr = {"beta1": 5e-4, "beta2": 5e-4, "beta3": 1e-1, "rho": 1e-1, "c": 1e-1, "gamma": 1e-1, "lr": 1e-1}
+    domain = MappingProxyType(
+        {
+            "beta1": (0.01, 0.99),
+            "beta2": (0.501, 0.9999),
+            "beta3": (0.0, 0.99),
+            "rho": (0.0, 1.0),
+            "c": (0.0, 1.0),
+            "gamma": (0.0, 1.0),
+        }
+    )
+    raw_domain = MappingProxyType({"beta2": (0.501, 0.99)})
+    raw_hyper_lr = MappingProxyType(
+        {"beta1": 5e-4, "beta2": 5e-4, "beta3": 1e-1, "rho": 1e-1, "c": 1e-1, "gamma": 1e-1, "lr": 1e-1}
+    )
+    time_scales = ("beta2",)
     low_precision = ("m", "n", "l", "g_prev")  # v and s move by less than bfloat16 resolves
     rule = staticmethod(mada)
 
@@ -137,8 +150,11 @@ class MADA(ParameterizedOptimizer):
         lion_betas=(0.95, 0.98),
         hyper_lr=None,
         hyper_momentum=0.0,
+        hyper_scale=None,
+        domain=None,
         learn=("beta1", "beta2", "beta3", "rho", "c", "gamma"),
         rule="paper",
+        debias=None,
         second_moment="avgrad",
         **options,
     ):
@@ -146,6 +162,11 @@ class MADA(ParameterizedOptimizer):
             raise ValueError(f"rule={rule!r} must be 'paper' or 'authors'")
         if second_moment not in ("avgrad", "amsgrad"):
             raise ValueError(f"second_moment={second_moment!r} must be 'avgrad' or 'amsgrad'")
+        if rule == "authors":
+            if hyper_scale not in (None, "raw") or debias is not None:
+                name, value = ("debias", debias) if debias is not None else ("hyper_scale", hyper_scale)
+                raise ValueError(f"{name}={value!r}: rule='authors' has a form of its own; leave it at None")
+            hyper_scale, debias = "raw", "powers"
         if not eps > 0:
             raise ValueError(f"eps={eps!r} must be positive")
         if len(betas) != 2:
@@ -163,6 +184,9 @@ class MADA(ParameterizedOptimizer):
             **parts(coefficients, constants, learn),
             hyper_lr=hyper_lr,
             hyper_momentum=hyper_momentum,
+            hyper_scale=hyper_scale,
+            domain=domain,
+            debias=debias,
             **options,
         )
 

@@ -15,16 +15,15 @@ class Passes(NamedTuple):
 
 
 @lru_cache
-def passes(rule, scalars, coefficients, buffers, constants, learn):
+def passes(rule, coefficients, buffers, constants, learn):
     """The two passes of a step as loops. Their scalars are `ok` (0: change nothing) and a row of `scalar_table`."""
     if "lr" in coefficients:
         rule = partial(scaled, rule)
     rule = partial(rule, **dict(constants))
-    with torch.enable_grad():
-        q = {name: torch.full((), 0.5, requires_grad=name in learn) for name in coefficients}
-        derived = scalars(q, torch.ones(()))
-    names = (*coefficients, *derived, "t")
-    wrt = tuple(i for i, value in enumerate((*q.values(), *derived.values())) if value.requires_grad)
+    decays = [name for name in coefficients if name.startswith("beta")]
+    names = (*coefficients, *(name.replace("beta", "bias") for name in decays), "t")
+    learned = {*learn, *(name.replace("beta", "bias") for name in decays if name in learn)}
+    wrt = tuple(i for i, name in enumerate(names) if name in learned)
 
     def unpack(arguments):
         state, ok, row = arguments[: len(buffers)], arguments[len(buffers)], arguments[-len(names) :]
@@ -68,6 +67,6 @@ def scaled(rule, g, /, *, lr, **arguments):
 
 
 @lru_cache
-def squares():
-    """The sum of squares of each gradient."""
-    return Loop(lambda grad: ([], [grad * grad]), ("grad",), (), ())
+def gradient_norms():
+    """The sum of squares and the sum of absolute values of each gradient."""
+    return Loop(lambda grad: ([], [grad * grad, grad.abs()]), ("grad",), (), ())

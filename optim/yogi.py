@@ -1,5 +1,7 @@
 """Yogi (Zaheer et al., 2018): the second moment grows by no more than g^2 a step, whatever its size."""
 
+from types import MappingProxyType
+
 import torch
 
 from .engine import ParameterizedOptimizer
@@ -15,7 +17,7 @@ def yogi(g, *, m, v, beta1, beta2, bias1, bias2, t, eps):
 class Yogi(ParameterizedOptimizer):
     """Yogi with decoupled weight decay. Its paper takes eps = 1e-3 and learning rates up to 10 times Adam's."""
 
-    domain = {"beta1": (0.0, 1.0), "beta2": (0.0, 1.0)}
+    domain = MappingProxyType({"beta1": (0.0, 1.0), "beta2": (0.0, 1.0)})
     rule = staticmethod(yogi)
 
     def __init__(self, params, lr=1e-2, betas=(0.9, 0.999), *, eps=1e-3, weight_decay=0.0, max_grad_norm=None):

@@ -39,6 +39,7 @@ overwrite = False  # start anew in an out_dir that holds another run, which is l
 init_from: Literal["scratch", "resume"] = "scratch"  # "resume": go on from out_dir's ckpt_last.pt
 seed = 1337  # of the initial weights, the order of the images, their augmentation and dropout
 # data and model
+dataset = "cifar10"  # a folder of data/, made by its prepare.py
 model: Literal["cnn", "resnet9"] = "cnn"  # appendix C.2
 images: int | None = None  # train, and test, on the first so many images only; None: on all 50,000, and 10,000
 batch_size = 256  # images per step; the last batch of an epoch may be smaller
@@ -65,12 +66,15 @@ learn: tuple | None = None  # names of the coefficients to learn; () for none
 hyper_lr: float | dict | None = None  # learning rate of the coefficients: a number, or {name: number}
 hyper_momentum: float | dict | None = None  # momentum of the coefficients, likewise
 hyper_start: int | None = None  # steps before the coefficients begin to move
+debias: str | None = None  # what moving averages are divided by: "weights" that they gathered, or "powers", 1 - beta^t
+hyper_scale: str | None = None  # of the hyper-gradients: "relative", or "raw" as in the paper
+domain: dict | None = None  # {name: (low, high)}: bounds on learned coefficients in place of the optimizer's own
 rule: str | None = None  # MADA: "paper", or "authors" for what the released code computes
 # system
 device = "auto"  # "cuda", "mps", "cpu"; "auto" takes the first of these three that there is
 # -- end of settings
 
-FOLDER = Path(__file__).resolve().parents[1] / "data" / "cifar10"
+FOLDER = Path(__file__).resolve().parents[1] / "data"
 OPTIMIZER_SETTINGS = (
     "beta1",
     "beta2",
@@ -84,6 +88,9 @@ OPTIMIZER_SETTINGS = (
     "hyper_lr",
     "hyper_momentum",
     "hyper_start",
+    "hyper_scale",
+    "debias",
+    "domain",
     "rule",
 )
 FREE_SETTINGS = ("out_dir", "overwrite", "init_from", "stop_after", "device")  # of a resumed run; the others are kept
@@ -160,18 +167,18 @@ def learning_rate_at(it, total, cfg):
     return cosine(peak, peak / 25e4, (it - 1 - rise) / (total - 1 - rise))
 
 
-def load(split, count=None):
-    """The first `count` images of a split, (N, 32, 32, 3) uint8, and their labels, (N,) int64. Raises UserError."""
+def load(folder, split, count=None):
+    """The first `count` images of a split in a folder, (N, 32, 32, 3) uint8, and their labels, (N,) int64. Raises UserError."""
     try:
-        arrays = [np.load(FOLDER / f"{split}_{kind}.npy", mmap_mode="r")[:count] for kind in ("images", "labels")]
+        arrays = [np.load(folder / f"{split}_{kind}.npy", mmap_mode="r")[:count] for kind in ("images", "labels")]
     except (OSError, ValueError) as error:
         raise UserError(f"CIFAR-10 is not there: {error}; run: python data/cifar10/prepare.py") from None
     return torch.from_numpy(arrays[0].copy()), torch.from_numpy(arrays[1].astype(np.int64))
 
 
-def source():
+def source(folder):
     """What meta.json says about where the images come from."""
-    return json.loads((FOLDER / "meta.json").read_text())["source"] if (FOLDER / "meta.json").exists() else "unknown"
+    return json.loads((folder / "meta.json").read_text())["source"] if (folder / "meta.json").exists() else "unknown"
 
 
 def train(cfg, given=()):
@@ -198,8 +205,9 @@ def train(cfg, given=()):
     torch.set_float32_matmul_precision("high")
 
     # data: all of it on the device
-    x_train, y_train = (x.to(device) for x in load("train", cfg.images))
-    x_test, y_test = (x.to(device) for x in load("test", cfg.images))
+    folder = FOLDER / cfg.dataset
+    x_train, y_train = (x.to(device) for x in load(folder, "train", cfg.images))
+    x_test, y_test = (x.to(device) for x in load(folder, "test", cfg.images))
     if cfg.model == "cnn":  # to [-1, 1]
         mean, deviation = torch.tensor(127.5, device=device), torch.tensor(127.5, device=device)
     else:  # each channel by its statistics over the training images
@@ -262,7 +270,7 @@ def train(cfg, given=()):
             "cpu_threads": torch.get_num_threads(),
             "dtype": "float32",
             "parameters": parameters,
-            "data": {"source": source(), "counts": {"train": count, "test": len(y_test)}},
+            "data": {"source": source(folder), "counts": {"train": count, "test": len(y_test)}},
         },
         it,
         cfg.epochs * steps,

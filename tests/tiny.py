@@ -60,6 +60,7 @@ def write_data(folder, vocab_size=len(CHARS)):
         "vocab_size": vocab_size,
         "dtype": "uint16",
         "source": "tests/tiny.py",
+        "sha256": {name: f"{vocab_size}" for name in splits},
         "counts": {name: len(tokens) for name, tokens in splits.items()},
     }
     (folder / "tiny" / "meta.json").write_text(json.dumps(meta))

@@ -16,7 +16,7 @@ from reference import optimizers as reference
 
 from optim import MADA, Adan, AVGrad, HyperAdam, Lion, Yogi, codegen, fuse
 from optim.codegen import Unavailable
-from optim.passes import passes, squares
+from optim.passes import gradient_norms, passes
 
 DOUBLE = {"rtol": 1e-10, "atol": 1e-10}
 SINGLE = {"rtol": 2e-4, "atol": 2e-5}  # of parameters of size 1, after 200 steps in float32
@@ -36,11 +36,11 @@ def without(monkeypatch):
         monkeypatch.setattr(fuse, "build_c", refuse)
         fuse.warn_once.cache_clear()
         passes.cache_clear()
-        squares.cache_clear()
+        gradient_norms.cache_clear()
 
     yield remove
     passes.cache_clear()
-    squares.cache_clear()
+    gradient_norms.cache_clear()
 
 
 def trajectory(optimizer, dtype, steps, shapes=SHAPES, **settings):
@@ -106,6 +106,8 @@ def test_every_subset_of_learn_is_the_plain_rule(learn, without):
         learn=learn,
         hyper_lr=dict.fromkeys(start, 0.02),
         hyper_momentum=dict.fromkeys(start, 0.0),
+        hyper_scale="relative",
+        debias="weights",
     )
 
     def loss(p):
@@ -195,7 +197,7 @@ TRITON = """
     for name in {names!r}:
         for builder in (codegen.build_c, codegen.build_triton):
             fuse.build_c = builder
-            t.passes.cache_clear(), t.squares.cache_clear()
+            t.passes.cache_clear(), t.gradient_norms.cache_clear()
             optimizer, settings = t.SETTINGS[name]
             results.append(t.trajectory(optimizer, {dtype}, 3, [(3,), (40, 33)], **settings))
         torch.testing.assert_close(*results[-2:], rtol={tolerance}, atol={tolerance})

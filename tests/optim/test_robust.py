@@ -321,7 +321,7 @@ def test_parameters_of_several_precisions(name):
     dtypes = {"W": torch.float32, "b": torch.bfloat16, "U": torch.float64}
     params = {key: p.detach().to(dtypes[key]).requires_grad_() for key, p in problem.parameters().items()}
     alone = {key: p.detach().clone().requires_grad_() for key, p in params.items()}
-    settings = {"max_grad_norm": None, "hyper_lr": 0.0} if name in LEARNING else {}
+    settings = {"max_grad_norm": None, "hyper_lr": 0.0, "hyper_scale": "raw"} if name in LEARNING else {}
     together = make(name, list(params.values()), **settings)
     apart = [make(name, [p], **settings) for p in alone.values()]
     for t in range(1, 6):
@@ -371,8 +371,12 @@ def test_closure(name):
 
 @pytest.mark.parametrize("name", LEARNING)
 def test_a_group_added_midway_shares_the_learned_coefficients(name):
-    """Its parameters join as if they had been there, without gradients, from the start."""
-    late, early = fresh(name), fresh(name)
+    """Its parameters join as if they had been there, without gradients, from the start.
+
+    Raw: what hyper-gradients are relative to has the last rate of each group, and the new one has had none.
+    """
+    raw = {} if name == "mada authors" else {"hyper_scale": "raw"}
+    late, early = fresh(name, **raw), fresh(name, **raw)
     extra = [problem.wave((4,), 0.9, 0.3, 0.5).requires_grad_() for _ in range(2)]
     early[1].add_param_group({"params": [extra[1]], "lr": 0.01})
     for t in range(1, 11):
@@ -613,12 +617,13 @@ def worker(rank, world, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
     seen = []
-    params, optimizer = fresh("mada")
-    for t in range(1, 11):
-        optimizer.zero_grad()
-        problem.loss(params, t, variant=rank).backward()
-        optimizer.step()
-        seen.append((optimizer.coefficients, optimizer.hyper_gradients))
+    for scale in ("raw", "relative"):
+        params, optimizer = fresh("mada", hyper_scale=scale)
+        for t in range(1, 11):
+            optimizer.zero_grad()
+            problem.loss(params, t, variant=rank).backward()
+            optimizer.step()
+            seen.append((optimizer.coefficients, optimizer.hyper_gradients))
     model = nn.Linear(4, 3).double()
     with torch.no_grad():
         model.weight.copy_(problem.wave((3, 4), 1.3, 0.2, 0.6))
@@ -645,9 +650,9 @@ def test_two_ranks(tmp_path):
     zero, one = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert zero == one
 
-    own = []  # as long as the coefficients have not moved, the hyper-gradient is the mean of the two ranks' own
+    own = []  # as long as the coefficients have not moved, the raw hyper-gradient is the mean of the two ranks' own
     for rank in range(2):
-        alone, optimizer = fresh("mada")
+        alone, optimizer = fresh("mada", hyper_scale="raw")
         for t in (1, 2):
             optimizer.zero_grad()
             problem.loss(alone, t, variant=rank).backward()
@@ -707,7 +712,15 @@ BAD = [
     (MADA, {"rule": "papers"}, "rule"),
     (MADA, {"second_moment": "max"}, "second_moment"),
     (HyperAdam, {"learn": ("rho",)}, "learn.*rho"),
-    (HyperAdam, {"betas": (0.9, 0.999)}, "beta2"),
+    (HyperAdam, {"betas": (0.9, 0.99995)}, "beta2"),
+    (HyperAdam, {"betas": (0.9, 0.999), "hyper_scale": "raw"}, "beta2.*widen its `domain`"),
+    (MADA, {"domain": {"beta2": (0.6, 0.9)}}, "beta2"),
+    (MADA, {"domain": {"beta4": (0.6, 0.9)}}, "domain.*beta4"),
+    (MADA, {"domain": {"rho": (1.0, 0.5)}}, "domain.*rho"),
+    (MADA, {"hyper_scale": "absolute"}, "hyper_scale.*relative, raw"),
+    (MADA, {"debias": "none"}, "debias.*weights, powers"),
+    (MADA, {"rule": "authors", "hyper_scale": "relative"}, "hyper_scale.*authors"),
+    (MADA, {"rule": "authors", "debias": "weights"}, "debias.*authors"),
     *(
         (optimizer, bad, name)
         for optimizer in (HyperAdam, AVGrad, Yogi, Adan)

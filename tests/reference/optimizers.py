@@ -4,6 +4,8 @@
 next loss through it. It takes any rule (g, state, q, t, eps) -> (direction, new state) with coefficients q.
 """
 
+import math
+
 import torch
 
 DOMAIN = {
@@ -89,8 +91,11 @@ class Lion(Plain):
         return torch.sign(betas[0] * m + (1 - betas[0]) * g)
 
 
-def mada(g, state, q, t, eps, second_moment="avgrad", lion_betas=(0.95, 0.98)):
-    """MADA paper, appendix C.1, with each base optimizer's bias correction; "amsgrad" is the form of its section 2."""
+def mada(g, state, q, t, bias, eps, second_moment="avgrad", lion_betas=(0.95, 0.98)):
+    """MADA paper, appendix C.1, with each base optimizer's bias correction; "amsgrad" is the form of its section 2.
+
+    bias: {coefficient: what the average with that decay is divided by}.
+    """
     b1, b2, b3, rho, c, gamma = q.values()
     zero = torch.zeros_like(g)
     difference = g - state.get("g_last", g)
@@ -103,26 +108,28 @@ def mada(g, state, q, t, eps, second_moment="avgrad", lion_betas=(0.95, 0.98)):
     s = state.get("s", zero)
     s = torch.maximum(s, v) if second_moment == "amsgrad" else (v + (t - 1) * s) / t
     V = rho * v + (1 - rho) * s
-    adaptive = (m / (1 - b1**t) + b3 * n / (1 - b3**t)) / ((V / (1 - b2**t)).sqrt() + eps)
+    adaptive = (m / bias["beta1"] + b3 * n / bias["beta3"]) / ((V / bias["beta2"]).sqrt() + eps)
     l = state.get("l", zero)
     u = lion_betas[0] * l + (1 - lion_betas[0]) * g
     l = lion_betas[1] * l + (1 - lion_betas[1]) * g
     return gamma * adaptive + (1 - gamma) * torch.sign(u), {"m": m, "n": n, "v": v, "s": s, "V": V, "l": l, "g_last": g}
 
 
-def adam(g, state, q, t, eps):
+def adam(g, state, q, t, bias, eps):
     """Kingma and Ba (2015), Algorithm 1."""
     b1, b2 = q.values()
     m = b1 * state.get("m", 0) + (1 - b1) * g
     v = b2 * state.get("v", 0) + (1 - b2) * g**2
-    return m / (1 - b1**t) / ((v / (1 - b2**t)).sqrt() + eps), {"m": m, "v": v}
+    return m / bias["beta1"] / ((v / bias["beta2"]).sqrt() + eps), {"m": m, "v": v}
 
 
 class HyperDescent:
     """Hyper-gradient descent on the coefficients of `rule`: coefficients first, then parameters.
 
     params: {name: leaf tensor}; coefficients: {name: float}, their `domain` is DOMAIN's; lr, weight_decay: {name: float}
-    by parameter; hyper_lr, hyper_momentum: {coefficient: float}. After `step`, the parameters in `x` hang on the graph of
+    by parameter; hyper_lr, hyper_momentum: {coefficient: float}. debias: "powers", 1 - beta^t, or "weights", the sum of
+    the weights that a parameter's average has given to its gradients so far, 1 - prod of the betas that were current.
+    hyper_scale: "raw", or "relative" to sum lr |g|_1, where 1 - beta2 moves by a factor. After `step`, the parameters in `x` hang on the graph of
     the last update, in which the coefficients `q` are leaves.
     """
 
@@ -141,6 +148,9 @@ class HyperDescent:
         hyper_clip=10.0,
         max_grad_norm=None,
         eps=1e-8,
+        debias="powers",
+        hyper_scale="raw",
+        domain=DOMAIN,
         **rule_settings,
     ):
         self.rule, self.settings = rule, dict(eps=eps, **rule_settings)
@@ -151,6 +161,9 @@ class HyperDescent:
         self.lr, self.weight_decay = lr, weight_decay
         self.learn, self.hyper_lr, self.hyper_momentum = learn, hyper_lr, hyper_momentum
         self.hyper_start, self.hyper_clip, self.max_grad_norm = hyper_start, hyper_clip, max_grad_norm
+        self.debias, self.relative, self.domain = debias, hyper_scale == "relative", domain
+        self.last_lr = dict.fromkeys(params, 0.0)
+        self.used = {name: [] for name in params}  # the betas of each update of a parameter
         self.steps = 0
         self.velocity = dict.fromkeys(coefficients, 0.0)
         self.hyper_gradients = dict.fromkeys(coefficients, 0.0)
@@ -172,6 +185,10 @@ class HyperDescent:
         g = dict(zip(active, gradients))
         h = dict(zip(self.q, gradients[len(active) :], strict=True))
 
+        unit = sum(self.last_lr[name] * part.abs().sum().item() for name, part in g.items())
+        if self.relative:
+            h = {name: part / unit if unit > 0 else 0 * part for name, part in h.items()}
+
         self.steps += 1
         q = {}
         for name, coefficient in self.coefficients.items():
@@ -183,8 +200,13 @@ class HyperDescent:
                     else 0.0
                 )
                 self.velocity[name] = self.hyper_momentum[name] * self.velocity[name] + push
-                low, high = DOMAIN[name]
-                coefficient = min(max(coefficient - self.hyper_lr[name] * self.velocity[name], low), high)
+                low, high = self.domain[name]
+                step = self.hyper_lr[name] * self.velocity[name]
+                if self.relative and name == "beta2":
+                    coefficient = 1 - (1 - coefficient) * math.exp(step)
+                else:
+                    coefficient = coefficient - step
+                coefficient = min(max(coefficient, low), high)
             q[name] = torch.tensor(coefficient, dtype=torch.float64, requires_grad=True)
         self.q = q
 
@@ -196,8 +218,20 @@ class HyperDescent:
                 self.x[name] = x[name].clone().requires_grad_()
                 continue
             self.t[name] += 1
-            direction, state = self.rule(g[name], self.state[name], q, self.t[name], **self.settings)
+            direction, state = self.rule(g[name], self.state[name], q, self.t[name], self.bias(name), **self.settings)
+            self.used[name].append(self.coefficients)
             self.state[name] = {key: part.detach() for key, part in state.items()}
             lr = self.lr[name] * lr_factor
             self.x[name] = x[name].detach() * (1 - lr * self.weight_decay[name]) - lr * direction
+        self.last_lr = {name: self.lr[name] * lr_factor for name in x}
         return value.item()
+
+    def bias(self, name):
+        """{beta_i: what its average is divided by} in the coming update of a parameter; a function of the current q."""
+        if self.debias == "powers":
+            return {key: 1 - beta ** self.t[name] for key, beta in self.q.items() if key.startswith("beta")}
+        return {
+            key: 1 - math.prod(past[key] for past in self.used[name]) * beta
+            for key, beta in self.q.items()
+            if key.startswith("beta")
+        }

@@ -23,6 +23,8 @@ spec.loader.exec_module(cifar)
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     """Images of one brightness per class, as data/cifar10/prepare.py would leave them."""
+    tmp_path = tmp_path / "cifar10"
+    tmp_path.mkdir()
     rng = np.random.default_rng(0)
     for split, count in (("train", 64), ("test", 32)):
         labels = rng.integers(0, 10, count).astype(np.uint8)
@@ -30,7 +32,7 @@ def folder(tmp_path, monkeypatch):
         images = 25 * labels[:, None, None, None] + rng.integers(0, 25, (count, 32, 32, 3))
         np.save(tmp_path / f"{split}_images.npy", images.astype(np.uint8))
     (tmp_path / "meta.json").write_text(json.dumps({"source": "test"}))
-    monkeypatch.setattr(cifar, "FOLDER", tmp_path)
+    monkeypatch.setattr(cifar, "FOLDER", tmp_path.parent)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -60,8 +60,8 @@ class Run:
     def id(self):
         """None, 0, False and the like do not count, so that a new setting whose default is one of these changes no id."""
         what = {name: value for name, value in self.cfg.items() if name not in FREE}
-        if "optimizer" in what:
-            what |= optim.resolved(what["optimizer"], what)
+        with contextlib.suppress(ValueError):  # of settings that no optimizer takes: the run itself says so
+            what |= optim.resolved(what["optimizer"], what) if "optimizer" in what else {}
         what = sorted((name, value) for name, value in what.items() if value)
         text = repr([NUMERICS, os.path.basename(self.script), data_hash(self.cfg.get("dataset")), what])
         return hashlib.sha256(text.encode()).hexdigest()[:12]

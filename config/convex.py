@@ -8,6 +8,7 @@ out_dir = "out/convex"
 learning_rate = 3e-3
 log_interval = 10_100  # 100 periods: all points, but the last, are of the same phase
 
+_raw = {"hyper_scale": "raw", "debias": "powers"}  # the paper's forms
 _mada = {"beta1": 1e-6, "beta2": 1e-6, "beta3": 1e-1, "rho": 1e-1, "c": 1e-1, "gamma": 1e-5}
 _theirs = {
     "learning_rate": 1e-3,
@@ -18,10 +19,11 @@ optimizers = {
     "Adam": {},
     "AVGrad": {"rho": 0.0},
     "AMSGrad": {"rho": 0.0, "second_moment": "amsgrad"},
-    "MADA": {"hyper_lr": _mada},
-    "MADA, betas at 5e-4": {"hyper_lr": _mada | {"beta1": 5e-4, "beta2": 5e-4}},
-    "MADA, gamma at 1e-1": {"hyper_lr": _mada | {"gamma": 1e-1}},
-    "MADA, AMSGrad's form": {"hyper_lr": _mada, "second_moment": "amsgrad"},
-    "MADA, authors' settings": _theirs,
+    "MADA": _raw | {"hyper_lr": _mada},
+    "MADA, betas at 5e-4": _raw | {"hyper_lr": _mada | {"beta1": 5e-4, "beta2": 5e-4}},
+    "MADA, gamma at 1e-1": _raw | {"hyper_lr": _mada | {"gamma": 1e-1}},
+    "MADA, AMSGrad's form": _raw | {"hyper_lr": _mada, "second_moment": "amsgrad"},
+    "MADA, authors' settings": _raw | _theirs,
     "MADA, authors' settings (rule=authors)": _theirs | {"rule": "authors"},
+    "MADA, defaults of optim/": {"hyper_lr": 1e-2},
 }

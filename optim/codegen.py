@@ -143,7 +143,7 @@ def operations(loop, dialect, cast, literal):
         inside = any(isinstance(x, torch.fx.Node) and x not in uniform for x in args)
         if op is aten.scalar_tensor.default:
             expression = repr(float(args[0]))
-        elif op is aten.div.Tensor and inside:
+        elif op is aten.div.Tensor and inside and isinstance(args[1], torch.fx.Node):
             below = args[1]
             if below not in reciprocals:
                 name = reciprocals[below] = f"r{len(reciprocals)}"

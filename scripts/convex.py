@@ -38,8 +38,8 @@ log_interval = 2020  # steps between lines in metrics.jsonl: whole periods of 10
 x0 = 0.0  # where x starts
 learning_rate = 1e-2  # alpha
 schedule: Literal["constant", "root"] = "constant"  # "root": alpha / sqrt(t)
-# {name: what differs from Adam with fixed coefficients}: initial coefficients, hyper_lr and hyper_momentum
-# {name: number}, second_moment, learning_rate, rule
+# {name: what differs from Adam with fixed coefficients}: initial coefficients, hyper_lr (a number, or {name: number}),
+# hyper_momentum {name: number}, hyper_scale, debias, second_moment, learning_rate, rule
 optimizers = {"Adam": {}, "AVGrad": {"rho": 0.0}, "AMSGrad": {"rho": 0.0, "second_moment": "amsgrad"}}
 beta1 = 0.9  # where all of them start, unless their settings say otherwise
 beta2 = 0.99  # Reddi et al. use these two
@@ -50,7 +50,14 @@ FREE_SETTINGS = ("out_dir", "overwrite", "init_from", "log_interval")  # of a re
 NAMES = tuple(MADA.domain)
 BUFFERS = ("m", "v", "s", "n", "l", "g_prev", "v_mixed")
 VELOCITY = tuple(f"velocity_{name}" for name in NAMES)
-STATE = ("x", "regret", "g", *BUFFERS, *NAMES, *VELOCITY)
+WEIGHTS = ("w1", "w2", "w3")
+STATE = ("x", "regret", "g", *BUFFERS, *WEIGHTS, *NAMES, *VELOCITY)
+FORMS = {  # of one optimizer: what it may say, its default first
+    "second_moment": ("avgrad", "amsgrad"),
+    "rule": ("paper", "authors"),
+    "hyper_scale": ("relative", "raw"),
+    "debias": ("weights", "powers"),
+}
 HYPER = (*[f"hyper_{name}" for name in NAMES], *[f"momentum_{name}" for name in NAMES])
 
 
@@ -69,75 +76,86 @@ def bias(beta, t):
     return 1 - torch.where(positive, torch.exp(t * torch.log(torch.where(positive, beta, 1.0))), 0.0)
 
 
-def step(buffers, rule, schedule, *arguments):
+def domain(hyper_scale):
+    """{name: (low, high)} of learned coefficients."""
+    return {**MADA.domain, **(MADA.raw_domain if hyper_scale == "raw" else {})}
+
+
+def step(buffers, rule, hyper_scale, debias, schedule, *arguments):
     """One step of the online problem for one optimizer, in the order of MADA.md: all arguments are 0-D tensors."""
     named = dict(zip((*STATE, "lr", *HYPER, "grad", "t"), arguments, strict=True))
-    state, q = {name: named[name] for name in buffers}, {name: named[name] for name in NAMES}
+    state, q, w = ({name: named[name] for name in names} for names in (buffers, NAMES, WEIGHTS))
     x, grad, t = (named[name] for name in ("x", "grad", "t"))
     last_t = torch.where(t > 1, t - 1, 1.0)
     lr, last_lr = (named["lr"] / torch.sqrt(s) if schedule == "root" else named["lr"] for s in (t, last_t))
 
-    def direction(g, state, q, t):
-        biases = {f"bias{i}": bias(q[f"beta{i}"], t) for i in (1, 2, 3)}
-        return rule(g, **state, **q, **biases, t=t)
+    def biases(q, w, t):
+        if debias == "powers":
+            return {f"bias{i}": bias(q[f"beta{i}"], t) for i in (1, 2, 3)}
+        return {f"bias{i}": w[f"w{i}"] * q[f"beta{i}"] + (1 - q[f"beta{i}"]) for i in (1, 2, 3)}
+
+    def direction(g, state, q, w, t):
+        return rule(g, **state, **q, **biases(q, w, t), t=t)
 
     regret = named["regret"] + grad * (x + 1)
     # look back: the hyper-gradients of the last update, and its new buffers
-    _, pull_back, new = torch.func.vjp(lambda q: direction(named["g"], state, q, last_t), q, has_aux=True)
+    _, pull_back, new = torch.func.vjp(lambda q: direction(named["g"], state, q, w, last_t), q, has_aux=True)
+    unit = last_lr * grad.abs() if hyper_scale == "relative" else 1.0  # no gradient of this problem is 0
     (h,) = pull_back(-last_lr * grad)
     state = {name: torch.where(t > 1, new[name], state[name]) for name in buffers}
+    gathered = biases(q, w, last_t)
+    w = {f"w{i}": torch.where(t > 1, gathered[f"bias{i}"], w[f"w{i}"]) for i in (1, 2, 3)}
     # learn
     velocity = {}
-    for name, (low, high) in MADA.domain.items():
-        push = torch.where(t > 1, clamp(h[name], -10.0, 10.0), 0.0)
+    for name, (low, high) in domain(hyper_scale).items():
+        push = torch.where(t > 1, clamp(h[name] / unit, -10.0, 10.0), 0.0)
         velocity[f"velocity_{name}"] = named[f"momentum_{name}"] * named[f"velocity_{name}"] + push
         moved = q[name] - named[f"hyper_{name}"] * velocity[f"velocity_{name}"]
+        if hyper_scale == "relative" and name in MADA.time_scales:
+            moved = 1 - (1 - q[name]) * torch.exp(named[f"hyper_{name}"] * velocity[f"velocity_{name}"])
         q[name] = torch.where(named[f"hyper_{name}"] > 0, clamp(moved, low, high), q[name])
     # move, and project
-    d, _ = direction(grad, state, q, t)
+    d, _ = direction(grad, state, q, w, t)
     x = clamp(x - lr * d, -1.0, 1.0)
-    values = named | state | q | velocity | {"x": x, "regret": regret, "g": grad}
+    values = named | state | q | w | velocity | {"x": x, "regret": regret, "g": grad}
     return [values[name] for name in STATE], []
 
 
-def loop(second_moment, rule, schedule):
-    """The fused step of all optimizers that have this second moment, and the names of its buffers."""
+def loop(second_moment, rule, hyper_scale, debias, schedule):
+    """The fused step of all optimizers that have these forms."""
     buffers = tuple(name for name in BUFFERS if name != "v_mixed" or second_moment == "amsgrad")
     constants = {"eps": 1e-8, "lion_betas": (0.95, 0.98), "yogi": True, "rule": rule, "second_moment": second_moment}
-    function = partial(step, buffers, partial(mada, **constants), schedule)
+    function = partial(step, buffers, partial(mada, **constants), hyper_scale, debias, schedule)
     return Loop(function, (*STATE, "lr", *HYPER), ("grad", "t"), STATE)
 
 
-def start(settings, cfg):
+def forms(own, cfg):
+    """What an optimizer's settings say of FORMS, a tuple. rule="authors" has forms of its own."""
+    rule = own.get("rule", cfg.rule)
+    own = {"hyper_scale": "raw", "debias": "powers"} | own if rule == "authors" else own
+    return tuple(({"rule": rule} | own).get(name, choices[0]) for name, choices in FORMS.items())
+
+
+def start(own, cfg):
     """{name: value} of what one optimizer starts from. Raises UserError."""
-    rates, momenta = settings.get("hyper_lr", {}), settings.get("hyper_momentum", {})
+    rates, momenta = own.get("hyper_lr", {}), own.get("hyper_momentum", {})
+    rates = rates if isinstance(rates, dict) else dict.fromkeys(NAMES, rates)
     values = dict.fromkeys((*STATE, *HYPER), 0.0)
-    values |= {
-        "x": cfg.x0,
-        "beta1": cfg.beta1,
-        "beta2": cfg.beta2,
-        "rho": 1.0,
-        "c": 1.0,
-        "gamma": 1.0,
-        "lr": cfg.learning_rate,
-    }
+    values |= {"x": cfg.x0, "beta1": cfg.beta1, "beta2": cfg.beta2, "rho": 1.0, "c": 1.0, "gamma": 1.0}
     values |= {f"hyper_{name}": float(rate) for name, rate in rates.items()}
     values |= {f"momentum_{name}": float(momentum) for name, momentum in momenta.items()}
-    values |= {"lr": settings["learning_rate"]} if "learning_rate" in settings else {}
-    values |= {name: float(value) for name, value in settings.items() if name in NAMES}
-    unknown = {*settings} - {*NAMES, "hyper_lr", "hyper_momentum", "second_moment", "rule", "learning_rate"}
-    unknown |= {*rates, *momenta} - {*NAMES}
-    if (
-        unknown
-        or settings.get("second_moment", "avgrad") not in ("avgrad", "amsgrad")
-        or settings.get("rule", cfg.rule) not in ("paper", "authors")
-    ):
+    values |= {"lr": own.get("learning_rate", cfg.learning_rate)}
+    values |= {name: float(value) for name, value in own.items() if name in NAMES}
+    unknown = {*own} - {*NAMES, "hyper_lr", "hyper_momentum", "learning_rate", *FORMS} | {*rates, *momenta} - {*NAMES}
+    found = dict(zip(FORMS, forms(own, cfg), strict=True))
+    unknown |= {f"{name}={value!r}" for name, value in found.items() if value not in FORMS[name]}
+    if unknown:
         raise UserError(
-            f"optimizers: {settings!r} has {', '.join(unknown) or 'another second_moment or rule'}; it can have "
-            f"{', '.join(NAMES)}, hyper_lr, hyper_momentum, learning_rate, "
-            "second_moment ('avgrad' or 'amsgrad') and rule ('paper' or 'authors')"
+            f"optimizers: {own!r} has {', '.join(sorted(unknown))}; it can have {', '.join(NAMES)}, hyper_lr, "
+            "hyper_momentum, learning_rate and "
+            + ", ".join(f"{name} ({' or '.join(choices)})" for name, choices in FORMS.items())
         )
-    for name, (low, high) in MADA.domain.items():
+    for name, (low, high) in domain(found["hyper_scale"]).items():
         if values[f"hyper_{name}"] > 0 and not low <= values[name] <= high:
             raise UserError(f"optimizers: {name}={values[name]} must lie in [{low}, {high}] to be learned")
     return values
@@ -156,9 +174,9 @@ def train(cfg, given=()):
         raise UserError("steps and log_interval must be at least 1, and x0 in [-1, 1]")
     resolved, cfg = cfg, SimpleNamespace(**cfg)
 
-    members = {}  # (second moment, rule): names of the optimizers
+    members = {}  # what FORMS names: names of the optimizers
     for name, own in cfg.optimizers.items():
-        members.setdefault((own.get("second_moment", "avgrad"), own.get("rule", cfg.rule)), []).append(name)
+        members.setdefault(forms(own, cfg), []).append(name)
     starts = {name: start(own, cfg) for name, own in cfg.optimizers.items()}
     columns = {
         kind: [

@@ -166,7 +166,7 @@ def test_every_operation_of_the_table():
     def function(a, b, s):
         where = torch.where(a > b, a, b) + torch.where((a >= s) & (b <= s), 1.0, 0.0) + torch.where(a == b, a, 0.5)
         values = torch.exp(-a) + torch.log(b * b + 1) + (a - 2).abs() + torch.maximum(a, s * b) + torch.minimum(a, b)
-        rest = torch.sign(a - b) + (a**2) / s + 1 / (b * b + 1) + (3 - a) + torch.sqrt(b * b + 0.1)
+        rest = torch.sign(a - b) + (a**2) / s + a / 3.0 + 1 / (b * b + 1) + (3 - a) + torch.sqrt(b * b + 0.1)
         return [where + values], [rest - torch.where(a != b, a, b)]
 
     loop = fuse.Loop(function, ("a", "b"), ("s",), ("a",))

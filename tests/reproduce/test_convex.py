@@ -40,24 +40,22 @@ def by_optim(name, schedule, **settings):
 @pytest.mark.parametrize("schedule", ["constant", "root"])
 @pytest.mark.parametrize("rule", ["paper", "authors"])
 def test_agrees_with_optim(tmp_path, schedule, rule):
+    raw = {"hyper_scale": "raw", "debias": "powers"} if rule == "paper" else {}
     rows = {
-        "mada": {"hyper_lr": HYPER_LR},
-        "mada, amsgrad": {"hyper_lr": HYPER_LR, "second_moment": "amsgrad"},
-        "mada, momentum": {"hyper_lr": HYPER_LR, "hyper_momentum": {"rho": 0.9, "beta3": 0.5}},
+        "mada": {"hyper_lr": HYPER_LR, **raw},
+        "mada, amsgrad": {"hyper_lr": HYPER_LR, "second_moment": "amsgrad", **raw},
+        "mada, momentum": {"hyper_lr": HYPER_LR, "hyper_momentum": {"rho": 0.9, "beta3": 0.5}, **raw},
     }
     if rule == "paper":
+        rows |= {"mada, defaults": {"hyper_lr": 1e-2}}
+        rows |= {"mada, relative and momentum": {"hyper_lr": HYPER_LR, "hyper_momentum": {"rho": 0.9, "beta2": 0.5}}}
         rows |= {"adam": {}, "avgrad": {"rho": 0.0}, "amsgrad": {"rho": 0.0, "second_moment": "amsgrad"}}
     run(tmp_path, optimizers=rows, schedule=schedule, rule=rule)
     end = metrics.read(tmp_path)[1][-1]
     for name in rows:
         settings = {}
         if "mada" in name:
-            settings = {
-                "hyper_lr": HYPER_LR,
-                "rule": rule,
-                "second_moment": rows[name].get("second_moment", "avgrad"),
-                "hyper_momentum": rows[name].get("hyper_momentum"),
-            }
+            settings = rows[name] | {"rule": rule}
         x, optimizer = by_optim(name.split(",")[0], schedule, **settings)
         assert end["x"][name] == pytest.approx(x, abs=1e-9)
         for coefficient, value in getattr(optimizer, "coefficients", {}).items():
@@ -93,7 +91,8 @@ def test_a_resumed_run_is_a_straight_one(tmp_path, monkeypatch):
         {"roh": 1.0},
         {"hyper_lr": {"betas": 1}},
         {"second_moment": "adagrad"},
-        {"beta2": 0.999, "hyper_lr": {"beta2": 1e-4}},
+        {"beta2": 0.999, "hyper_lr": {"beta2": 1e-4}, "hyper_scale": "raw"},
+        {"debias": "half"},
     ],
 )
 def test_settings_are_checked(tmp_path, row):

@@ -1,64 +1,345 @@
-"""Checkpoints of the training scripts: files of whole tensors and plain containers, whatever the number of processes."""
+"""Checkpoints of the training scripts: files of whole tensors and plain containers, whatever the number of processes.
 
+OUT_DIR/ckpt_last.pt is the newest, ckpt_prev.pt the one before it, ckpt_best.pt (the same file under another name, where it
+is one of these) that of the lowest validation loss. A file is whole and on the disk before it has its name, so that
+a process may be killed, or a machine lose power, at any time. It is torch.save's zip file, whose checksums `read` checks.
+"""
+
+import contextlib
+import io
+import math
 import os
+import shutil
+import socket
+import sys
+import time
+import zipfile
+from collections.abc import Iterable, Iterator
 from pickle import UnpicklingError
 
 import torch
+from filelock import FileLock, Timeout
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils._pytree import tree_map
 
-from settings import UserError
+from devices import usable
+from model import GPT, GPTConfig
+from settings import Setting, UserError, checked
 
+LAST, PREVIOUS, BEST, DAMAGED = "ckpt_last.pt", "ckpt_prev.pt", "ckpt_best.pt", "ckpt_damaged.pt"
 TRAINING = ("model", "optimizer", "scaler", "iter", "best_val_loss", "config", "model_config")  # what train.py saves
-THIS_TIME = ("out_dir", "overwrite", "init_from", "stop_after")  # settings of one invocation, not of the run
+PLAIN = {  # what must be true of an entry, whichever script wrote it
+    "iter": lambda x: type(x) is int and x > 0,
+    "best_val_loss": lambda x: isinstance(x, float) and not math.isnan(x),
+    **dict.fromkeys(("model", "optimizer", "scaler", "config", "model_config"), lambda x: isinstance(x, dict)),
+}
 
 
-def write(state, path):
-    """The file is complete or not there: a run that is killed meanwhile keeps its previous checkpoint."""
-    torch.save(state, path + ".part")
-    os.replace(path + ".part", path)
+class Damaged(UserError):
+    """A file that is no whole checkpoint."""
 
 
-def read(path, names=TRAINING):
-    """What `write` wrote under these names, on the CPU. Raises UserError where that cannot be read."""
+# one process per folder
+
+
+@contextlib.contextmanager
+def hold(out_dir: str) -> Iterator[None]:
+    """Make out_dir and keep every other process out of it, as long as this lasts. Raises UserError where one is in it.
+
+    The kernel frees the lock when this process dies. Folders that were made here and are still empty at the end go again.
+    """
+    if os.environ.get("RANK", "0") != "0":  # the first rank writes
+        yield
+        return
+    path, made = os.path.join(out_dir, "train.lock"), []
+    lock = FileLock(path, fallback_to_soft=False)
+    with writing(out_dir):
+        folder = os.path.abspath(out_dir)
+        while not os.path.lexists(folder):
+            made.append(folder)
+            folder = os.path.dirname(folder)
+        os.makedirs(out_dir, exist_ok=True)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            with contextlib.suppress(OSError, UnicodeDecodeError), open(path) as file:
+                raise UserError(f"out_dir={out_dir!r} is in use by {file.read() or 'another process'}") from None
+        with open(path, "w") as file:
+            file.write(f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        return {name: checkpoint[name] for name in names}
-    except (OSError, EOFError, KeyError, TypeError, RuntimeError, UnpicklingError) as error:
-        raise UserError(f"{path} is not a checkpoint of this script: {str(error).splitlines()[0]}") from None
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.remove(path)  # whoever has opened it meanwhile sees that it has no name, and opens the next
+        lock.release()
+        with contextlib.suppress(OSError):
+            for folder in made:
+                os.rmdir(folder)
 
 
-def start(cfg, given, kept, names=TRAINING):
+@contextlib.contextmanager
+def writing(out_dir: str) -> Iterator[None]:
+    """Around what writes into out_dir: what the system says against it becomes a UserError of one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, ValueError, NotImplementedError) as error:  # ValueError: a name with a null in it
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"out_dir={out_dir!r} cannot be written: {reason}") from error
+
+
+# writing
+
+
+def save(state: dict, out_dir: str, best: bool = False) -> None:
+    """Make `state` OUT_DIR/ckpt_last.pt, and what that was ckpt_prev.pt; with `best`, make it ckpt_best.pt, too.
+
+    Killed at any time, this leaves a ckpt_last.pt or a ckpt_prev.pt that is whole, and the best state so far as
+    ckpt_best.pt. Raises UserError where it cannot be written: what there was stands.
+    """
+    last, previous, champion = (os.path.join(out_dir, name) for name in (LAST, PREVIOUS, BEST))
+    part = last + ".part"
+    with writing(out_dir):
+        os.makedirs(out_dir, exist_ok=True)
+        try:
+            write_part(state, part)
+            if best:  # first: a run that is killed here does the steps since ckpt_last.pt again, and gets here again
+                rename_copy(part, champion)
+                sync_folder(out_dir)
+            if os.path.exists(last):
+                rename_copy(last, previous)
+            os.replace(part, last)
+            sync_folder(out_dir)
+        finally:
+            for path in (part, champion + ".part", previous + ".part"):
+                with contextlib.suppress(OSError):
+                    os.remove(path)
+
+
+def write_part(state, part):
+    """torch.save to a new file, and onto the disk. Raises OSError."""
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(part)  # of a process that was killed; were it a link, it would not be followed
+    with open(part, "xb") as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:  # torch's writer hides what the system said; a small write has it say it again
+            file.write(bytes(1 << 20))
+            raise OSError(str(error).splitlines()[0]) from error
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def rename_copy(source, target):
+    """Give the file a second name, target, in one step. Where the file system has no links, a copy gets it."""
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(target + ".part")
+    try:
+        os.link(source, target + ".part")
+    except OSError:
+        shutil.copyfile(source, target + ".part")
+        with open(target + ".part", "rb") as file:
+            os.fsync(file.fileno())
+    os.replace(target + ".part", target)
+
+
+def sync_folder(folder):
+    """Bring the names in a folder onto the disk, where the system can."""
+    with contextlib.suppress(OSError):
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+
+
+def clear(out_dir: str) -> None:
+    """Remove the checkpoints of a run that is overwritten. Raises UserError."""
+    with writing(out_dir):
+        for name in (BEST, PREVIOUS, DAMAGED, LAST):
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(os.path.join(out_dir, name))
+
+
+# reading
+
+
+def read(path: str, names: Iterable[str] = TRAINING) -> dict:
+    """What `save` wrote under these names, on the CPU. Raises Damaged, or UserError where the system cannot read it."""
+    try:
+        with open(path, "rb") as file:
+            content = file if os.path.getsize(path) else io.BytesIO()
+            with zipfile.ZipFile(content) as archive:
+                if (bad := archive.testzip()) is not None:
+                    raise Damaged(f"{path} is damaged: the checksum of {bad} in it does not match")
+            file.seek(0)
+            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+        found = {name: checkpoint[name] for name in names}
+        for name, value in found.items():
+            if name in PLAIN and not PLAIN[name](value):
+                raise Damaged(f"{path} is not a checkpoint of this script: its {name} makes no sense")
+        return found
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+    except zipfile.BadZipFile:
+        raise Damaged(
+            f"{path} is damaged, or no checkpoint: it is empty, cut off or not a file of torch.save's"
+        ) from None
+    except UnpicklingError:
+        raise Damaged(f"{path} is not a checkpoint of this script: it holds other things than tensors") from None
+    except KeyError as error:
+        raise Damaged(f"{path} is not a checkpoint of this script: it has no {error}") from None
+    except Exception as error:  # noqa: BLE001 a file may be wrong in more ways than torch.load has names for
+        raise Damaged(f"{path} is not a checkpoint of this script ({type(error).__name__})") from None
+
+
+def start(
+    cfg: dict, given: Iterable[str], settings: dict[str, Setting], names: Iterable[str] = TRAINING
+) -> tuple[dict | None, dict]:
     """Where a run starts, by its settings init_from, out_dir and overwrite: (checkpoint to resume or None, settings).
 
-    A resumed run has its own settings, but those in `given`, which must not contradict the `kept` ones. Raises UserError.
+    A resumed run has its own settings, but those in `given`, which must not contradict the kept ones. Where its newest
+    checkpoint is damaged, that is said, set aside, and the one before it taken. Raises UserError.
     """
-    last = os.path.join(cfg["out_dir"], "ckpt_last.pt")
-    if cfg["init_from"] != "resume":
-        if os.path.exists(last) and not cfg["overwrite"]:
+    out_dir, mode = cfg["out_dir"], cfg["init_from"]
+    found = [name for name in (LAST, PREVIOUS, BEST) if os.path.lexists(os.path.join(out_dir, name))]
+    if mode == "auto":
+        if cfg["overwrite"]:
             raise UserError(
-                f"out_dir={cfg['out_dir']!r} holds another run: go on with --init_from=resume, name another "
+                "init_from='auto' goes on with the run that overwrite=True would delete: leave one of them out"
+            )
+        mode = "resume" if found else "scratch"
+    if mode != "resume":
+        if found and not cfg["overwrite"]:
+            raise UserError(
+                f"out_dir={out_dir!r} holds another run: go on with --init_from=resume, name another "
                 "--out_dir, or lose it with --overwrite=True"
             )
-        return None, cfg
-    if not os.path.exists(last):
+        return None, cfg | {"init_from": mode}
+    if not found:
         raise UserError(
-            f"init_from='resume': there is no {last}; start with --init_from=scratch, or name the --out_dir"
+            f"init_from='resume': there is no {os.path.join(out_dir, LAST)}; start with --init_from=scratch, or name "
+            "the --out_dir"
         )
-    checkpoint = read(last, names)
-    before = checkpoint["config"]
-    for name in kept:
-        if name in given and cfg[name] != before[name]:
-            raise UserError(f"{name}={cfg[name]!r}: a resumed run keeps its {name}={before[name]!r}; leave it out")
-    return checkpoint, cfg | {name: value for name, value in before.items() if name not in {*given, *THIS_TIME}}
+    checkpoint = newest(out_dir, names)
+    before = old_settings(checkpoint["config"], settings, checkpoint["path"])
+    for name, setting in settings.items():
+        if setting.kept and name in given and cfg[name] != before.get(name, setting.default):
+            raise UserError(
+                f"{name}={cfg[name]!r}: a resumed run keeps its {name}={before.get(name, setting.default)!r}; leave it out"
+            )
+    theirs = {name: value for name, value in before.items() if name not in given and not settings[name].once}
+    return checkpoint, cfg | {"init_from": mode} | theirs
 
 
-def whole(state):
+def newest(out_dir, names):
+    """The newest checkpoint that is whole, and its "path". Raises UserError, with what else there is to go on from."""
+    problems = []
+    for name in (LAST, PREVIOUS):
+        path = os.path.join(out_dir, name)
+        if not os.path.lexists(path):
+            continue
+        try:
+            checkpoint = read(path, names)
+        except Damaged as error:
+            problems.append(str(error))
+            continue
+        if os.environ.get("RANK", "0") == "0" and problems:
+            os.replace(os.path.join(out_dir, LAST), os.path.join(out_dir, DAMAGED))
+            print(f"{problems[0]}; it is now {DAMAGED}, and the run goes on from {path}", file=sys.stderr)
+        return checkpoint | {"path": path}
+    best = os.path.join(out_dir, BEST)
+    with contextlib.suppress(UserError):
+        found = read(best, names)
+        problems.append(f"{best}, of step {found['iter']}, is whole: copy it to {LAST} to go on from there")
+    raise UserError("; ".join(problems or [f"there is no whole checkpoint in {out_dir}"]))
+
+
+def old_settings(config, settings, path):
+    """The settings in a checkpoint, each of its type; those that there are no longer are dropped, and named."""
+    gone = {name: value for name, value in config.items() if name not in settings and value is not None}
+    if gone and os.environ.get("RANK", "0") == "0":
+        print(f"{path} has settings that there are no longer: {', '.join(map(str, gone))}", file=sys.stderr)
+    return {name: checked(settings, name, value, path) for name, value in config.items() if name in settings}
+
+
+@contextlib.contextmanager
+def fitting(path: str) -> Iterator[None]:
+    """Around what takes a checkpoint's content to its place: whatever does not fit there is an error of one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # noqa: BLE001 torch raises by way of whatever line first met the wrong thing
+        what = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{path} does not fit the run that it describes: {what}") from None
+
+
+# what is read goes to its place
+
+
+def load(name: str, device: str = "cpu") -> tuple[GPT, dict]:
+    """A model to use, from a checkpoint of train.py or "gpt2", "gpt2-medium", ... -> model, meta.json of its tokens.
+
+    It is on the device ("auto": see devices.py), and without dropout. Raises UserError where there is no such model,
+    checkpoint or device.
+    """
+    device = usable(device)
+    try:
+        if name.endswith(".pt"):
+            saved = read(name, ("model_config", "data", "model"))
+            model, meta = GPT(GPTConfig(**saved["model_config"])), saved["data"]
+            model.load_state_dict(saved["model"])
+        else:
+            model, meta = GPT.from_pretrained(name), {"tokenizer": "gpt2", "vocab_size": 50257}
+        return model.to(device).eval(), meta
+    except Exception as error:  # noqa: BLE001 the sizes of a file, or the library that fetches, may be wrong in any way
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].removeprefix(f"{name} ")
+        raise UserError(f"{name}: no model can be read from it: {reason}") from None
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict) -> None:
+    """Give an optimizer the state that `whole` left of one like it, sharded as its parameters are.
+
+    Raises ValueError where it is another optimizer's, or has no state for some parameter.
+    """
+    fresh, params = optimizer.state_dict(), [p for group in optimizer.param_groups for p in group["params"]]
+    if len(saved["param_groups"]) != len(fresh["param_groups"]):
+        raise ValueError(f"it has {len(saved['param_groups'])} groups of parameters, not {len(fresh['param_groups'])}")
+    for new, old in zip(fresh["param_groups"], saved["param_groups"], strict=True):
+        for name in new.keys() & old.keys():
+            if not alike(new[name], old[name]):
+                raise ValueError(f"its optimizer has {name}={old[name]!r}")
+    has_state = any(group.get("momentum") != 0 for group in optimizer.param_groups)  # SGD without momentum has none
+    for i, p in enumerate(params):
+        entry = saved["state"].get(i)
+        if has_state and not entry:
+            raise ValueError("its optimizer has no state for some parameters")
+        for name, x in (entry or {}).items():
+            if not (isinstance(x, torch.Tensor) and x.is_floating_point() and x.shape in (p.shape, ())):
+                raise ValueError(f"the {name} of its optimizer has not the parameter's shape")
+    optimizer.load_state_dict(shared_out(saved, params))
+
+
+def alike(new, old):
+    """Whether a value in a param group may take the place of another."""
+    if isinstance(new, torch.Tensor):
+        return isinstance(old, torch.Tensor) and old.shape == new.shape and old.is_floating_point()
+    number = (int, float, type(None))
+    if isinstance(new, number) and not isinstance(new, bool):
+        return isinstance(old, number) and (old is None or math.isfinite(old))
+    return type(new) is type(old) or new is None
+
+
+def whole(state: dict) -> dict:
     """A state dict with every sharded tensor made whole, so that a checkpoint does not depend on the number of ranks."""
     return tree_map(lambda x: x.full_tensor() if isinstance(x, DTensor) else x, state)
 
 
-def shared_out(state, params):
+def shared_out(state: dict, params: list) -> dict:
     """An optimizer's state dict, its tensors sharded as the parameters they belong to: undoes `whole`."""
 
     def like(x, p):

@@ -1,14 +1,22 @@
-"""The device that a setting names, and what hardware that is, for everything that takes one."""
+"""What a run runs on: the device that a setting names, what hardware that is, and the processes that share the work."""
 
 import os
 import platform
+import signal
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
+from threading import Event
 
 import torch
+import torch.distributed as dist
+from torch.distributed.tensor import DTensor
 
 from settings import UserError
 
 
-def usable(device):
+def usable(device: str) -> str:
     """ "auto" -> the first of "cuda", "mps" and "cpu" that there is; any other name as it is, once it has been tried.
 
     Raises UserError where it cannot be used.
@@ -16,13 +24,14 @@ def usable(device):
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        torch.empty(1, device=device).zero_()
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device={device!r} cannot be used here: {str(error).splitlines()[0]}") from None
+        torch.empty(1, device=device).zero_().item()
+    except (RuntimeError, AssertionError, ImportError, ValueError, OverflowError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"device={device!r} cannot be used here: {reason}") from None
     return device
 
 
-def hardware(device):
+def hardware(device: str) -> str:
     """What a record says of a device: a GPU's name, or a CPU's and its number of cores."""
     if device != "cpu":
         return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
@@ -31,3 +40,117 @@ def hardware(device):
         with open("/proc/cpuinfo") as file:
             name = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), name)
     return f"{name}, {os.cpu_count()} cores"
+
+
+def number_format(dtype: str, device_type: str) -> tuple[str, AbstractContextManager]:
+    """The dtype of products ("auto": bfloat16 on GPUs that have it), and the context in which a model computes in it."""
+    if dtype == "auto":
+        dtype = "float32" if device_type != "cuda" else "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+    return dtype, nullcontext() if dtype == "float32" else torch.autocast(device_type, getattr(torch, dtype))
+
+
+def cannot_compile(device: str) -> str | None:
+    """Why torch.compile does not work here, in one line; None where it does."""
+    try:
+        torch.compile(lambda x: x.sin() + 1)(torch.zeros(8, device=device))
+    except Exception as error:  # noqa: BLE001 whatever a missing compiler, Triton or driver raises
+        return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+    return None
+
+
+@contextmanager
+def stop_signals() -> Iterator[Event]:
+    """An Event that SIGTERM, ctrl-C, SIGUSR1 (SLURM's warning) and SIGHUP set while this lasts: save and leave.
+
+    SIGHUP stays ignored under nohup.
+    """
+    stop, before = Event(), {}
+    for name in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
+        if name != signal.SIGHUP or signal.getsignal(name) != signal.SIG_IGN:
+            before[name] = signal.signal(name, lambda *_: stop.set())
+    try:
+        yield stop
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
+
+
+class Processes:
+    """The processes of a run, of which this is number `rank` of `ranks`, each with a device: as torchrun says, or one.
+
+    device: the setting. Raises UserError where that is not to be had for as many processes.
+    """
+
+    def __init__(self, device: str):
+        try:
+            self.ranks, self.rank, local_rank, here = (
+                int(os.environ.get(name, default))
+                for name, default in (("WORLD_SIZE", 1), ("RANK", 0), ("LOCAL_RANK", 0), ("LOCAL_WORLD_SIZE", 1))
+            )
+        except ValueError as error:
+            raise UserError(f"WORLD_SIZE, RANK and LOCAL_RANK are torchrun's, and must be numbers: {error}") from None
+        if self.ranks > 1 and device in ("auto", "cuda") and torch.cuda.is_available():
+            if here > torch.cuda.device_count():
+                raise UserError(
+                    f"{here} processes but {torch.cuda.device_count()} GPUs on this machine: lower --nproc_per_node"
+                )
+            device = f"cuda:{local_rank}"
+        self.device = usable(device)
+        self.device_type = self.device.partition(":")[0]
+        self.first = self.rank == 0  # the one that writes
+        self.parent = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
+        self.reduced = None  # the last tensor that was; gloo's thread must not be the one to free it, or exit may hang
+
+    def join(self, timeout_minutes: int) -> None:
+        """Wait for the others; that long here, and wherever they are waited for later."""
+        if self.ranks > 1:
+            if self.device_type == "cuda":
+                torch.cuda.set_device(self.device)
+            backend = "nccl" if self.device_type == "cuda" else "gloo"
+            dist.init_process_group(backend, timeout=timedelta(minutes=timeout_minutes))
+
+    def leave(self) -> None:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+    def mean(self, value: torch.Tensor) -> float:
+        """The mean of a 0-D tensor over the processes. All of them call it; the tensor is used up."""
+        return self.reduce(value, dist.ReduceOp.SUM).div(self.ranks).item()
+
+    def most(self, *values: float) -> list[float]:
+        """The largest of each value over the processes. All of them call it."""
+        if self.ranks == 1:
+            return list(values)
+        return self.reduce(torch.tensor(values, dtype=torch.float32, device=self.device), dist.ReduceOp.MAX).tolist()
+
+    def reduce(self, value, operation):
+        if self.ranks > 1:
+            dist.all_reduce(value, operation)
+            self.reduced = value
+        return value
+
+    def orphaned(self) -> bool:
+        """Whether the torchrun that started this process has died: then nobody looks after it."""
+        return self.parent is not None and os.getppid() != self.parent
+
+    def check_equal(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Raises UserError naming the processes whose tensors are not those of the others. All of them call it.
+
+        Compared are torch.hash_tensor's hashes of the bits, and whether all is finite; shards are not compared.
+        """
+        if self.ranks == 1:
+            return
+        whole = [x.detach() for x in tensors if not isinstance(x, DTensor)]
+        finite = torch.stack([x.isfinite().all() for x in whole]).all()
+        hashes = torch.stack([torch.hash_tensor(x).view(torch.int64) for x in whole] + [finite.long()])
+        everyone = [torch.empty_like(hashes) for _ in range(self.ranks)]
+        dist.all_gather(everyone, hashes)
+        everyone = [tuple(each.tolist()) for each in everyone]
+        if len(set(everyone)) > 1:
+            usual, times = Counter(everyone).most_common(1)[0]
+            finite_ones = [each for each in everyone if each[-1]]
+            if times * 2 <= self.ranks:  # no majority: trust who has numbers
+                usual = finite_ones[0] if finite_ones else usual
+            odd = [str(rank) for rank, each in enumerate(everyone) if each != usual]
+            why = " (not finite)" if any(not each[-1] for each in everyone) else ""
+            raise UserError(f"rank {', '.join(odd)} has other parameters or coefficients than the other ranks{why}")

@@ -1,16 +1,25 @@
-"""The record of a run: out_dir/metrics.jsonl, a progress bar on a terminal or plain lines elsewhere, wandb on request."""
+"""The record of a run: out_dir/metrics.jsonl, a progress bar on a terminal or plain lines elsewhere, wandb on request.
 
+The file is JSON lines: what the run was, then a dict per logged step. Numbers that are not finite, which JSON has not, are
+the strings "NaN", "Infinity" and "-Infinity"; `read` has them as floats again.
+"""
+
+import contextlib
 import json
+import math
 import os
 import subprocess
 import sys
 
 from tqdm import tqdm
 
+from settings import UserError
+
 FILE = "metrics.jsonl"
+NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
-def git_revision():
+def git_revision() -> str | None:
     """Commit of this checkout, with "+" after it where files differ from it; None outside a git checkout."""
     git = ["git", "-C", os.path.dirname(os.path.abspath(__file__))]
     try:
@@ -23,61 +32,197 @@ def git_revision():
     return commit + "+" * bool(changed.strip())
 
 
-def read(out_dir):
-    """A run's metrics.jsonl -> header, records: what the run was, and one dict per logged step."""
-    with open(os.path.join(out_dir, FILE)) as file:
-        header, *records = (
-            json.loads(line) for line in file if line.endswith("\n")
-        )  # a killed run may leave half a line
-    return header, records
+def to_line(record: dict) -> bytes:
+    """A record as a line of JSON."""
+    try:
+        text = json.dumps(record, allow_nan=False)
+    except ValueError:  # Python's own JSON has the names that become strings here
+        text = json.dumps(
+            mapped(lambda x: json.dumps(x) if isinstance(x, float) and not math.isfinite(x) else x, record)
+        )
+    return text.encode() + b"\n"
+
+
+def from_line(line: bytes) -> dict:
+    """Undoes to_line; older files have bare NaN and Infinity. Raises ValueError where it is no JSON object."""
+    record = json.loads(line)
+    if not isinstance(record, dict):
+        raise ValueError("not a JSON object")  # noqa: TRY004 the line is wrong, not its type
+    if b"NaN" in line or b"Infinity" in line:
+        record = mapped(lambda x: NOT_FINITE.get(x, x) if isinstance(x, str) else x, record)
+    return record
+
+
+def mapped(change, x):
+    """A JSON value with every leaf changed."""
+    if isinstance(x, dict):
+        return {key: mapped(change, value) for key, value in x.items()}
+    return [mapped(change, value) for value in x] if isinstance(x, list | tuple) else change(x)
+
+
+def lines(out_dir):
+    """The whole lines of a run's file; a killed run may leave half a line at its end."""
+    with open(os.path.join(out_dir, FILE), "rb") as file:
+        return [line for line in file if line.endswith(b"\n")]
+
+
+def read(out_dir: str) -> tuple[dict, list[dict]]:
+    """A run's metrics.jsonl -> header, records: what the run was, and one dict per logged step.
+
+    Raises OSError where there is none, and UserError naming the line that is damaged.
+    """
+    found = []
+    for number, line in enumerate(lines(out_dir), 1):
+        try:
+            found.append(json.loads(line) if number == 1 else from_line(line))
+            if not isinstance(found[0], dict) or number > 1 and type(found[-1].get("iter")) is not int:
+                raise ValueError("not a record")
+        except (ValueError, RecursionError):
+            raise UserError(
+                f"{os.path.join(out_dir, FILE)}: line {number} is damaged: it is no record of a run"
+            ) from None
+    if not found:
+        raise UserError(f"{os.path.join(out_dir, FILE)} is empty: the run in {out_dir} has logged nothing")
+    return found[0], found[1:]
+
+
+def read_what_there_is(out_dir, last):
+    """(header, records up to step `last`, number of damaged lines) of a file that may be damaged or missing."""
+    header, records, damaged = {}, [], 0
+    try:
+        for number, line in enumerate(lines(out_dir)):
+            try:
+                record = from_line(line)
+                if number == 0:
+                    header = json.loads(line)
+                elif 0 <= record["iter"] <= last and (not records or record["iter"] > records[-1]["iter"]):
+                    records.append(record)
+            except (ValueError, TypeError, KeyError, RecursionError):
+                damaged += 1
+    except FileNotFoundError:  # only the checkpoint was brought here
+        pass
+    except OSError:
+        damaged += 1
+    return header, records, damaged
 
 
 class Metrics:
     """Writes the record of one run. A resumed run keeps the lines up to its checkpoint and goes on after them.
 
     header: dict, the first line; start: iter of the checkpoint that is resumed (0: a new run); total: steps in all.
-    wandb: arguments of wandb.init, or None.
+    wandb: arguments of wandb.init, or None. Raises UserError where the file cannot be written; later, what cannot
+    be written waits until it can, and where nobody reads what is printed, the run goes on.
     """
 
-    def __init__(self, out_dir, header, start, total, wandb=None):
-        os.makedirs(out_dir, exist_ok=True)
-        path, records = os.path.join(out_dir, FILE), []
-        if start and os.path.exists(path):  # not where only the checkpoint was brought here
-            before, records = read(out_dir)
-            header = header | {"resumed_at": [*before.get("resumed_at", []), start]}
-            records = [record for record in records if record["iter"] <= start]
-        with open(path + ".part", "w") as file:
-            file.writelines(json.dumps(record) + "\n" for record in [header, *records])
-        os.replace(path + ".part", path)
-        self.file = open(path, "a", buffering=1)  # by lines: a killed run has what it logged
-        self.bar = tqdm(initial=start, total=total, dynamic_ncols=True, unit="step") if sys.stderr.isatty() else None
-        self.wandb = None
+    def __init__(self, out_dir: str, header: dict, start: int, total: int, wandb: dict | None = None):
+        self.path, self.pending, self.notes, self.wandb = os.path.join(out_dir, FILE), b"", [], None
+        records, damaged = [], 0
+        if start:
+            before, records, damaged = read_what_there_is(out_dir, start)
+            resumed = before.get("resumed_at", [])
+            header = header | {"resumed_at": [*(resumed if isinstance(resumed, list) else []), start]}
+        try:
+            os.makedirs(out_dir, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(self.path + ".part")
+            with open(self.path + ".part", "xb") as file:
+                file.writelines(map(to_line, [header, *records]))
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(self.path + ".part", self.path)
+            self.file = open(self.path, "ab", buffering=0)  # noqa: SIM115 closed by close()
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.remove(self.path + ".part")
+            raise UserError(f"{self.path} cannot be written: {error.strerror or error}") from None
+        terminal = sys.stderr is not None and sys.stderr.isatty()
+        self.bar = tqdm(initial=start, total=total, dynamic_ncols=True, unit="step") if terminal else None
+        if damaged:
+            self.say(f"{self.path}: {damaged} damaged lines are left out")
         if wandb is not None:
             from wandb import init
 
-            self.wandb = init(config=header, **wandb)
+            mode = os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
+            self.wandb = init(config=header, mode=mode, **wandb)
 
-    def say(self, line):
-        (self.bar.write if self.bar is not None else print)(line)
-        sys.stdout.flush()
+    def say(self, line: str) -> None:
+        """A line for whoever watches. Once nobody can be written to, that is noted in the record, and it is quiet."""
+        try:
+            (self.bar.write if self.bar is not None else print)(line)
+            sys.stdout.flush()
+        except (OSError, ValueError, AttributeError) as error:  # closed, full, or without a reader
+            if not isinstance(sys.stdout, Silence):
+                self.notes.append(f"stdout cannot be written: {getattr(error, 'strerror', None) or error}")
+                if sys.stdout is sys.__stdout__ is not None:  # what is in its buffer shall not be an error at exit
+                    with contextlib.suppress(OSError, ValueError):
+                        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                sys.stdout = Silence()
+                with contextlib.suppress(OSError, ValueError):
+                    print(f"{self.notes[-1]}; the run goes on, see {self.path}", file=sys.stderr, flush=True)
 
-    def write(self, record):
+    def write(self, record: dict) -> None:
         """One logged step: a dict with "iter"; nested dicts and numbers."""
-        self.file.write(json.dumps(record) + "\n")
         words = [f"{name} {record[name]:.4f}" for name in ("train_loss", "val_loss") if name in record]
         words += [f"{name} {value:.3f}" for name, value in record.get("coefficients", {}).items()]
+        words += [f"skipped {record['skipped_steps']}"] if record.get("skipped_steps") else []
         if self.bar is not None:
-            self.bar.set_postfix_str("  ".join(words))
-            self.bar.update(record["iter"] - self.bar.n)
+            with contextlib.suppress(OSError, ValueError):
+                self.bar.set_postfix_str("  ".join(words))
+                self.bar.update(record["iter"] - self.bar.n)
         if self.bar is None or "val_loss" in record:
             speed = [f"{record['step_ms']:.0f} ms"] if "step_ms" in record else []
             self.say(f"step {record['iter']:6d}  " + "  ".join(words + speed))
+        notes, self.notes = self.notes, []
+        self.append(record | ({"notes": notes} if notes else {}))
         if self.wandb is not None:
             self.wandb.log(record, step=record["iter"])
 
-    def close(self):
+    def append(self, record):
+        """Add a line to the file, with those that waited; where the disk is full, none of it, and it waits."""
+        waited, self.pending = bool(self.pending), self.pending + to_line(record)
+        size = os.fstat(self.file.fileno()).st_size
+        try:
+            if self.file.write(self.pending) != len(self.pending):
+                raise OSError("the disk is full")
+            self.pending = b""
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self.file.fileno(), size)
+            if not waited:
+                self.say(
+                    f"{self.path} cannot be written: {error.strerror or error}; the run goes on to its next checkpoint"
+                )
+
+    def sync(self) -> None:
+        """Bring the file onto the disk, as a checkpoint will be."""
+        with contextlib.suppress(OSError):
+            os.fsync(self.file.fileno())
+
+    def close(self) -> None:
         self.file.close()
         if self.bar is not None:
             self.bar.close()
         if self.wandb is not None:
             self.wandb.finish()
+
+
+class Silence:
+    """In the place of a stdout that cannot be written any more."""
+
+    def write(self, text):
+        return len(text)
+
+    def flush(self):
+        pass
+
+    def isatty(self):
+        return False
+
+
+class Nobody:
+    """What a rank that does not write has for a Metrics."""
+
+    def say(self, line: str) -> None: ...
+    def write(self, record: dict) -> None: ...
+    def sync(self) -> None: ...
+    def close(self) -> None: ...

@@ -6,15 +6,11 @@ References: Radford et al., "Language Models are Unsupervised Multitask Learners
 import math
 import re
 from dataclasses import dataclass
-from pickle import UnpicklingError
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
-
-from devices import usable
-from settings import UserError
 
 # Dense bf16 peak of one device in FLOP/s, from the vendors' data sheets; the first key that is a word of its name counts.
 PEAK_FLOPS = {
@@ -204,26 +200,6 @@ def copy_weights(source, target):
             p.zero_()
         else:  # OpenAI's "Conv1D" layers hold the transposed matrix of a Linear
             p.copy_(weights[name].T if p.dim() == 2 and name.startswith("transformer.h.") else weights[name])
-
-
-def load(name, device="cpu"):
-    """A model to use, from a checkpoint of train.py or "gpt2", "gpt2-medium", ... -> model, meta.json of its tokens.
-
-    It is on the device ("auto": see devices.py), and without dropout. Raises UserError where there is no such model,
-    checkpoint or device.
-    """
-    device = usable(device)
-    try:
-        if name.endswith(".pt"):
-            saved = torch.load(name, map_location="cpu", weights_only=True)
-            model, meta = GPT(GPTConfig(**saved["model_config"])), saved["data"]
-            model.load_state_dict(saved["model"])
-        else:
-            model, meta = GPT.from_pretrained(name), {"tokenizer": "gpt2", "vocab_size": 50257}
-        return model.to(device).eval(), meta
-    except (OSError, EOFError, ValueError, TypeError, KeyError, RuntimeError, UnpicklingError) as error:
-        what = str(error).strip() or type(error).__name__
-        raise UserError(f"{name}: no model can be read from it: {what.splitlines()[0]}") from None
 
 
 def peak_flops(device_name):

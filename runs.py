@@ -25,15 +25,6 @@ ROOT = os.path.dirname(os.path.abspath(__file__))
 BEAT = 10.0  # seconds between heartbeats
 DEAD = 120.0  # seconds without one after which a worker on another machine is taken for dead
 DEATHS = 5  # of a run's workers in one place, after which the run has failed
-FREE = (
-    "out_dir",
-    "overwrite",
-    "device",
-    "timeout_minutes",
-    "wandb_log",
-    "wandb_project",
-    "wandb_run_name",
-)  # not in the id
 declared = cache(declared)
 mine = set()  # attempts that this process has begun and not ended
 
@@ -59,7 +50,8 @@ class Run:
     @cached_property
     def id(self):
         """None, 0, False and the like do not count, so that a new setting whose default is one of these changes no id."""
-        what = {name: value for name, value in self.cfg.items() if name not in FREE}
+        known = declared(self.script)
+        what = {name: value for name, value in self.cfg.items() if not known[name].free}
         with contextlib.suppress(ValueError):  # of settings that no optimizer takes: the run itself says so
             what |= optim.resolved(what["optimizer"], what) if "optimizer" in what else {}
         what = sorted((name, value) for name, value in what.items() if value)

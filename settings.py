@@ -4,6 +4,13 @@ A setting is a module-level line of the script above the line `# -- end of setti
 
     name = default                 # reason                (the type is the default's; ints are fine for floats)
     name: int | None = None        # reason                (or the annotation's)
+    name: Count = 8                # reason                (or one of the types below, which say what values make sense)
+
+A line `# -- NAME [marks]: words` opens a section. Its marks say how its settings belong to a run:
+
+    kept    a resumed run keeps them: to give another value is an error
+    once    they are of one call: a resumed run takes them from its command line, not from its checkpoint
+    free    they do not change what is computed, and so are not part of a run's identity
 
 A config file is plain Python: `name = value` lines, later lines may use earlier ones and the defaults; names that begin
 with an underscore are the file's own. Files stack from left to right, --name=value wins. Everything else is an error.
@@ -12,10 +19,19 @@ with an underscore are the file's own. Files stack from left to right, --name=va
 import ast
 import contextlib
 import difflib
+import json
+import math
 import os
+import re
 import sys
+import time
 import types
 import typing
+import warnings
+from collections.abc import Callable
+from typing import Annotated
+
+STOPPED = 75  # exit status of a run that was stopped and is to be resumed: EX_TEMPFAIL of sysexits.h
 
 
 class UserError(ValueError):
@@ -27,57 +43,69 @@ class Diverged(UserError):
 
 
 class Finished(UserError):
-    """A run that is to be resumed but has nothing left to do."""
+    """A run that is to be resumed but has nothing left to do: no error, for who resumes whatever there is."""
 
 
-@contextlib.contextmanager
-def one_line_errors(script):
-    """Around a script's main: a UserError becomes one line on stderr (from rank 0) and exit status 2."""
-    try:
-        yield
-    except UserError as error:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"{os.path.basename(script)}: {' '.join(str(error).splitlines())}", file=sys.stderr)
-        sys.exit(2)
+class Must(typing.NamedTuple):
+    """What a value of the right type must do, in words and as a function."""
+
+    words: str
+    holds: Callable[[typing.Any], bool]
+
+
+SMALL = Must("be less than 2**32", lambda x: x < 2**32)  # more overflows, in one place or another
+Natural = Annotated[int, Must("be at least 0", lambda x: x >= 0), SMALL]
+Count = Annotated[int, Must("be at least 1", lambda x: x >= 1), SMALL]
+Nonnegative = Annotated[float, Must("be at least 0", lambda x: x >= 0)]
+Fraction = Annotated[float, Must("lie in [0, 1)", lambda x: 0 <= x < 1)]
+Names = Annotated[tuple, Must("be names, each once", lambda x: all(type(n) is str for n in x) and len({*x}) == len(x))]
+Rates = Annotated[dict, Must("map names to numbers that are at least 0", lambda x: all_lie(x, math.inf))]
+Fractions = Annotated[dict, Must("map names to numbers in [0, 1)", lambda x: all_lie(x, 1))]
+
+
+def all_lie(named, end):
+    """Whether a dict maps names to numbers in [0, end)."""
+    return all(type(name) is str and type(x) in (int, float) and 0 <= x < end for name, x in named.items())
 
 
 class Setting(typing.NamedTuple):
     default: object
     type: object
     reason: str
+    section: str = ""
+    kept: bool = False
+    once: bool = False
+    free: bool = False
 
 
-def declared(script):
+def declared(script: str) -> dict[str, Setting]:
     """{name: Setting} in the order of the script's source, up to the line `# -- end of settings`."""
-    source = open(script).read().split("# -- end of settings")[0]
+    with open(script) as file:
+        source = file.read().split("# -- end of settings")[0]
     lines, settings = source.splitlines(), {}
+    sections = {n: found for n, line in enumerate(lines, 1) if (found := re.match(r"# -- (\w+)(?: \[(.*?)\])?", line))}
     for node in ast.parse(source).body:
         if isinstance(node, ast.Assign | ast.AnnAssign):
             name = (node.targets[0] if isinstance(node, ast.Assign) else node.target).id
             default = ast.literal_eval(node.value)
-            kind = type(default) if isinstance(node, ast.Assign) else eval(ast.unparse(node.annotation), vars(typing))
+            kind = type(default)
+            if isinstance(node, ast.AnnAssign):
+                kind = eval(ast.unparse(node.annotation), vars(typing) | globals())
             reason = lines[node.end_lineno - 1][node.end_col_offset :].strip().removeprefix("#").strip()
-            settings[name] = Setting(default, kind, reason)
+            section = sections.get(max((n for n in sections if n < node.lineno), default=0))
+            title, marks = section.groups(default="") if section else ("", "")
+            marks = {mark.strip(): True for mark in marks.split(",") if mark}
+            settings[name] = Setting(default, kind, reason, title, **marks)
     return settings
 
 
-def parse(settings, arguments):
-    """Command-line arguments, without the script's name -> (all settings, those that were set), two dicts.
+def parse(settings: dict[str, Setting], arguments: typing.Iterable[str]) -> tuple[dict, dict]:
+    """Command-line arguments, without the script's name -> (all settings, those that were set).
 
     Raises UserError. `--help` prints every setting with its default and reason, and exits.
     """
     if "--help" in arguments or "-h" in arguments:
-        lines = [f"  {name} = {setting.default!r}\n      {setting.reason}" for name, setting in settings.items()]
-        try:
-            print(
-                "settings, as name = default: set them in config files or as --name=value\n",
-                *lines,
-                sep="\n",
-                flush=True,
-            )
-        except BrokenPipeError:  # `--help | head` has read enough
-            os._exit(0)
-        sys.exit(0)
+        show_help(settings)
     given = {}
     for argument in arguments:  # files first, whatever the order: the command line wins
         if not argument.startswith("-"):
@@ -91,8 +119,19 @@ def parse(settings, arguments):
     return {name: setting.default for name, setting in settings.items()} | given, given
 
 
-def read_file(settings, path, given):
-    """The settings that the config file `path` assigns: {name: value}."""
+def show_help(settings):
+    try:
+        print("settings, as name = default: set them in config files or as --name=value\n")
+        for name, setting in settings.items():
+            print(f"  {name} = {setting.default!r}\n      {setting.reason}")
+        sys.stdout.flush()
+    except BrokenPipeError:  # `--help | head` has read enough
+        os._exit(0)
+    sys.exit(0)
+
+
+def read_file(settings: dict[str, Setting], path: str, given: dict) -> dict:
+    """The settings that the config file `path` sets, by whatever statement: {name: value}. Raises UserError."""
     if not os.path.isfile(path):
         known = sorted(os.listdir(os.path.join(os.path.dirname(os.path.abspath(__file__)), "config")))
         near = difflib.get_close_matches(os.path.basename(path), known, 1)
@@ -100,55 +139,122 @@ def read_file(settings, path, given):
     before = {name: setting.default for name, setting in settings.items()} | given
     names = dict(before)
     try:
-        tree = ast.parse(open(path).read(), path)
-        exec(compile(tree, path, "exec"), names)
-    except Exception as error:
+        with open(path, encoding="utf-8") as file, warnings.catch_warnings(action="ignore"):
+            tree = ast.parse(file.read(), path)
+            exec(compile(tree, path, "exec"), names)  # noqa: S102 a config file is Python
+    except (Exception, SystemExit) as error:
         raise UserError(f"{path}: {type(error).__name__}: {error}") from error
-    assigned = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    set_here = {name for name in before if name not in names or names[name] is not before[name]}
+    set_here |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    set_here |= {node.asname or node.name for node in ast.walk(tree) if isinstance(node, ast.alias)}
     return {
         name: checked(settings, name, value, path)
         for name, value in names.items()
-        if not name.startswith("_")
-        and not isinstance(value, types.ModuleType)
-        and (name in assigned or name not in before)
+        if (name in set_here or name not in before)
+        and not name.startswith("_")
+        and (name in settings or not isinstance(value, types.ModuleType))
     }
 
 
-def literal(text):
+def literal(text: str) -> object:
     """A Python literal, or the text itself where it is none: --out_dir=out needs no quotes."""
     try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+        with warnings.catch_warnings(action="ignore"):
+            return ast.literal_eval(text)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return text
 
 
-def checked(settings, name, value, place):
+def choices(kind):
+    """The types of a union, each with its Musts: [(type, Musts)]."""
+    members = typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
+    split = [typing.get_args(one) if typing.get_origin(one) is Annotated else (one,) for one in members]
+    return [(one[0], one[1:]) for one in split]
+
+
+def checked(settings: dict[str, Setting], name: str, value: object, place: str) -> object:
     """The value, as its setting's type; an int becomes a float where one is meant. Raises UserError."""
     if name not in settings:
         near = difflib.get_close_matches(name, settings, 1, 0)
         raise UserError(f"{place}: there is no setting {name!r}; the nearest is {near[0]!r} (--help lists all)")
-    kind = settings[name].type
-    choices = typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
-    for choice in choices:
-        if typing.get_origin(choice) is typing.Literal:
-            if isinstance(value, str) and value in typing.get_args(choice):
+    known = choices(settings[name].type)
+    if type(value) is int and float in (kind for kind, _ in known) and int not in (kind for kind, _ in known):
+        value = float(value) if abs(value) < 1e300 else math.inf
+    words = []
+    for kind, musts in known:
+        if typing.get_origin(kind) is typing.Literal:
+            if isinstance(value, str) and value in typing.get_args(kind):
                 return value
-        elif type(value) is choice:
+            words.append(" or ".join(map(repr, typing.get_args(kind))))
+        elif type(value) is kind:
+            for must in (Must("be finite", math.isfinite), *musts) if kind is float else musts:
+                if not must.holds(value):
+                    raise UserError(f"{place}: {name}={value!r} must {must.words}")
             return value
-    if float in choices and type(value) is int:
-        return float(value)
-    words = [
-        " or ".join(map(repr, typing.get_args(choice)))
-        if typing.get_origin(choice) is typing.Literal
-        else "None"
-        if choice is type(None)
-        else choice.__name__
-        for choice in choices
-    ]
-    raise UserError(f"{place}: {name}={value!r} must be {' or '.join(words)}")
+        else:
+            words.append("None" if kind is type(None) else kind.__name__)
+    raise UserError(f"{place}: {name}={shortened(value)} must be {' or '.join(words)}")
 
 
-def main(run, script):
-    """Run `run(settings, given)` of a flat script with the settings of its command line."""
+def shortened(value):
+    text = repr(value)
+    return text if len(text) <= 100 else text[:100] + "…"
+
+
+@contextlib.contextmanager
+def one_line_errors(script: str):
+    """Around a script's main: a UserError becomes one line on stderr and exit status 2; Finished, one line and status 0.
+
+    Of several ranks the first prints it, and all leave it to torchrun, which ends with what the first failing rank said.
+    """
+    name = os.path.basename(script)
+    fill_standard_streams()
+    try:
+        yield
+    except Finished as end:
+        report(f"{name}: {end}", sys.stdout)
+    except UserError as error:
+        line = f"{name}: {' '.join(str(error).split())}"
+        tell_torchrun(line)
+        report(line, sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        report(f"{name}: interrupted", sys.stderr)
+        sys.exit(130)
+    except Exception as error:  # a fault of the program's: its traceback is printed, but not where the ranks' is lost
+        tell_torchrun(f"{name}: {type(error).__name__}: {error}")
+        raise
+
+
+def report(line, stream):
+    """Print the line, once: torchrun has what the other ranks say. Nobody may be there to read it."""
+    if os.environ.get("RANK", "0") == "0" or "TORCHELASTIC_ERROR_FILE" not in os.environ:
+        with contextlib.suppress(OSError, ValueError):
+            print(line, file=stream, flush=True)
+
+
+def tell_torchrun(line):
+    """Leave a rank's last words where torchrun looks for them (torch.distributed.elastic.multiprocessing.errors)."""
+    if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        with contextlib.suppress(OSError), open(path, "w") as file:
+            extra = {"py_callstack": line, "timestamp": str(int(time.time()))}
+            json.dump({"message": {"message": line, "extraInfo": extra}}, file)
+
+
+def fill_standard_streams():
+    """Open what was closed of stdin, stdout and stderr, so that no file of the run's gets its number, and its output."""
+    for number, mode in enumerate((os.O_RDONLY, os.O_WRONLY, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, mode)
+
+
+def main(run: Callable, script: str) -> None:
+    """Run `run(settings, given)` of a flat script with the settings of its command line; see one_line_errors.
+
+    It returns None if it was stopped before its end: then the exit status is STOPPED.
+    """
     with one_line_errors(script):
-        run(*parse(declared(script), sys.argv[1:]))
+        if run(*parse(declared(script), sys.argv[1:])) is None:
+            sys.exit(STOPPED)

@@ -123,9 +123,7 @@ def do(run, board, attempt, keep_checkpoints):
         found = {"state": "failed", "error": str(error) if good else "".join(traceback.format_exception(error))}
     board.end(run, attempt, **found, seconds=time.monotonic() - began)
     if found["state"] == "done" and not keep_checkpoints:
-        for name in ("ckpt_last.pt", "ckpt_best.pt"):
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(os.path.join(out_dir, name))
+        importlib.import_module("checkpoints").clear(out_dir)  # torch: not in the process that only starts workers
     gc.collect()
     return good
 

@@ -9,7 +9,6 @@ setting `optimizers`, where 0 keeps a coefficient where it is. They are elements
 fused loop: 2,000,000 steps of a scalar cannot each wait for Python's plumbing. tests/reproduce/test_convex.py compares with optim/.
 """
 
-import os
 import signal
 import sys
 from functools import partial
@@ -27,14 +26,17 @@ import settings
 from devices import hardware
 from optim.fuse import Loop
 from optim.mada import MADA, mada
-from settings import Finished, UserError
+from settings import Count, Finished, UserError
 
-# what and where
+# -- folder [once, free]
 out_dir = "out/convex"  # folder of metrics.jsonl and ckpt_last.pt
 overwrite = False  # start anew in an out_dir that holds another run, which is lost
-init_from: Literal["scratch", "resume"] = "scratch"  # "resume": go on from out_dir's ckpt_last.pt
-steps = 2_000_000  # T
-log_interval = 2020  # steps between lines in metrics.jsonl: whole periods of 101, since x moves within each
+# -- start [once]
+init_from: Literal["scratch", "resume", "auto"] = "scratch"  # "resume": go on from out_dir's ckpt_last.pt
+# -- evaluation
+log_interval: Count = 2020  # steps between lines in metrics.jsonl: whole periods of 101, since x moves within each
+# -- problem [kept]
+steps: Count = 2_000_000  # T
 x0 = 0.0  # where x starts
 learning_rate = 1e-2  # alpha
 schedule: Literal["constant", "root"] = "constant"  # "root": alpha / sqrt(t)
@@ -46,7 +48,7 @@ beta2 = 0.99  # Reddi et al. use these two
 rule: Literal["paper", "authors"] = "paper"  # of optim/mada.py
 # -- end of settings
 
-FREE_SETTINGS = ("out_dir", "overwrite", "init_from", "log_interval")  # of a resumed run; the others are kept
+SETTINGS = settings.declared(__file__)
 NAMES = tuple(MADA.domain)
 BUFFERS = ("m", "v", "s", "n", "l", "g_prev", "v_mixed")
 VELOCITY = tuple(f"velocity_{name}" for name in NAMES)
@@ -166,12 +168,9 @@ def train(cfg, given=()):
 
     Returns the last average regret of the last optimizer, or None if it was stopped before the end. Raises UserError.
     """
-    checkpoint, cfg = checkpoints.start(
-        cfg, given, [name for name in cfg if name not in FREE_SETTINGS], ("columns", "iter", "config")
-    )
-    last = os.path.join(cfg["out_dir"], "ckpt_last.pt")
-    if cfg["steps"] < 1 or cfg["log_interval"] < 1 or not -1 <= cfg["x0"] <= 1:
-        raise UserError("steps and log_interval must be at least 1, and x0 in [-1, 1]")
+    checkpoint, cfg = checkpoints.start(cfg, given, SETTINGS, ("columns", "iter", "config"))
+    if not -1 <= cfg["x0"] <= 1:
+        raise UserError("x0 must lie in [-1, 1]")
     resolved, cfg = cfg, SimpleNamespace(**cfg)
 
     members = {}  # what FORMS names: names of the optimizers
@@ -227,7 +226,7 @@ def train(cfg, given=()):
                 regret = {name: value / it for name, value in values("regret").items()}
                 log.write({"iter": it, "x": values("x"), "regret": regret} | {name: values(name) for name in NAMES})
             if it % (50 * cfg.log_interval) == 0 or it == cfg.steps or stop.is_set():
-                checkpoints.write({"columns": columns, "iter": it, "config": resolved}, last)
+                checkpoints.save({"columns": columns, "iter": it, "config": resolved}, cfg.out_dir)
     finally:
         for name, handler in handlers.items():
             signal.signal(name, handler)

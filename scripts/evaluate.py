@@ -31,9 +31,9 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import data.tokens
 import metrics
+from checkpoints import load
 from data.prepared import GPT2_EOT
 from devices import hardware
-from model import load
 from settings import UserError, one_line_errors
 
 SPLITS = {name: "test" for name in ("wikitext", "wikitext_lines", "lambada", "lambada_original")}  # of others: val

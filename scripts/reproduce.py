@@ -29,8 +29,8 @@ import show
 
 import data.tokens
 import metrics
+from checkpoints import load
 from config.reproduce import CONTESTS, NAMES, SCALES
-from model import load
 from runs import Board, run
 from settings import UserError, one_line_errors
 from workers import CannotWrite, Stopped, errors, execute

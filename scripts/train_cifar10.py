@@ -11,7 +11,6 @@ A run that is stopped goes on from its last whole epoch, and computes what one s
 
 import json
 import math
-import os
 import signal
 import sys
 import time
@@ -31,29 +30,31 @@ import metrics
 import optim
 import settings
 from devices import hardware, usable
-from settings import Diverged, Finished, UserError
+from settings import Count, Diverged, Finished, Natural, Nonnegative, UserError
 
-# what and where
+# -- folder [once, free]
 out_dir = "out/cifar10"  # folder of metrics.jsonl and ckpt_last.pt
 overwrite = False  # start anew in an out_dir that holds another run, which is lost
-init_from: Literal["scratch", "resume"] = "scratch"  # "resume": go on from out_dir's ckpt_last.pt
-seed = 1337  # of the initial weights, the order of the images, their augmentation and dropout
-# data and model
+# -- start [once]
+init_from: Literal["scratch", "resume", "auto"] = "scratch"  # "resume": go on from out_dir's ckpt_last.pt
+stop_after: Count | None = None  # leave after this epoch, with the schedule of all of them
+# -- data [kept]
+seed: Natural = 1337  # of the initial weights, the order of the images, their augmentation and dropout
 dataset = "cifar10"  # a folder of data/, made by its prepare.py
 model: Literal["cnn", "resnet9"] = "cnn"  # appendix C.2
-images: int | None = None  # train, and test, on the first so many images only; None: on all 50,000, and 10,000
-batch_size = 256  # images per step; the last batch of an epoch may be smaller
-epochs = 50  # passes through the training images
-stop_after: int | None = None  # leave after this epoch, with the schedule of all of them
+images: Count | None = None  # train, and test, on the first so many images only; None: on all 50,000, and 10,000
+batch_size: Count = 256  # images per step; the last batch of an epoch may be smaller
+epochs: Count = 50  # passes through the training images
 augment = False  # random crops out of a reflected border of 4 pixels, and mirror images
-# optimizer: settings that are None keep the optimizer's own default
+# -- optimizer [kept]
 optimizer = "mada"  # a name in optim/build.py
-learning_rate = 1e-3  # constant, or the peak
+learning_rate: Nonnegative = 1e-3  # constant, or the peak
 schedule: Literal["constant", "one_cycle"] = (
     "constant"  # torch's OneCycleLR with its defaults, of the learning rate only
 )
-weight_decay = 0.0  # the paper names none
-grad_clip = 0.0  # global norm to clip the gradient to; 0 for no clipping
+weight_decay: Nonnegative = 0.0  # the paper names none
+grad_clip: Nonnegative = 0.0  # global norm to clip the gradient to; 0 for no clipping
+# -- hyperparameters [kept]: the optimizer's own, by its names for them; None keeps its default
 beta1: float | None = None  # initial values where they are learned
 beta2: float | None = None  # decay of the second moment for Adam and MADA
 beta3: float | None = None  # Adan's part in MADA; decay of the second moment for Adan
@@ -70,40 +71,12 @@ debias: str | None = None  # what moving averages are divided by: "weights" that
 hyper_scale: str | None = None  # of the hyper-gradients: "relative", or "raw" as in the paper
 domain: dict | None = None  # {name: (low, high)}: bounds on learned coefficients in place of the optimizer's own
 rule: str | None = None  # MADA: "paper", or "authors" for what the released code computes
-# system
+# -- machine [free]
 device = "auto"  # "cuda", "mps", "cpu"; "auto" takes the first of these three that there is
 # -- end of settings
 
 FOLDER = Path(__file__).resolve().parents[1] / "data"
-OPTIMIZER_SETTINGS = (
-    "beta1",
-    "beta2",
-    "beta3",
-    "rho",
-    "c",
-    "gamma",
-    "eps",
-    "momentum",
-    "learn",
-    "hyper_lr",
-    "hyper_momentum",
-    "hyper_start",
-    "hyper_scale",
-    "debias",
-    "domain",
-    "rule",
-)
-FREE_SETTINGS = ("out_dir", "overwrite", "init_from", "stop_after", "device")  # of a resumed run; the others are kept
-LEAST = {
-    "seed": 0,
-    "images": 1,
-    "batch_size": 1,
-    "epochs": 1,
-    "stop_after": 1,
-    "learning_rate": 0,
-    "weight_decay": 0,
-    "grad_clip": 0,
-}
+SETTINGS = settings.declared(__file__)
 
 
 def cnn():
@@ -188,16 +161,7 @@ def train(cfg, given=()):
     anything is written; Diverged where the loss is no longer finite; Finished where there is nothing left to resume.
     """
     # where to start
-    checkpoint, cfg = checkpoints.start(
-        cfg,
-        given,
-        [name for name in cfg if name not in FREE_SETTINGS],
-        ("model", "optimizer", "iter", "best_accuracy", "config"),
-    )
-    last = os.path.join(cfg["out_dir"], "ckpt_last.pt")
-    for name, least in LEAST.items():
-        if cfg[name] is not None and not cfg[name] >= least:
-            raise UserError(f"{name}={cfg[name]!r} must be at least {least}")
+    checkpoint, cfg = checkpoints.start(cfg, given, SETTINGS, ("model", "optimizer", "iter", "best_accuracy", "config"))
     resolved, cfg = cfg, SimpleNamespace(**cfg)
 
     # device
@@ -243,7 +207,7 @@ def train(cfg, given=()):
             lr=cfg.learning_rate,
             weight_decay=cfg.weight_decay,
             max_grad_norm=cfg.grad_clip,
-            **{name: resolved[name] for name in OPTIMIZER_SETTINGS},
+            **{name: resolved[name] for name, it in SETTINGS.items() if it.section == "hyperparameters"},
         )
     except ValueError as error:
         raise UserError(str(error)) from None
@@ -328,7 +292,7 @@ def train(cfg, given=()):
             log.write(record | {"accuracy": accuracy, "best_accuracy": best})
             if not math.isfinite(record["train_loss"]):
                 raise Diverged(f"the loss is not finite in epoch {epoch}; a lower learning_rate may help")
-            checkpoints.write(
+            checkpoints.save(
                 {
                     "model": model.state_dict(),
                     "optimizer": optimizer.state_dict(),
@@ -336,7 +300,7 @@ def train(cfg, given=()):
                     "best_accuracy": best,
                     "config": resolved,
                 },
-                last,
+                cfg.out_dir,
             )
     finally:
         for name, handler in handlers.items():

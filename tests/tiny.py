@@ -92,6 +92,9 @@ if __name__ == "__main__":
     data.tokens.FOLDER = sys.argv.pop(1)
     made, build = [], optim.build
     optim.build = lambda *args, **kwargs: made.append(build(*args, **kwargs)) or made[0]
-    main(train.train, train.__file__)
-    parameters = [group["params"] for group in made[0].param_groups]
-    torch.save([parameters, made[0].state_dict()], f"{data.tokens.FOLDER}/rank{os.environ.get('RANK', 0)}.pt")
+    try:
+        main(train.train, train.__file__)
+    finally:
+        if made:
+            parameters = [group["params"] for group in made[0].param_groups]
+            torch.save([parameters, made[0].state_dict()], f"{data.tokens.FOLDER}/rank{os.environ.get('RANK', 0)}.pt")

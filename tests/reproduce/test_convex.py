@@ -73,11 +73,11 @@ def test_what_it_is_there_to_show(tmp_path):
 def test_a_resumed_run_is_a_straight_one(tmp_path, monkeypatch):
     rows = {"mada": {"hyper_lr": HYPER_LR}}
     run(tmp_path / "a", optimizers=rows, log_interval=2)
-    write, handlers = convex.checkpoints.write, {}
+    save, handlers = convex.checkpoints.save, {}
     monkeypatch.setattr(convex.signal, "signal", lambda name, handler: handlers.setdefault(name, handler))
-    monkeypatch.setattr(convex.checkpoints, "write", lambda *args: (write(*args), handlers[convex.signal.SIGTERM]()))
+    monkeypatch.setattr(convex.checkpoints, "save", lambda *args: (save(*args), handlers[convex.signal.SIGTERM]()))
     assert run(tmp_path / "b", optimizers=rows, log_interval=2) is None
-    monkeypatch.setattr(convex.checkpoints, "write", write)
+    monkeypatch.setattr(convex.checkpoints, "save", save)
     run(tmp_path / "b", init_from="resume", optimizers=rows, log_interval=2)
     assert metrics.read(tmp_path / "a")[1] == metrics.read(tmp_path / "b")[1]
     assert metrics.read(tmp_path / "b")[0]["resumed_at"] == [100]

@@ -25,13 +25,16 @@ import contextlib, hashlib, json, os, signal, sys, time
 sys.path.insert(0, {root!r})
 import settings, metrics
 
+# -- folder [once, free]
 out_dir = "out"  # folder
+# -- computation
 init_from = "scratch"  # or "resume"
 seed = 1  # of what it computes
 pause = 0.005  # seconds per step
 trouble = ""  # what is to happen at step 50, instead of going on
+nothing: int | None = None  # no part of the id, where it is None
+# -- machine [free]
 wandb_log = False  # no part of the id
-nothing: int | None = None  # likewise, where it is None
 # -- end of settings
 
 
@@ -281,7 +284,7 @@ def test_two_invocations_share_the_work(some, undisturbed, tmp_path):
 # a full disk
 
 
-@pytest.mark.parametrize("place", ["metrics.jsonl.part", "ckpt_last.pt.part", "attempt.1.json.part"])
+@pytest.mark.parametrize("place", ["ckpt_last.pt.part", "attempt.1.json.part"])
 def test_a_full_disk_loses_nothing(some, undisturbed, tmp_path, place):
     """/dev/full stands for it, in one of the files: workers report it, and later all goes on."""
     for run in some:

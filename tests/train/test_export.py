@@ -9,7 +9,7 @@ import pytest
 import torch
 from test_model import gpt, tokens
 
-import model
+import checkpoints
 
 transformers = pytest.importorskip("transformers")
 GPT2_META = {"tokenizer": "gpt2", "vocab_size": 50257}
@@ -43,7 +43,7 @@ def test_the_exported_folder_has_the_same_logits(script, tmp_path, bias):
 
     theirs, loading = transformers.GPT2LMHeadModel.from_pretrained(folder, output_loading_info=True)
     assert not any(loading.values())  # no key is missing, left over or of another shape
-    again, _meta = model.load(str(folder))
+    again, _meta = checkpoints.load(str(folder))
     x = tokens(3, 16, 97)
     with torch.no_grad():
         logits = ours(x)

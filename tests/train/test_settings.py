@@ -11,6 +11,7 @@ import sys
 import pytest
 import tiny
 import torch
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 import checkpoints
 import data.tokens
@@ -122,13 +123,19 @@ def test_missing_data_names_the_command_to_run(refuse, folder):
     assert "tiny/val.bin is missing" in line and line.endswith("run: python data/tiny/prepare.py\n")
 
 
-def test_one_line_under_torchrun_too(refuse, monkeypatch, capsys):
-    monkeypatch.setenv("RANK", "0")
-    assert "learning_rate" in refuse("--learning_rat=1")
-    monkeypatch.setenv("RANK", "1")
-    with pytest.raises(SystemExit) as end:
-        main(train.train, train.__file__)
-    assert end.value.code == 2 and capsys.readouterr().err == ""
+def test_under_torchrun_the_first_rank_prints_and_every_rank_tells_torchrun(refuse, monkeypatch, capsys, tmp_path):
+    """Its report, which comes last, has the words of the rank that failed first."""
+    said = []
+    for rank in (0, 1):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / f"error{rank}.json"))
+        monkeypatch.setattr(sys, "argv", ["train.py", "--learning_rat=1"])
+        with pytest.raises(SystemExit) as end:
+            main(train.train, train.__file__)
+        said.append(capsys.readouterr().err)
+        failure = ProcessFailure(local_rank=rank, pid=1, exitcode=2, error_file=str(tmp_path / f"error{rank}.json"))
+        assert end.value.code == 2 and "'learning_rat'" in failure.message["message"]
+    assert said[0].count("\n") == 1 and said[1] == ""
 
 
 # what is taken
@@ -235,13 +242,13 @@ def test_a_config_of_the_repository(path):
         lr=settings["learning_rate"],
         weight_decay=settings["weight_decay"],
         max_grad_norm=settings["grad_clip"],
-        **{name: settings[name] for name in train.OPTIMIZER_SETTINGS},
+        **train.section("hyperparameters", settings),
     )
     before = module.weight.clone()
     optimizer.step()
     assert not torch.equal(before, module.weight)
     with torch.device("meta"):
-        sizes = {name: settings[name] for name in train.MODEL_SETTINGS} | {"vocab_size": settings["vocab_size"] or 65}
+        sizes = train.section("model", settings) | {"vocab_size": settings["vocab_size"] or 65}
         model.GPT(model.GPTConfig(**sizes))
     if settings["dataset"] == "openwebtext":
         assert all(settings["batch_size"] % (ranks * settings["micro_batch_size"]) == 0 for ranks in (1, 2, 4, 8))
@@ -252,7 +259,7 @@ def test_a_config_of_the_repository(path):
 
 def test_every_setting_is_read():
     source = inspect.getsource(train).split("# -- end of settings")[1] + inspect.getsource(checkpoints.start)
-    named = {*train.MODEL_SETTINGS, *train.OPTIMIZER_SETTINGS}
+    named = {name for name, setting in SETTINGS.items() if setting.section in ("model", "hyperparameters")}
     assert [
         name for name in SETTINGS if not (name in named or f"cfg.{name}" in source or f'cfg["{name}"]' in source)
     ] == []

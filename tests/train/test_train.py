@@ -20,7 +20,7 @@ import metrics
 import optim
 import train
 from devices import hardware
-from settings import UserError, declared, parse
+from settings import STOPPED, UserError, declared, parse
 
 TIMES = ("step_ms", "tokens_per_s")
 
@@ -92,7 +92,9 @@ def test_a_resumed_run_keeps_its_settings():
         tiny.run(out_dir="elsewhere", init_from="resume")
 
 
-@pytest.mark.parametrize("name, status", [("SIGTERM", 0), ("SIGKILL", -signal.SIGKILL)])
+@pytest.mark.parametrize(
+    "name, status", [("SIGTERM", STOPPED), ("SIGHUP", STOPPED), ("SIGUSR1", STOPPED), ("SIGKILL", -signal.SIGKILL)]
+)
 def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(folder, name, status):
     settings = {"out_dir": "stopped", "max_iters": 100_000, "eval_interval": 10, "dropout": 0.1, "lr_decay_iters": 50}
     process = start(sys.executable, tiny.__file__, folder, *tiny.arguments(**settings))
@@ -102,7 +104,7 @@ def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(folder, name, statu
     output = process.communicate(timeout=60)[0]
     assert process.returncode == status and "Traceback" not in output, output
     step = state("stopped")["iter"]
-    if status == 0:
+    if status == STOPPED:
         assert f"stopped after step {step}; go on with --init_from=resume" in output
     else:
         assert step >= 10 and step % 10 == 0
@@ -209,7 +211,7 @@ def test_two_processes_that_are_stopped_agree_on_the_step(folder):
         time.sleep(0.02)
     ranks[1].send_signal(signal.SIGINT)  # one is enough
     outputs = [rank.communicate(timeout=60)[0] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], outputs
+    assert [rank.returncode for rank in ranks] == [STOPPED, STOPPED], outputs
     assert state("stopped")["iter"] == records("stopped")[-1]["iter"]
     assert tiny.same(*(torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)))
 
@@ -230,10 +232,10 @@ def test_a_batch_that_cannot_be_divided_says_what_can(monkeypatch, ranks, micro,
     assert not os.path.exists("out")
 
 
-@pytest.mark.parametrize("name", train.LEAST)
+@pytest.mark.parametrize("name", [name for name, it in train.SETTINGS.items() if "Must" in repr(it.type)])
 def test_a_number_that_is_too_small_is_an_error_before_anything_is_written(name):
-    with pytest.raises(UserError, match=f"^{name}=.* must be at least"):
-        tiny.run(**{name: train.LEAST[name] - 1})
+    with pytest.raises(UserError, match=f"{name}=.* must "):
+        tiny.run(**{name: -1})
     assert not os.path.exists("out")
 
 
@@ -246,10 +248,10 @@ def test_a_number_that_is_too_small_is_an_error_before_anything_is_written(name)
         ({"optimizer": "adam", "rho": 0.5}, "no setting 'rho'"),
         ({"device": "abacus"}, "device='abacus'"),
         ({"state_dtype": "foo"}, "state_dtype='foo' must be a floating dtype"),
-        ({"init_from": "./nowhere"}, "init_from='./nowhere' is not scratch or resume"),
+        ({"init_from": "./nowhere"}, "init_from='./nowhere' is not scratch, resume"),
         ({"block_size": 1000}, "block_size=1000 needs more than the 1,000 tokens of tiny's val.bin"),
         ({"vocab_size": 20}, "vocab_size=20 is less than the data's 27"),
-        ({"learning_rate": -1.0}, "-1.0"),
+        ({"learning_rate": -1.0}, "-1.0 must be at least 0"),
     ],
 )
 def test_settings_that_do_not_fit_are_errors_before_anything_is_written(settings, message):
@@ -381,10 +383,13 @@ def test_divergence_ends_the_run_and_leaves_the_last_good_checkpoint(optimizer):
     assert tiny.same(state("out"), before)
 
 
-@pytest.mark.parametrize("max_iters, where", [(2, "at step 2;"), (20, "at step 4 and at the two log lines before;")])
+@pytest.mark.parametrize(
+    "max_iters, where",
+    [(2, "the loss is not finite at step 2;"), (100, "gradient was, for 30 steps in a row, .* at step 3[0-9];")],
+)
 def test_divergence_is_an_error_even_at_the_last_step(max_iters, where):
     with pytest.raises(UserError, match=where):
-        tiny.run(learning_rate=1e30, max_iters=max_iters)
+        tiny.run(learning_rate=1e30, max_iters=max_iters, eval_interval=100)
 
 
 def test_a_stopped_run_that_has_diverged_keeps_the_last_good_checkpoint(monkeypatch):

@@ -1,9 +1,11 @@
-# make quickstart: a GPT learns Shakespeare under MADA, on whatever device there is.   make test: the whole test suite.
+# make quickstart: a GPT learns Shakespeare under MADA, on whatever device there is.   make check: ruff.
+# make test: the whole test suite.   make test-fast: the optimizers and the trainer, less what takes seconds.
 PYTHON ?= python3
+PYTEST = OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n auto --maxprocesses 8
 QUICK = $(shell .venv/bin/python -c "import torch; print('shakespeare_char' + '_cpu' * (not torch.cuda.is_available()))")
 OUT = $(if $(findstring cpu,$(QUICK)),out/shakespeare-char-cpu,out/shakespeare-char)
 
-.PHONY: quickstart test
+.PHONY: quickstart check test test-fast
 
 quickstart: .venv/installed
 	.venv/bin/python data/shakespeare_char/prepare.py
@@ -11,8 +13,15 @@ quickstart: .venv/installed
 	.venv/bin/python scripts/plot.py $(OUT)
 	.venv/bin/python scripts/sample.py $(OUT)/ckpt_best.pt
 
+check: .venv/installed
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
 test: .venv/installed
-	.venv/bin/python -m pytest -q
+	$(PYTEST)
+
+test-fast: .venv/installed
+	$(PYTEST) -m "not slow" tests/optim tests/clients tests/train
 
 .venv/installed: requirements.txt
 	$(PYTHON) -m venv .venv

@@ -4,7 +4,6 @@ import inspect
 from functools import partial
 
 import torch
-from torch.distributed.tensor import DTensor
 from torch.optim import SGD, AdamW
 
 from .adan import Adan
@@ -13,6 +12,7 @@ from .engine import ParameterizedOptimizer
 from .hyperadam import HyperAdam
 from .lion import Lion
 from .mada import MADA
+from .shards import is_sharded
 from .yogi import Yogi
 
 OPTIMIZERS = {
@@ -80,7 +80,7 @@ def clip_or_skip(optimizer, args, kwargs, max_grad_norm):
     """Before the step of an optimizer that cannot do it itself: clip, or drop gradients that are not finite."""
     grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     norm = torch.nn.utils.get_total_norm(grads)
-    optimizer.grad_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+    optimizer.grad_norm = norm.full_tensor() if is_sharded(norm) else norm
     if not optimizer.grad_norm.isfinite():
         optimizer.skipped_steps += 1
         optimizer.zero_grad()

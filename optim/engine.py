@@ -18,11 +18,11 @@ from types import MappingProxyType
 
 import torch
 import torch.distributed as dist
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from .hyper import HYPER_OPTIMIZERS
 from .passes import gradient_norms, passes
+from .shards import copies, is_sharded, local
 
 RELATIVE_HYPER_LR = 1e-2  # for every coefficient: relative hyper-gradients are of one scale
 HYPER_STATE = (
@@ -39,20 +39,6 @@ HYPER_STATE = (
     "in_time_scale",
 )
 LEARNED_STATE = tuple(name for name in HYPER_STATE if name.startswith(("coef", "hyper_")))  # one for all groups
-
-
-def local(x):
-    """This rank's part of a sharded tensor; other tensors are whole on every rank."""
-    return x.to_local() if isinstance(x, DTensor) else x
-
-
-def copies(p):
-    """How many ranks hold the same elements of p: all of them under DDP, one under FSDP."""
-    ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-    if isinstance(p, DTensor):
-        for size, placement in zip(p.device_mesh.shape, p.placements, strict=True):
-            ranks //= size if placement.is_shard() else 1
-    return ranks
 
 
 class ParameterizedOptimizer(Optimizer):
@@ -316,7 +302,7 @@ class ParameterizedOptimizer(Optimizer):
         of the sum of absolute values, which `learn_coefficients` adds up over ranks."""
         totals = torch.zeros_like(self.param_groups[0]["skipped_steps"]).expand(2, len(self.param_groups))
         params = [[p for p in group["params"] if p.grad is not None] for group in self.param_groups]
-        sharded = any(isinstance(p, DTensor) for group in params for p in group)
+        sharded = any(is_sharded(p) for group in params for p in group)
         for n in sorted({copies(p) for group in params for p in group}):
             members = [[p for p in group if copies(p) == n] for group in params]
             rows = [(local(p.grad),) for group in members for p in group]

@@ -208,7 +208,11 @@ def whole_file(path):
 
 
 def publish(folder, names, meta):
-    """Turn <name>.part into <name> for all names. meta.json vouches for them: it goes first and comes, from meta, last."""
+    """Turn <name>.part into <name> for all names. meta.json vouches for them: it goes first and comes last.
+
+    It is `meta` and, under "sha256", the hash of each file by its name without suffix.
+    """
+    meta = meta | {"sha256": {Path(name).stem: sha256(folder / f"{name}.part") for name in names}}
     with writing(folder):
         (folder / "meta.json").unlink(missing_ok=True)
         for name in names:

@@ -1,4 +1,14 @@
-"""Reading prepared token files: what train.py and scripts/evaluate.py see of a data set."""
+"""Reading prepared token files: what train.py and scripts/evaluate.py see of a data set.
+
+data/<dataset>/ has <split>.bin, the ids of its tokens one after the other, and meta.json, which is written last and says
+
+    counts        {split: number of tokens}
+    dtype         of an id in the .bin files: "uint16"
+    sha256        {split: hex digest of <split>.bin}; the names of .npy files are there, too
+    vocab_size    every id is below it: checked when the files were written
+    tokenizer     "gpt2", "bytes" or "char" (data/tokenizers.py); with "char" comes chars, the characters in the order of ids
+    source        where the text is from, in words; revision and source_sha256 say it exactly, where that is known
+"""
 
 import json
 import os
@@ -45,11 +55,20 @@ class Tokens:
         self.size = size
 
     def windows(self, starts):
-        """Windows at starts (B,) -> tokens and targets, each (B, block_size) int64."""
-        data = np.memmap(
-            self.path, dtype=self.meta["dtype"], mode="r"
-        )  # a lasting map would hold every page it touched
-        rows = np.stack([data[i : i + self.block_size + 1] for i in starts]).astype(np.int64)
+        """Windows at starts (B,) -> tokens and targets, each (B, block_size) int64.
+
+        Reads the bytes of the windows and no others: a memory map would read megabytes ahead at every one of them.
+        Raises UserError where the file is no longer the one that was opened, or holds a token beyond the vocabulary.
+        """
+        rows = np.empty((len(starts), self.block_size + 1), self.meta["dtype"])
+        with open(self.path, "rb", buffering=0) as file:
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+            for row, start in zip(rows, starts):
+                file.seek(int(start) * rows.itemsize)
+                if file.readinto(row) != row.nbytes:
+                    raise UserError(f"{self.path} has become shorter since it was opened")
+        rows = rows.astype(np.int64)
         if rows.max() >= self.meta["vocab_size"]:
             raise UserError(
                 f"{self.path} holds token {rows.max()}, beyond the {self.meta['vocab_size']} of its meta.json"

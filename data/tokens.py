@@ -30,15 +30,18 @@ class Tokens:
     def __init__(self, dataset, split, block_size):
         folder = os.path.join(FOLDER, dataset)
         self.path, self.block_size = os.path.join(folder, f"{split}.bin"), block_size
-        prepare = f"run: python data/{dataset}/prepare.py"
+        scripted = os.path.exists(os.path.join(folder, "prepare.py"))
+        prepare = f"run: python data/{dataset}/prepare.py" if scripted else "prepare it again"
         try:
             with open(os.path.join(folder, "meta.json")) as file:
                 self.meta = json.load(file)
             size = os.path.getsize(self.path) // np.dtype(self.meta["dtype"]).itemsize
         except FileNotFoundError as error:
-            if not os.path.exists(os.path.join(folder, "prepare.py")):
+            if not os.path.isdir(folder):
                 known = sorted(
-                    name for name in os.listdir(FOLDER) if os.path.exists(os.path.join(FOLDER, name, "prepare.py"))
+                    name
+                    for name in os.listdir(FOLDER)
+                    if any(os.path.exists(os.path.join(FOLDER, name, file)) for file in ("prepare.py", "meta.json"))
                 )
                 raise UserError(
                     f"dataset={dataset!r}: there is no data/{dataset}; there are {', '.join(known)}"
@@ -85,20 +88,3 @@ class Tokens:
         whole = (self.size - 1) // self.block_size
         count = min(count, whole) if count else whole
         return np.arange(count) * whole // count * self.block_size
-
-
-def tokenizer(meta):
-    """encode, decode of a data set by its meta.json: text -> ids, ids -> text. Raises UserError on unknown characters."""
-    if meta["tokenizer"] == "gpt2":
-        from data.prepared import gpt2_tokenizer
-
-        gpt2 = gpt2_tokenizer()
-        return lambda text: gpt2.encode(text, allowed_special="all"), gpt2.decode  # <|endoftext|> is one token
-    ids = {char: i for i, char in enumerate(meta["chars"])}
-
-    def encode(text):
-        if unknown := set(text) - set(ids):
-            raise UserError(f"the model does not know the characters {''.join(sorted(unknown))!r}")
-        return [ids[char] for char in text]
-
-    return encode, lambda tokens: "".join(meta["chars"][i] for i in tokens)

@@ -3,7 +3,9 @@
 References: Radford et al., "Language Models are Unsupervised Multitask Learners" (2019), and OpenAI's released code.
 """
 
+import json
 import math
+import os
 import re
 from dataclasses import dataclass
 from pickle import UnpicklingError
@@ -220,6 +222,11 @@ def load(name, device="cpu"):
             model.load_state_dict(saved["model"])
         else:
             model, meta = GPT.from_pretrained(name), {"tokenizer": "gpt2", "vocab_size": 50257}
+            if os.path.exists(
+                exported := os.path.join(name, "meta.json")
+            ):  # scripts/export.py says what its tokens are
+                with open(exported) as file:
+                    meta = json.load(file)
         return model.to(device).eval(), meta
     except (OSError, EOFError, ValueError, TypeError, KeyError, RuntimeError, UnpicklingError) as error:
         what = str(error).strip() or type(error).__name__

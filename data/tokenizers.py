@@ -1,6 +1,6 @@
 """The tokenizers: text to ids and back, what meta.json says of each, and the same one for transformers.
 
-Each has `meta` (its keys of meta.json) and `end` (the id that ends a document, or None). Its methods:
+Each has `meta` (its keys of meta.json), `unit` (what an id stands for) and `end` (the id that ends a document, or None):
 
     encode_ordinary(text) -> ids, an array      text is nothing but text, as in a data set
     encode_document(text) -> ids, an array      ... and it ends: with a new line, where there is no id for the end
@@ -33,7 +33,6 @@ GPT2_FILES = {  # name: (name in tiktoken's cache, which is the sha1 of the url;
         "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
     ),
 }
-UNITS = {"gpt2": "token", "bytes": "byte", "char": "character"}  # what an id of each tokenizer is
 
 
 class Tokenizer:
@@ -55,7 +54,7 @@ class GPT2(Tokenizer):
     The cache is TIKTOKEN_CACHE_DIR where that is set. Raises UserError where the files cannot be had.
     """
 
-    end: ClassVar = 50256
+    unit, end = "token", 50256
     meta: ClassVar = {"tokenizer": "gpt2", "vocab_size": 50257}
 
     def __init__(self):
@@ -102,7 +101,7 @@ def fetch(name, path, expected):
 class Bytes(Tokenizer):
     """The bytes of UTF-8, and 256 for the end of a document."""
 
-    end: ClassVar = 256
+    unit, end = "byte", 256
     meta: ClassVar = {"tokenizer": "bytes", "vocab_size": 257}
 
     def encode_ordinary(self, text: str) -> np.ndarray:
@@ -127,7 +126,7 @@ class Bytes(Tokenizer):
 class Chars:
     """Single characters: the ids of `chars` are 0, 1, ... Raises UserError on other characters."""
 
-    end = None
+    unit, end = "character", None
 
     def __init__(self, chars: str):
         self.meta = {"tokenizer": "char", "vocab_size": len(chars), "chars": chars}
@@ -138,7 +137,7 @@ class Chars:
         codes = code_points(text)
         places = np.searchsorted(self.codes, codes).clip(max=len(self.codes) - 1)
         if len(unknown := np.unique(codes[self.codes[places] != codes])):
-            raise UserError(f"the model does not know the characters {''.join(map(chr, unknown))!r}")
+            raise UserError(f"the tokenizer does not know the characters {''.join(map(chr, unknown))!r}")
         return self.ids[places]
 
     def encode_document(self, text: str) -> np.ndarray:
@@ -164,9 +163,16 @@ def code_points(text):
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
 
 
+KINDS = {"gpt2": GPT2, "bytes": Bytes, "char": Chars}
+
+
+def kind(meta: dict) -> type:
+    """The class of a data set's or a model's tokenizer, by its meta.json. Raises UserError where that names none."""
+    if meta.get("tokenizer") not in KINDS:
+        raise UserError(f"tokenizer {meta.get('tokenizer')!r} is not known: there are {', '.join(KINDS)}")
+    return KINDS[meta["tokenizer"]]
+
+
 def tokenizer(meta: dict) -> GPT2 | Bytes | Chars:
-    """The one of a data set, or of a model's, by its meta.json. Raises UserError where that names none of these."""
-    kinds = {"gpt2": GPT2, "bytes": Bytes, "char": lambda: Chars(meta["chars"])}
-    if meta.get("tokenizer") not in kinds:
-        raise UserError(f"tokenizer {meta.get('tokenizer')!r} is not known: there are {', '.join(kinds)}")
-    return kinds[meta["tokenizer"]]()
+    """The tokenizer itself. Raises UserError, also where GPT-2's files cannot be had."""
+    return Chars(meta["chars"]) if kind(meta) is Chars else kind(meta)()

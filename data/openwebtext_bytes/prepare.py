@@ -62,7 +62,7 @@ def main():
         {split: as_bytes(array, gpt2) for split, array in ids.items()},
         source=f"{meta['source']}, as bytes of the first {taken} tokens",
         revision=meta.get("revision"),
-        source_sha256=meta.get("source_sha256"),
+        source_sha256=meta.get("source_sha256") or meta.get("sha256"),
         **Bytes.meta,
     )
 

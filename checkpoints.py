@@ -295,6 +295,11 @@ def load(name: str, device: str = "cpu") -> tuple[GPT, dict]:
             model.load_state_dict(saved["model"])
         else:
             model, meta = GPT.from_pretrained(name), {"tokenizer": "gpt2", "vocab_size": 50257}
+            if os.path.exists(
+                exported := os.path.join(name, "meta.json")
+            ):  # scripts/export.py says what its tokens are
+                with open(exported) as file:
+                    meta = json.load(file)
         return model.to(device).eval(), meta
     except Exception as error:  # noqa: BLE001 the sizes of a file, or the library that fetches, may be wrong in any way
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].removeprefix(f"{name} ")
@@ -319,7 +324,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict) -> None:
         if has_state and not entry:
             raise ValueError("its optimizer has no state for some parameters")
         for name, x in (entry or {}).items():
-            if not (isinstance(x, torch.Tensor) and x.is_floating_point() and x.shape in (p.shape, ())):
+            if not (isinstance(x, torch.Tensor) and x.is_floating_point() and (x.shape == p.shape or x.dim() < 2)):
                 raise ValueError(f"the {name} of its optimizer has not the parameter's shape")
     optimizer.load_state_dict(shared_out(saved, params))
 

@@ -67,7 +67,8 @@ def data_hash(dataset):
     )
     if os.path.exists(prepared):
         with open(prepared) as file:
-            return json.load(file)["sha256"]
+            meta = json.load(file)
+        return meta.get("source_sha256") or meta["sha256"]
     with open(ours) as file:
         return json.load(file).get(dataset)
 

@@ -1,10 +1,20 @@
-"""Documents out of local files: parquet and jsonl with a column `text`, txt with documents between lines <|endoftext|>."""
+"""Documents out of local files: parquet and jsonl with a column `text`, txt and md with documents between lines <|endoftext|>.
 
+A file is cut into pieces, which any number of processes can read at the same time.
+"""
+
+import io
 import json
+from collections.abc import Iterator
+from itertools import accumulate
+from pathlib import Path
+from typing import NamedTuple
 
 from settings import UserError
 
 SEPARATOR = "<|endoftext|>"
+PIECE_BYTES, PIECE_ROWS = 1 << 21, 512  # of a piece, about: some tenths of a second to tokenize
+MOST_PIECES = 16  # of a row group, as each of them reads it from its start
 UNREADABLE = (
     OSError,
     ValueError,
@@ -15,79 +25,150 @@ UNREADABLE = (
 )  # pyarrow's, json's, PIL's errors
 
 
-def document_files(source):
+class Piece(NamedTuple):
+    """The documents of a file from `start` to `stop`: rows of parquet, bytes of other files."""
+
+    path: Path
+    start: int
+    stop: int
+
+
+def document_files(source: Path) -> list[Path]:
     """The files of a folder, in the order of their names, or the one file that source is. Raises UserError."""
     files = [source]
     if source.is_dir():
-        files = sorted(path for path in source.rglob("*") if path.suffix in READERS)
-    if not files or not files[0].exists() or files[0].suffix not in READERS:
-        raise UserError(f"{source}: there is no {', '.join(READERS)} file there")
+        files = sorted(path for path in source.rglob("*") if path.suffix in FORMATS)
+    if not files or not files[0].exists() or files[0].suffix not in FORMATS:
+        raise UserError(f"{source}: there is no {', '.join(FORMATS)} file there")
     return files
 
 
-def documents(path):
-    """The texts of a file, one by one. Raises UserError, with the row or line, on what cannot be read."""
-    number = 0
+def pieces(path: Path) -> list[Piece]:
+    """The whole file in pieces, in order, with little of it read. Raises UserError."""
     try:
-        for number, text in enumerate(READERS[path.suffix](path), 1):
-            if not isinstance(text, str):
-                raise UserError(f"{path}: document {number} has no text")
-            yield text
-    except UserError:
-        raise
-    except UNREADABLE as error:
-        raise UserError(f"{path}: cannot be read after document {number:,}: {one_line(error)}") from None
-
-
-def count_documents(path):
-    """How many documents a file has, by its footer where it has one. Raises UserError."""
-    if path.suffix != ".parquet":
-        return sum(1 for _ in documents(path))
-    import pyarrow.parquet
-
-    try:
-        return pyarrow.parquet.read_metadata(path).num_rows
+        return [Piece(path, start, stop) for start, stop in FORMATS[path.suffix][0](path)]
     except UNREADABLE as error:
         raise UserError(f"{path}: cannot be read: {one_line(error)}") from None
 
 
-def parquet_rows(path, columns):
-    """Rows of a parquet file as dicts, some hundred at a time in memory."""
+def documents(source: Path | Piece) -> Iterator[str]:
+    """The texts of a file or piece, one by one. Raises UserError, with the row or line, on what cannot be read."""
+    whole = isinstance(source, Path)
+    path, number = source if whole else source.path, 0
+    try:
+        for piece in pieces(path) if whole else [source]:
+            for text in FORMATS[path.suffix][1](*piece):
+                number += 1
+                if not isinstance(text, str):
+                    raise UserError(f"{path}: {place(number, source)} has no text")
+                yield text
+    except UserError:
+        raise
+    except UNREADABLE as error:
+        raise UserError(f"{path}: cannot be read after {place(f'{number:,}', source)}: {one_line(error)}") from None
+
+
+def place(number, source):
+    """Where a document is, in words."""
+    if isinstance(source, Path) or not source.start:
+        return f"document {number}"
+    return f"document {number} from {'row' if source.path.suffix == '.parquet' else 'byte'} {source.start:,} on"
+
+
+def count_documents(source: Path | Piece) -> int:
+    """How many documents a file or piece has, without reading it if its footer says so. Raises UserError."""
+    if isinstance(source, Path):
+        return sum(map(count_documents, pieces(source)))
+    if source.path.suffix == ".parquet":
+        return source.stop - source.start
+    return sum(1 for _ in documents(source))
+
+
+def parquet_pieces(path):
     import pyarrow.parquet
 
-    with pyarrow.parquet.ParquetFile(path) as file:
+    metadata, end = pyarrow.parquet.read_metadata(path), 0
+    for group in range(metadata.num_row_groups):
+        start, end = end, end + metadata.row_group(group).num_rows
+        step = max(PIECE_ROWS, -(-(end - start) // MOST_PIECES))
+        yield from ((row, min(row + step, end)) for row in range(start, end, step))
+
+
+def parquet_rows(path, columns, start=0, stop=None):
+    """Rows start to stop (None: the last) of a parquet file as dicts, some hundred at a time in memory."""
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(path, buffer_size=1 << 20) as file:  # else it reads a whole row group at once
         if missing := set(columns) - set(file.schema_arrow.names):
             raise UserError(f"{path}: there is no column {missing.pop()!r}, only {', '.join(file.schema_arrow.names)}")
-        for batch in file.iter_batches(batch_size=256, columns=columns):
-            yield from batch.to_pylist()
+        ends = [0, *accumulate(file.metadata.row_group(i).num_rows for i in range(file.num_row_groups))]
+        stop = ends[-1] if stop is None else stop
+        groups = [i for i in range(file.num_row_groups) if ends[i] < stop and start < ends[i + 1]]
+        row = ends[groups[0]] if groups else 0
+        for batch in file.iter_batches(batch_size=256, row_groups=groups, columns=columns):
+            first, row = row, row + len(batch)
+            if row > start:
+                skipped = max(0, start - first)
+                yield from batch.slice(skipped, min(row, stop) - first - skipped).to_pylist()
+            if row >= stop:
+                break
 
 
-def parquet_texts(path):
-    return (row["text"] for row in parquet_rows(path, ["text"]))
+def parquet_texts(path, start, stop):
+    return (row["text"] for row in parquet_rows(path, ["text"], start, stop))
 
 
-def jsonl_texts(path):
-    with open(path, encoding="utf-8") as file:
-        for line in file:
-            if line.strip():
-                yield json.loads(line)["text"]
+def line_pieces(path, after=None):
+    """Cuts after a line's end; after: ... of a line that says this and nothing else."""
+    start, size = 0, path.stat().st_size
+    with open(path, "rb") as file:
+        while start < size:
+            file.seek(start + PIECE_BYTES)
+            line = file.readline()  # what is left of one
+            while after and (line := file.readline()) and line.strip() != after:
+                pass
+            yield start, (start := min(file.tell(), size))
 
 
-def txt_texts(path):
-    lines = []
-    with open(path, encoding="utf-8") as file:
-        for line in file:
-            if line.strip() == SEPARATOR:
-                yield "".join(lines)
-                lines = []
-            else:
-                lines.append(line)
-    if lines:
-        yield "".join(lines)
+def lines(path, start, stop):
+    """Of a piece, ended by \\n whatever ended them."""
+    with open(path, "rb") as file:
+        file.seek(start)
+        return io.StringIO(file.read(stop - start).decode(), newline=None)
+
+
+def jsonl_texts(path, start, stop):
+    for line in lines(path, start, stop):
+        if line.strip():
+            text = json.loads(line)["text"]
+            if isinstance(text, str) and not text.isascii():  # JSON can say half a character, which no tokenizer knows
+                text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+            yield text
+
+
+def txt_pieces(path):
+    return line_pieces(path, SEPARATOR.encode())
+
+
+def txt_texts(path, start, stop):
+    text = []
+    for line in lines(path, start, stop):
+        if line.strip() == SEPARATOR:
+            yield "".join(text)
+            text = []
+        else:
+            text.append(line)
+    if text:
+        yield "".join(text)
 
 
 def one_line(error):
     return f"{type(error).__name__}: {error}".partition("\n")[0]
 
 
-READERS = {".parquet": parquet_texts, ".jsonl": jsonl_texts, ".txt": txt_texts}
+FORMATS = {  # suffix: (where a file may be cut, the texts between two cuts)
+    ".parquet": (parquet_pieces, parquet_texts),
+    ".jsonl": (line_pieces, jsonl_texts),
+    ".txt": (txt_pieces, txt_texts),
+    ".md": (txt_pieces, txt_texts),
+}

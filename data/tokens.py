@@ -1,4 +1,14 @@
-"""Reading prepared token files: what train.py and scripts/evaluate.py see of a data set."""
+"""Reading prepared token files: what train.py and scripts/evaluate.py see of a data set.
+
+data/<dataset>/ has <split>.bin, the ids of its tokens one after the other, and meta.json, which is written last and says
+
+    counts        {split: number of tokens}
+    dtype         of an id in the .bin files: "uint16"
+    sha256        {split: hex digest of <split>.bin}; the names of .npy files are there, too
+    vocab_size    every id is below it: checked when the files were written
+    tokenizer     "gpt2", "bytes" or "char" (data/tokenizers.py); with "char" comes chars, the characters in the order of ids
+    source        where the text is from, in words; revision and source_sha256 say it exactly, where that is known
+"""
 
 import json
 import os
@@ -20,15 +30,18 @@ class Tokens:
     def __init__(self, dataset, split, block_size):
         folder = os.path.join(FOLDER, dataset)
         self.path, self.block_size = os.path.join(folder, f"{split}.bin"), block_size
-        prepare = f"run: python data/{dataset}/prepare.py"
+        scripted = os.path.exists(os.path.join(folder, "prepare.py"))
+        prepare = f"run: python data/{dataset}/prepare.py" if scripted else "prepare it again"
         try:
             with open(os.path.join(folder, "meta.json")) as file:
                 self.meta = json.load(file)
             size = os.path.getsize(self.path) // np.dtype(self.meta["dtype"]).itemsize
         except FileNotFoundError as error:
-            if not os.path.exists(os.path.join(folder, "prepare.py")):
+            if not os.path.isdir(folder):
                 known = sorted(
-                    name for name in os.listdir(FOLDER) if os.path.exists(os.path.join(FOLDER, name, "prepare.py"))
+                    name
+                    for name in os.listdir(FOLDER)
+                    if any(os.path.exists(os.path.join(FOLDER, name, file)) for file in ("prepare.py", "meta.json"))
                 )
                 raise UserError(
                     f"dataset={dataset!r}: there is no data/{dataset}; there are {', '.join(known)}"
@@ -45,11 +58,20 @@ class Tokens:
         self.size = size
 
     def windows(self, starts):
-        """Windows at starts (B,) -> tokens and targets, each (B, block_size) int64."""
-        data = np.memmap(
-            self.path, dtype=self.meta["dtype"], mode="r"
-        )  # a lasting map would hold every page it touched
-        rows = np.stack([data[i : i + self.block_size + 1] for i in starts]).astype(np.int64)
+        """Windows at starts (B,) -> tokens and targets, each (B, block_size) int64.
+
+        Reads the bytes of the windows and no others: a memory map would read megabytes ahead at every one of them.
+        Raises UserError where the file is no longer the one that was opened, or holds a token beyond the vocabulary.
+        """
+        rows = np.empty((len(starts), self.block_size + 1), self.meta["dtype"])
+        with open(self.path, "rb", buffering=0) as file:
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+            for row, start in zip(rows, starts):
+                file.seek(int(start) * rows.itemsize)
+                if file.readinto(row) != row.nbytes:
+                    raise UserError(f"{self.path} has become shorter since it was opened")
+        rows = rows.astype(np.int64)
         if rows.max() >= self.meta["vocab_size"]:
             raise UserError(
                 f"{self.path} holds token {rows.max()}, beyond the {self.meta['vocab_size']} of its meta.json"
@@ -66,20 +88,3 @@ class Tokens:
         whole = (self.size - 1) // self.block_size
         count = min(count, whole) if count else whole
         return np.arange(count) * whole // count * self.block_size
-
-
-def tokenizer(meta):
-    """encode, decode of a data set by its meta.json: text -> ids, ids -> text. Raises UserError on unknown characters."""
-    if meta["tokenizer"] == "gpt2":
-        from data.prepared import gpt2_tokenizer
-
-        gpt2 = gpt2_tokenizer()
-        return lambda text: gpt2.encode(text, allowed_special="all"), gpt2.decode  # <|endoftext|> is one token
-    ids = {char: i for i, char in enumerate(meta["chars"])}
-
-    def encode(text):
-        if unknown := set(text) - set(ids):
-            raise UserError(f"the model does not know the characters {''.join(sorted(unknown))!r}")
-        return [ids[char] for char in text]
-
-    return encode, lambda tokens: "".join(meta["chars"][i] for i in tokens)

@@ -7,10 +7,11 @@
 chunks, windows of block_size tokens from each chunk's start on, the last of which reaches into the next; the mean of their
 losses. Their data are lambada_original and wikitext_lines here.
 "strided": every token of the split but the first once, with a context of block_size - stride tokens at least. The standard
-error of this mean is over documents where 50256 ends them (lines in wikitext_lines), else over runs of block_size tokens: a
+error of this mean is over documents where an id ends them (lines in wikitext_lines), else over runs of block_size tokens: a
 little too small, where neighbours are alike.
 "last word": each LAMBADA passage by itself; right if the likeliest token is the right one at every token of its last word.
-Losses are means in nats per token (last word: per word), perplexities their exponentials. LAMBADA and WikiText have two
+Losses are means in nats per token, be that GPT-2's, a byte or a character (last word: per word), perplexities their
+exponentials: numbers on different tokens say nothing of each other. LAMBADA and WikiText have two
 variants each: lambada (OpenAI's) and wikitext (running text) bring the other one along where it is prepared.
 """
 
@@ -32,22 +33,23 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import data.tokens
 import metrics
 from checkpoints import load
-from data.prepared import GPT2_EOT
+from data.tokenizers import kind
 from devices import hardware
 from settings import UserError, one_line_errors
 
-SPLITS = {name: "test" for name in ("wikitext", "wikitext_lines", "lambada", "lambada_original")}  # of others: val
+VARIANTS = {"wikitext_lines": "lines", "lambada_original": "original"}  # data set: --variant of its prepare.py
+TEST_SETS = ("wikitext", "lambada")  # of which, and of what is made of them, the split is "test"; of others "val"
 
 
 def open_data(name, model, meta):
     """The split of a data set that is evaluated. Raises UserError where it is not prepared, or not for this model."""
     folder = os.path.join(data.tokens.FOLDER, name)
-    base, _, variant = name.partition("_")
-    if name in SPLITS and variant and not os.path.exists(os.path.join(folder, "meta.json")):
+    base = name.partition("_")[0]
+    if name in VARIANTS and not os.path.exists(os.path.join(folder, "meta.json")):
         raise UserError(
-            f"data/{name} is missing; run: python data/{base}/prepare.py --variant {variant} --out data/{name}"
+            f"data/{name} is missing; run: python data/{base}/prepare.py --variant {VARIANTS[name]} --out data/{name}"
         )
-    split = data.tokens.Tokens(name, SPLITS.get(name, "val"), model.config.block_size)
+    split = data.tokens.Tokens(name, "test" if base in TEST_SETS else "val", model.config.block_size)
     if any(split.meta.get(key) != meta.get(key) for key in ("tokenizer", "chars")):
         raise UserError(
             f"{name} has other tokens ({split.meta['tokenizer']}) than the model knows ({meta['tokenizer']})"
@@ -133,7 +135,7 @@ def evaluate(evaluation, split, stride):
     }
 
     losses = evaluation.strided(split, stride)
-    ends = np.fromfile(split.path, split.meta["dtype"])[:-1] == GPT2_EOT
+    ends = np.fromfile(split.path, split.meta["dtype"])[:-1] == kind(split.meta).end
     groups, unit = (
         (ends.cumsum(), "documents") if ends.any() else (np.arange(len(losses)) // split.block_size, "windows")
     )
@@ -215,7 +217,7 @@ def main():
     names = args.data.split(",")
     names += [
         name
-        for name in SPLITS
+        for name in VARIANTS
         if name not in names
         and name.partition("_")[0] in names
         and os.path.exists(os.path.join(data.tokens.FOLDER, name, "meta.json"))
@@ -225,13 +227,18 @@ def main():
     results = {
         name: evaluate(Evaluation(model, args.batch_size, dtype), split, stride) for name, split in splits.items()
     }
-    print(f"{args.model}: windows of {block_size} tokens, strided by {stride}, in {dtype} on {device}")
+    unit = kind(meta).unit
+    print(
+        f"{args.model}: windows of {block_size} {unit}s, strided by {stride}, in {dtype} on {device}; "
+        f"losses in nats per {unit}"
+    )
     print(*table(results), sep="\n")
     if args.out:
         args.out.write_text(
             json.dumps(
                 {
                     "model": args.model,
+                    "unit": unit,
                     "block_size": block_size,
                     "stride": stride,
                     "dtype": dtype,

@@ -1,12 +1,14 @@
-"""Write a checkpoint of train.py as a folder of transformers' GPT-2: config.json, model.safetensors, and a README.md.
+"""Write a checkpoint of train.py as a folder of transformers' GPT-2, with its tokenizer.
 
     python scripts/export.py out/gpt2-mada/ckpt_best.pt exported/gpt2-mada
 
-GPT2LMHeadModel.from_pretrained(FOLDER) then has the same logits, and every script here takes FOLDER where it takes "gpt2".
-Their GPT-2 always has biases: a model without gets zeros. The vocabulary stays as it is.
+AutoModelForCausalLM.from_pretrained(FOLDER) and AutoTokenizer.from_pretrained(FOLDER) then have the same logits and the
+same ids, for GPT-2's tokens, bytes and characters, and every script here takes FOLDER where it takes "gpt2". Their GPT-2
+always has biases: a model without gets zeros. The vocabulary stays as it is; ids beyond the tokenizer's are not generated.
 """
 
 import argparse
+import json
 import os
 import sys
 from pathlib import Path
@@ -14,21 +16,32 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from checkpoints import load
 from data.prepared import writing
+from data.tokenizers import tokenizer
 from settings import UserError, one_line_errors
 
 
 def note(name, model, meta):
-    """The README.md of the exported folder: what the model's tokens are."""
-    if meta["tokenizer"] == "gpt2":
-        tokens = 'Tokens are GPT-2\'s: `GPT2TokenizerFast.from_pretrained("gpt2")` is the tokenizer.'
-        if model.config.vocab_size > meta["vocab_size"]:
-            tokens += (
-                f" The model has {model.config.vocab_size:,} ids; those from {meta['vocab_size']:,} on are no token's, "
-                "and were not trained."
-            )
-    else:
-        tokens = f"Tokens are single characters, with ids from 0 on in this order: {meta['chars']!r}"
-    return f"A GPT-2 of {model.num_params():,} parameters, from {os.path.basename(name)}.\n\n{tokens}\n"
+    """The README.md of the exported folder."""
+    own, known = model.config.vocab_size, meta["vocab_size"]
+    lines = [
+        f"A GPT-2 of {model.num_params():,} parameters, from {os.path.basename(name)}, trained on {meta.get('source')}.",
+        f"Its tokens are {meta['tokenizer']}'s, {known:,} of them; `AutoTokenizer` has them from this folder.",
+    ]
+    if own > known:
+        lines.append(f"The model has {own:,} ids; those from {known:,} on are no token's, and were not trained.")
+    return "\n\n".join(lines) + "\n"
+
+
+def for_transformers(model, meta):
+    """transformers' model and tokenizer, which end a text where this one does, and write no id that is no token's."""
+    ours, theirs = tokenizer(meta), model.to_transformers()
+    for config in (theirs.config, theirs.generation_config):
+        config.bos_token_id = config.eos_token_id = ours.end
+    theirs.generation_config.pad_token_id = ours.end
+    theirs.generation_config.suppress_tokens = list(range(meta["vocab_size"], model.config.vocab_size)) or None
+    words = ours.to_transformers()
+    words.model_max_length = model.config.block_size
+    return theirs, words
 
 
 def main():
@@ -39,10 +52,13 @@ def main():
     if args.folder.exists():
         raise UserError(f"{args.folder} exists already")
     model, meta = load(args.checkpoint)
+    parts = for_transformers(model, meta)
     part = args.folder.with_name(args.folder.name + ".part")  # the folder is there when it is whole
     with writing(args.folder):
         part.mkdir(parents=True, exist_ok=True)
-        model.to_transformers().save_pretrained(part)
+        for theirs in parts:
+            theirs.save_pretrained(part)
+        (part / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")  # for the scripts here
         (part / "README.md").write_text(note(args.checkpoint, model, meta))
         os.replace(part, args.folder)
     print(args.folder)

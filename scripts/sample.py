@@ -13,7 +13,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from checkpoints import load
 from data.documents import SEPARATOR
-from data.tokens import tokenizer
+from data.tokenizers import tokenizer
 from devices import usable
 from settings import UserError, one_line_errors
 
@@ -40,12 +40,12 @@ def main():
 
     device = usable(args.device)
     model, meta = load(args.model, device)
-    encode, decode = tokenizer(meta)
-    prompt = args.prompt or (SEPARATOR if meta["tokenizer"] == "gpt2" else "\n")
-    tokens = torch.tensor([encode(prompt)], device=device)
+    words = tokenizer(meta)
+    prompt = args.prompt or ("\n" if words.end is None else SEPARATOR)
+    tokens = torch.tensor([words.encode(prompt)], device=device)
     torch.manual_seed(args.seed)
     out = model.generate(tokens, args.tokens, args.temperature, args.top_k, meta["vocab_size"])[0]
-    print(prompt.removeprefix(SEPARATOR) + decode(out[tokens.size(1) :].tolist()).partition(SEPARATOR)[0])
+    print(prompt.removeprefix(SEPARATOR) + words.decode(out[tokens.size(1) :].tolist()).partition(SEPARATOR)[0])
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Running data/<name>/prepare.py as a user does, for tests/data/, and where the real files are."""
 
+import hashlib
 import importlib.util
 import json
 import os
@@ -17,7 +18,7 @@ needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data, w
 
 
 def environment():
-    """With the tokenizer's files from ../shared where it is here; else gpt2_tokenizer gets them."""
+    """With the tokenizer's files from ../shared where it is here; else data/tokenizers.py gets them."""
     cache = SHARED / "tiktoken_cache"
     return {**os.environ, **({"TIKTOKEN_CACHE_DIR": str(cache)} if cache.is_dir() else {})}
 
@@ -60,6 +61,8 @@ def read(out):
     meta = json.loads((out / "meta.json").read_text())
     ids = {split: np.fromfile(out / f"{split}.bin", meta["dtype"]) for split in meta["counts"]}
     assert {split: len(tokens) for split, tokens in ids.items()} == meta["counts"]
+    for split in ids:
+        assert meta["sha256"][split] == hashlib.sha256((out / f"{split}.bin").read_bytes()).hexdigest()
     return meta, ids
 
 

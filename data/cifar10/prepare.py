@@ -75,7 +75,7 @@ def main():
         meta.update(
             source="CIFAR-10 (uoft-cs/cifar10)" if same else "CIFAR-10, local files that are not the hub's",
             revision=HUB[1] if same else None,
-            sha256=hashes,
+            source_sha256=hashes,
             tokenizer=None,
             vocab_size=None,
             dtype="uint8",

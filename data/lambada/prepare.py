@@ -17,7 +17,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from data.documents import documents
-from data.prepared import GPT2_EOT, GPT2_VOCAB, arguments, gpt2_tokenizer, hub_file, write_tokens
+from data.prepared import arguments, hub_file, write_tokens
+from data.tokenizers import GPT2
 from settings import UserError, one_line_errors
 
 VARIANTS = {  # name: (what meta.json says, where on the hub, a passage as a line of the file, sha256 of that file, tokens)
@@ -57,23 +58,22 @@ def main():
     texts = passages(source)
     if hashlib.sha256("".join(line(text) + "\n" for text in texts).encode()).hexdigest() != sha256:
         raise UserError(f"{source}: this is not {name}, or not all of it")
-    encode, ids, bounds = gpt2_tokenizer().encode_ordinary, [], []
+    tokenizer, ids, bounds, size = GPT2(), [], [], 0
     for text in texts:
         context, word = text.strip().rsplit(" ", 1)
-        start, word_start = len(ids), len(ids) + len(context := encode(context))
-        ids += context + encode(" " + word)
-        bounds.append((start, word_start, len(ids)))
-        ids.append(GPT2_EOT)
+        context, word = tokenizer.encode_ordinary(context), tokenizer.encode_document(" " + word)
+        bounds.append((size, size + len(context), size + len(context) + len(word) - 1))
+        ids += [context, word]
+        size = bounds[-1][-1] + 1
     write_tokens(
         args.out,
-        {"test": [np.array(ids)]},
-        GPT2_VOCAB,
-        {"test": count},
-        {"passages.npy": np.array(bounds)},
-        tokenizer="gpt2",
+        {"test": ids},
+        expected={"test": count},
+        arrays={"passages.npy": np.array(bounds)},
         source=name,
         revision=revision,
-        sha256=sha256,
+        source_sha256=sha256,
+        **tokenizer.meta,
     )
 
 

@@ -14,9 +14,11 @@ import json
 import math
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import threading
+import time
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -27,21 +29,9 @@ import numpy as np
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from data.documents import count_documents, document_files, documents
-from data.prepared import (
-    GPT2_EOT,
-    GPT2_VOCAB,
-    arguments,
-    gpt2_tokenizer,
-    hub_file,
-    need_disk,
-    publish,
-    report,
-    sha256,
-    sync,
-    whole_file,
-    write_tokens,
-)
+from data.documents import count_documents, document_files, documents, pieces
+from data.prepared import arguments, hub_file, need_disk, publish, report, sync, whole_file, write_tokens
+from data.tokenizers import GPT2
 from settings import UserError, one_line_errors
 
 HUB = ("Skylion007/openwebtext", "79d93d786212f7344586290adb811d4ae6a1762c")
@@ -50,10 +40,9 @@ DOCUMENTS = 8_013_769
 NANOGPT = {"train": 9_035_582_198, "val": 4_434_897}  # tokens
 TOKEN_BYTES = 2260  # of .bin per document, on average
 FILE_BYTES = 303e6  # of a file of the hub
-BYTES_OF_TEXT = {".parquet": 0.8, ".jsonl": 0.5, ".txt": 0.5}  # of .bin per byte of source, at most usually
-MEMORY, WORKER_MEMORY = 0.7e9, 0.15e9  # bytes: three and two times what was measured
-BATCH = 256  # documents that a worker takes at once
-SAVED = 2048  # documents between two notes of how far the work is
+BYTES_OF_TEXT = {".parquet": 0.8, ".jsonl": 0.5, ".txt": 0.5, ".md": 0.5}  # of .bin per byte of source, at most usually
+MEMORY, WORKER_MEMORY = 0.5e9, 0.25e9  # bytes: some times and twice what was measured
+NOTED = 2  # seconds between two notes of how far the work is
 
 
 def main():
@@ -74,18 +63,8 @@ def main():
         return adopt(args.source, args.out)
     local = document_files(args.source) if args.source else None
     say_needs(args, local)
-    gpt2_tokenizer()  # its files are there before the workers ask for them
-    files = {path: count_documents(path) for path in local} if local else hub_files(args.max_docs)
-    total = sum(files.values())
-    if not local and not args.max_docs and total != DOCUMENTS:
-        raise UserError(f"{HUB[0]}: {total:,} documents, not {DOCUMENTS:,}: a partial export; --max_docs would take it")
-    total = min(args.max_docs or total, total)
-    if total < 2:
-        raise UserError(
-            f"{args.source}: {total} documents, too few to split (in txt, lines <|endoftext|> separate them)"
-        )
-
-    counts = tokenize(args.out, files, total, args.workers)
+    GPT2()  # its files are there before the workers ask for them
+    counts, total = tokenize(args.out, local or hub_files(args.max_docs), args.max_docs, args.workers)
     source = f"local files, {args.source.name}" if local else f"OpenWebText ({HUB[0]})"
     publish(
         args.out,
@@ -93,12 +72,11 @@ def main():
         {
             "source": source + f", the first {total:,} documents" * bool(args.max_docs),
             "revision": None if local else HUB[1],
-            "sha256": None,
-            "tokenizer": "gpt2",
-            "vocab_size": GPT2_VOCAB,
+            "source_sha256": None,
             "dtype": "uint16",
             "documents": total,
             "counts": counts,
+            **GPT2.meta,
         },
     )
     (args.out / "progress.part").unlink()
@@ -110,7 +88,8 @@ def main():
 def adopt(source, out):
     """Check and copy the train.bin and val.bin that nanoGPT's prepare.py has left in a folder. Raises UserError."""
     paths = {split: source / f"{split}.bin" for split in ("train", "val")}
-    hashes = {split: sha256(path) for split, path in paths.items()}
+    if missing := [path for path in paths.values() if not path.is_file()]:
+        raise UserError(f"{missing[0]} is missing")
     sizes = {split: path.stat().st_size for split, path in paths.items()}
     if odd := [path for split, path in paths.items() if sizes[split] % 2]:
         raise UserError(f"{odd[0]}: {sizes[odd[0].stem]:,} bytes are no whole number of 2-byte tokens")
@@ -118,11 +97,10 @@ def adopt(source, out):
     write_tokens(
         out,
         {split: chunks(path) for split, path in paths.items()},
-        GPT2_VOCAB,
-        tokenizer="gpt2",
-        revision=None,
         source=f"local files, {source.resolve().name}/train.bin and val.bin",
-        sha256=hashes,
+        revision=None,
+        source_sha256=None,
+        **GPT2.meta,
     )
 
 
@@ -166,59 +144,71 @@ def say_needs(args, local):
 
 
 def hub_files(max_docs):
-    """{path: documents} of the hub's parquet files, of as many as max_docs (None: all) takes. Raises UserError."""
-    files = {}
+    """The hub's parquet files, as many as max_docs (None: all) takes. Raises UserError."""
+    files, total = [], 0
     for name in HUB_FILES:
         path, _ = hub_file(*HUB, name)
-        files[path] = count_documents(path)
-        if max_docs and sum(files.values()) >= max_docs:
-            break
+        files.append(path)
+        total += count_documents(path)
+        if max_docs and total >= max_docs:
+            return files
+    if not max_docs and total != DOCUMENTS:
+        raise UserError(f"{HUB[0]}: {total:,} documents, not {DOCUMENTS:,}: a partial export; --max_docs would take it")
     return files
 
 
-def tokenize(out, files, total, workers):
-    """Write out/{train,val}.bin.part from the first `total` documents of {path: documents} -> tokens of each.
+def tokenize(out, files, max_docs, workers):
+    """Write out/{train,val}.bin.part from the first max_docs documents of files (None: all) -> tokens of each, documents.
 
-    progress.part says up to which document they are on the disk; what is there and belongs to these files is kept.
+    Workers read pieces of the files and leave what they make of them in out/pieces.part; here it is only put in its place.
+    progress.part says up to which document that is on the disk; what is there and belongs to these files is kept.
     Raises UserError.
     """
-    progress, parts = out / "progress.part", [out / "train.bin.part", out / "val.bin.part"]
-    of = [[path.name, path.stat().st_size, count] for path, count in files.items()] + [total]
-    state = {"of": of, "documents": 0, "bytes": [0, 0]}
-    if progress.exists() and all(part.exists() for part in parts):
-        before = json.loads(progress.read_text())
-        if before["of"] == of and all(part.stat().st_size >= size for part, size in zip(parts, before["bytes"])):
-            state = before
-    if state["documents"]:
-        print(f"going on after document {state['documents']:,}")
+    progress, parts, made = out / "progress.part", [out / "train.bin.part", out / "val.bin.part"], out / "pieces.part"
+    state = {"documents": 0, "bytes": [0, 0]}
+    with one_line_ends(out, state), worker_pool(workers, made) as pool, contextlib.ExitStack() as stack:
+        plan, total = planned(pool, files, max_docs, workers)
+        state["of"] = [[path.name, path.stat().st_size] for path in files] + [total]
+        if progress.exists() and all(part.exists() for part in parts):
+            before = json.loads(progress.read_text())
+            if before["of"] == state["of"] and all(
+                part.stat().st_size >= size for part, size in zip(parts, before["bytes"])
+            ):
+                state.update(before)
+        if done := state["documents"]:
+            print(f"going on after document {done:,}")
 
-    validation = np.zeros(total, bool)  # as datasets' train_test_split chooses them for nanoGPT
-    validation[np.random.default_rng(2357).permutation(total)[: math.ceil(0.0005 * total)]] = True
-
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start_worker)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        done = state["documents"]
-        with (
-            open(parts[0], "ab") as train,
-            open(parts[1], "ab") as val,
-            tqdm(total=total, initial=done, unit="doc", unit_scale=True, disable=None) as bar,
+        train, val = (stack.enter_context(open(part, "ab")) for part in parts)
+        bar = stack.enter_context(tqdm(total=total, initial=done, unit="doc", unit_scale=True, disable=None))
+        for file, size in zip((train, val), state["bytes"]):
+            file.truncate(size)
+            file.seek(size)
+        noted = -math.inf
+        for (piece, first, last, _, path), (count, to_val) in in_order(
+            pool, encode, tasks(plan, done, total, made), workers
         ):
-            for file, size in zip((train, val), state["bytes"]):
-                file.truncate(size)
-                file.seek(size)
-            for ids, lengths in in_order(pool, encode, batches(skipped(files, done), total - done), ahead=4 * workers):
-                to_val = np.repeat(validation[done : done + len(lengths)], lengths)
-                train.write(ids[~to_val])
-                val.write(ids[to_val])
-                done += len(lengths)
-                bar.update(len(lengths))
-                if done - state["documents"] >= SAVED or done == total:
-                    sync(train)
-                    sync(val)
-                    state.update(documents=done, bytes=[train.tell(), val.tell()])
-                    with whole_file(progress) as file:
-                        file.write(json.dumps(state).encode())
+            if count != last - first:
+                raise UserError(f"{piece.path} has other documents than when they were counted")
+            train.write(path.read_bytes())
+            val.write(to_val)
+            path.unlink()
+            done += count
+            bar.update(count)
+            if time.monotonic() >= noted + NOTED or done == total:
+                sync(train)
+                sync(val)
+                state.update(documents=done, bytes=[train.tell(), val.tell()])
+                with whole_file(progress) as file:
+                    file.write(json.dumps(state).encode())
+                noted = time.monotonic()
+    return {"train": state["bytes"][0] // 2, "val": state["bytes"][1] // 2}, total
+
+
+@contextlib.contextmanager
+def one_line_ends(out, state):
+    """Around the work: whatever ends it before its end becomes a UserError that says what the same command will do."""
+    try:
+        yield
     except OSError as error:
         raise UserError(
             f"{out}: cannot be written: {error.strerror or error}; the same command goes on after document "
@@ -230,53 +220,82 @@ def tokenize(out, files, total, workers):
         raise UserError(
             "a worker died, perhaps for want of memory: the same command with fewer --workers goes on"
         ) from None
+
+
+@contextlib.contextmanager
+def worker_pool(workers, folder):
+    """Processes, and an empty folder for what they make: both end when the block does."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    context = multiprocessing.get_context("spawn")
+    stop = context.Event()
+    pool = ProcessPoolExecutor(workers, context, start_worker, [stop])
+    try:
+        yield pool
     finally:
+        stop.set()
         pool.shutdown(cancel_futures=True)
-    if done != total:
-        raise UserError(f"{out}: the files hold {done:,} documents instead of the {total:,} that were counted")
-    return {"train": state["bytes"][0] // 2, "val": state["bytes"][1] // 2}
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def skipped(files, done):
-    """The texts of {path: documents} in order, after the first `done`."""
-    for path, count in files.items():
-        if done < count:
-            yield from islice(documents(path), done, None)
-        done = max(0, done - count)
+def planned(pool, files, max_docs, workers):
+    """The pieces of files with the first max_docs documents (None: all) -> [piece, its first document, how many], total.
+
+    Raises UserError.
+    """
+    plan, total = [], 0
+    for piece, count in in_order(pool, count_documents, (piece for path in files for piece in pieces(path)), workers):
+        plan.append((piece, total, min(count, (max_docs or math.inf) - total)))
+        total += plan[-1][-1]
+        if total == max_docs:
+            break
+    if total < 2:
+        raise UserError(f"{files[0]}: {total} documents, too few to split (in txt, lines <|endoftext|> separate them)")
+    return plan, total
 
 
-def batches(texts, count):
-    """The first `count` texts as lists of at most BATCH."""
-    texts = islice(texts, count)
-    while batch := list(islice(texts, BATCH)):
-        yield batch
+def tasks(plan, done, total, folder):
+    """What `encode` takes, for all pieces that have documents after the first `done`."""
+    chosen = np.random.default_rng(2357).permutation(total)[: math.ceil(0.0005 * total)]
+    validation = np.sort(chosen)  # as datasets' train_test_split chooses them for nanoGPT
+    for piece, first, count in plan:
+        if done < first + count:
+            inside = validation[slice(*np.searchsorted(validation, (first, first + count)))] - first
+            yield piece, max(0, done - first), count, frozenset(inside.tolist()), folder / f"{first}"
 
 
-def in_order(pool, function, items, ahead):
-    """function(item) of all items in order, from the pool, with at most `ahead` items under way: memory stays flat."""
+def in_order(pool, function, items, workers):
+    """item, function(item) for all items in order, from the pool, with few under way for each worker."""
     waiting = deque()
     for item in items:
-        waiting.append(pool.submit(function, item))
-        if len(waiting) > ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+        waiting.append((item, pool.submit(function, item)))
+        if len(waiting) > 4 * workers:
+            item, future = waiting.popleft()
+            yield item, future.result()
+    for item, future in waiting:
+        yield item, future.result()
 
 
-def start_worker():
-    """In a worker: one tokenizer for all its batches. Ctrl-C is for the parent to handle, which no worker outlives."""
-    global tokenizer
+def start_worker(stopped):
+    """In a worker: one tokenizer for all its pieces. Ctrl-C is for the parent to handle, which no worker outlives."""
+    global tokenizer, stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True).start()
-    tokenizer = gpt2_tokenizer()
+    tokenizer, stop = GPT2(), stopped
 
 
-def encode(texts):
-    """Texts -> their ids, one after the other, uint16, and the length of each, with the document's end."""
-    ids = [tokenizer.encode_ordinary(text) + [GPT2_EOT] for text in texts]
-    return np.concatenate([np.array(document, np.uint16) for document in ids]), np.array(
-        [len(document) for document in ids]
-    )
+def encode(task):
+    """In a worker: the ids of documents first to last of a piece, to a file -> how many documents, ids for validation."""
+    piece, first, last, validation, path = task
+    count, to_val = 0, []
+    with open(path, "wb") as file:
+        for i, text in enumerate(islice(documents(piece), first, last), first):
+            if stop.is_set():
+                break
+            ids = tokenizer.encode_document(text)
+            to_val.append(ids) if i in validation else file.write(ids)
+            count += 1
+    return count, b"".join(to_val)
 
 
 if __name__ == "__main__":

@@ -15,18 +15,17 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from data.prepared import GPT2_EOT, arguments, gpt2_tokenizer, write_tokens
+from data.prepared import arguments, write_tokens
+from data.tokenizers import GPT2, Bytes
 from settings import UserError, one_line_errors
 
-END = 256  # of a document
 
-
-def as_bytes(ids, tokenizer):
-    """GPT-2's ids -> bytes, with END where a document ends. Yields arrays."""
-    for document in np.split(ids, np.flatnonzero(ids == GPT2_EOT) + 1):
-        whole = len(document) and document[-1] == GPT2_EOT
-        text = tokenizer.decode_bytes(document[:-1].tolist() if whole else document.tolist())
-        yield np.append(np.frombuffer(text, np.uint8).astype(np.uint16), [END] if whole else []).astype(np.uint16)
+def as_bytes(ids, gpt2):
+    """GPT-2's ids -> bytes, each document ended as in Bytes where it is ended in the ids. Yields arrays."""
+    for document in np.split(ids, np.flatnonzero(ids == gpt2.end) + 1):
+        whole = len(document) and document[-1] == gpt2.end
+        text = gpt2.bpe.decode_bytes(document[:-1].tolist() if whole else document.tolist())
+        yield np.append(np.frombuffer(text, np.uint8).astype(np.uint16), [Bytes.end] if whole else []).astype(np.uint16)
 
 
 def main():
@@ -57,15 +56,14 @@ def main():
         raise UserError(f"{source}: its meta.json is not one of a prepare.py: {error}") from None
     if meta["tokenizer"] != "gpt2":
         raise UserError(f"{source} has other tokens ({meta['tokenizer']}) than GPT-2's")
-    tokenizer, taken = gpt2_tokenizer(), " + ".join(f"{len(array):,}" for array in ids.values())
+    gpt2, taken = GPT2(), " + ".join(f"{len(array):,}" for array in ids.values())
     write_tokens(
         args.out,
-        {split: as_bytes(array, tokenizer) for split, array in ids.items()},
-        END + 1,
-        tokenizer="bytes",
+        {split: as_bytes(array, gpt2) for split, array in ids.items()},
         source=f"{meta['source']}, as bytes of the first {taken} tokens",
         revision=meta.get("revision"),
-        sha256=meta.get("sha256"),
+        source_sha256=meta.get("source_sha256") or meta.get("sha256"),
+        **Bytes.meta,
     )
 
 

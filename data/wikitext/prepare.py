@@ -11,11 +11,10 @@ import hashlib
 import sys
 from pathlib import Path
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from data.documents import documents
-from data.prepared import GPT2_EOT, GPT2_VOCAB, arguments, gpt2_tokenizer, hub_file, write_tokens
+from data.prepared import arguments, hub_file, write_tokens
+from data.tokenizers import GPT2
 from settings import UserError, one_line_errors
 
 HUB = (
@@ -50,26 +49,25 @@ def main():
     parser = arguments(__file__, __doc__, "a local wiki.test.raw, instead of the Hugging Face hub")
     parser.add_argument("--variant", choices=("text", "lines"), default="text", help="which of the two")
     args = parser.parse_args()
-    lines, encode = wikitext(args.source), gpt2_tokenizer().encode_ordinary
+    lines, tokenizer = wikitext(args.source), GPT2()
     name, count = "WikiText-2 raw, test split (Salesforce/wikitext)", TOKENS
     if args.variant == "text":
-        ids = [encode("".join(lines))]
+        ids = [tokenizer.encode_ordinary("".join(lines))]
     else:
         if len(lines) != LINES:
             raise UserError(
                 f"{args.source or HUB[0]}: {len(lines):,} lines instead of {LINES:,}: blank ones are missing"
             )
-        ids = [encode(line) + [GPT2_EOT] for line in lines]
-        name, count = f"{name}, each line ended by {GPT2_EOT}", TOKENS + LINES
+        ids = [tokenizer.encode_document(line) for line in lines]
+        name, count = f"{name}, each line ended by {tokenizer.end}", TOKENS + LINES
     write_tokens(
         args.out,
-        {"test": map(np.array, ids)},
-        GPT2_VOCAB,
-        {"test": count},
-        tokenizer="gpt2",
+        {"test": ids},
+        expected={"test": count},
         source=name,
         revision=HUB[1],
-        sha256=SHA256,
+        source_sha256=SHA256,
+        **tokenizer.meta,
     )
 
 

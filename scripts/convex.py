@@ -70,7 +70,7 @@ def bias(beta, t):
 
 
 def step(buffers, rule, schedule, *arguments):
-    """One step of the online problem for one optimizer, in the order of MADA.md: all arguments are 0-D tensors."""
+    """One step of the online problem for one optimizer, in the order of optim/engine.py: look back, learn, move. 0-D tensors."""
     named = dict(zip((*STATE, "lr", *HYPER, "grad", "t"), arguments, strict=True))
     state, q = {name: named[name] for name in buffers}, {name: named[name] for name in NAMES}
     x, grad, t = (named[name] for name in ("x", "grad", "t"))

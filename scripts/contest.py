@@ -1,12 +1,13 @@
 """For now: run the contest. See reproduce/contest.py."""
 
-import argparse, sys
+import argparse
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from reproduce import contest
-from workers import execute
+from reproduce.pool import execute
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--scale", default="cpu")

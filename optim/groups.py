@@ -1,0 +1,80 @@
+"""Splitting a model's parameters as people do: hidden matrices, other matrices, vectors."""
+
+import torch
+from torch import Tensor, nn
+
+
+class ParamGroups(list):
+    """Param groups for an optimizer; printed, a table of what is in which."""
+
+    names: dict[Tensor, str]
+
+    def __str__(self) -> str:
+        lines = []
+        for group in self:
+            title = "hidden matrices (Muon)" if group["muon"] else "embeddings, head, other matrices"
+            title = title if any(p.dim() >= 2 for p in group["params"]) else "vectors"
+            count = sum(p.numel() for p in group["params"])
+            lines.append(f"{title}: {count:,} parameters, weight_decay {group['weight_decay']:g}")
+            lines += [f"    {self.names[p]:40s} {'x'.join(map(str, p.shape))}" for p in group["params"]]
+        return "\n".join(lines)
+
+
+def head(model: nn.Module) -> nn.Module | None:
+    """The layer that makes the output: what a transformers or timm model says it is, else the last nn.Linear."""
+    for ask in ("get_output_embeddings", "get_classifier"):
+        found = getattr(model, ask)() if hasattr(model, ask) else None
+        if isinstance(found, nn.Module) and not isinstance(found, nn.Identity):
+            return found
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    return linear[-1] if linear else None
+
+
+def hidden_matrices(model: nn.Module, convolutions: bool = False) -> list[Tensor]:
+    """What Muon is for: weights of linear layers, without embeddings, what is tied to them, and the head.
+
+    convolutions: also their weights, which Muon flattens to (output channels, the rest).
+    """
+    kinds = (nn.Linear, nn.modules.conv._ConvNd) if convolutions else nn.Linear
+    outside = {p for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
+    outside |= {*last.parameters()} if (last := head(model)) is not None else set()
+    layers = [module for module in model.modules() if isinstance(module, kinds) or type(module).__name__ == "Conv1D"]
+    weights = dict.fromkeys(module.weight for module in layers)  # a shared layer once
+    return [p for p in weights if p.requires_grad and p not in outside]
+
+
+def param_groups(
+    model: nn.Module, weight_decay: float = 0.1, convolutions: bool = False, verbose: bool = True
+) -> ParamGroups:
+    """Three groups: hidden matrices, marked muon=True; embeddings, head and other matrices; vectors, without decay.
+
+    convolutions: their weights are hidden matrices too. verbose: print what went where, for it is a guess. Empty groups are
+    left out. Raises ValueError where a parameter is lazy, since it has no shape yet.
+    """
+    if any(isinstance(p, nn.parameter.UninitializedParameter) for p in model.parameters()):
+        raise ValueError("the model has lazy parameters: run it once before its parameters are split")
+    names = {p: name for name, p in model.named_parameters() if p.requires_grad}
+    hidden = {p: None for p in hidden_matrices(model, convolutions)}
+    parts = (
+        ([p for p in names if p in hidden], weight_decay, True),
+        ([p for p in names if p not in hidden and p.dim() >= 2], weight_decay, False),
+        ([p for p in names if p not in hidden and p.dim() < 2], 0.0, False),
+    )
+    groups = ParamGroups(
+        {"params": params, "weight_decay": decay, "muon": muon} for params, decay, muon in parts if params
+    )
+    groups.names = names
+    if verbose:
+        print(groups)
+    return groups
+
+
+def split_hidden(groups: list[dict], hidden: list[torch.Tensor]) -> list[dict]:
+    """The same groups, each divided into those of its parameters that are in `hidden`, marked muon=True, and the others."""
+    hidden = set(hidden)
+    divided = []
+    for group in groups:
+        for muon in (True, False):
+            params = [p for p in group["params"] if (p in hidden) == muon]
+            divided += [{**group, "params": params, "muon": muon}] if params else []
+    return divided

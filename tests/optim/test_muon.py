@@ -1,0 +1,160 @@
+"""Muon's direction, the baseline of Muon and AdamW, and how a model's parameters are split for them.
+
+python -m pytest tests/optim/test_muon.py
+"""
+
+import copy
+
+import pytest
+import torch
+from reference import problem
+from torch import nn
+
+from model import GPT, GPTConfig
+from optim.groups import hidden_matrices, param_groups
+from optim.muon import MuonAdamW, newton_schulz, orthogonalized
+
+BFLOAT16 = (
+    0.03  # of what torch's bfloat16 Newton-Schulz may differ from one in float32, relative to the root mean square
+)
+
+
+def plain_newton_schulz(matrix):
+    """Five steps of X <- 3.4445 X - 4.7750 (X X^T) X + 2.0315 (X X^T)^2 X on G / |G|, by singular values."""
+    u, s, v = torch.linalg.svd(matrix, full_matrices=False)
+    s = s / (s.square().sum().sqrt() + 1e-7)
+    for _ in range(5):
+        s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+    return u @ torch.diag(s) @ v
+
+
+@pytest.mark.parametrize("shape", [(5, 4), (4, 5), (6, 6), (1, 7)])
+def test_newton_schulz_acts_on_singular_values(shape):
+    matrices = torch.stack([problem.wave(shape, 0.7 + k, 0.1, 0.5) for k in range(3)])
+    expected = torch.stack([plain_newton_schulz(matrix) for matrix in matrices])
+    torch.testing.assert_close(newton_schulz(matrices), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(5, 4), (3, 2, 2)])
+def test_the_direction_is_of_gradients_and_momentum_flattened_to_two_dimensions(shape):
+    g, u = (torch.stack([problem.wave(shape, 0.7 + k, phase, 0.5) for k in range(2)]) for phase in (0.1, 0.9))
+    for one, gi, ui in zip(orthogonalized(g, u), g, u, strict=True):
+        nesterov = (gi + 0.95 * (0.95 * ui + gi)).reshape(shape[0], -1)
+        expected = 0.2 * max(nesterov.shape) ** 0.5 * plain_newton_schulz(nesterov)
+        torch.testing.assert_close(one, expected.reshape(shape), rtol=0, atol=1e-12)
+
+
+def test_torchs_muon_is_its_direction():
+    """To the rounding of torch's bfloat16, over ten steps with decay."""
+    make = torch.Generator().manual_seed(0)
+    start = {shape: torch.randn(shape, generator=make) for shape in ((32, 24), (16, 40))}
+    ours = dict(start)
+    theirs = {shape: p.clone().requires_grad_() for shape, p in start.items()}
+    torchs = torch.optim.Muon(theirs.values(), lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    momenta = {shape: torch.zeros(shape) for shape in start}
+    for _ in range(10):
+        for shape, p in theirs.items():
+            g = torch.randn(shape, generator=make)
+            p.grad = g.clone()
+            direction = orthogonalized(g[None], momenta[shape][None])[0]
+            momenta[shape] = 0.95 * momenta[shape] + g
+            ours[shape] = ours[shape] * (1 - 0.02 * 0.1) - 0.02 * direction
+        torchs.step()
+    for shape, p in theirs.items():
+        moved = (ours[shape] - start[shape]).square().mean().sqrt()
+        assert (ours[shape] - p.detach()).square().mean().sqrt() < BFLOAT16 * moved
+
+
+def small_gpt():
+    return GPT(GPTConfig(block_size=8, vocab_size=11, n_layer=2, n_head=2, n_embd=8, bias=True))
+
+
+def test_hidden_matrices_of_our_gpt_are_those_of_its_blocks():
+    model = small_gpt()
+    names = {p: name for name, p in model.named_parameters()}
+    assert {names[p] for p in hidden_matrices(model)} == {
+        f"transformer.h.{i}.{name}.weight"
+        for i in (0, 1)
+        for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+    }
+
+
+def test_hidden_matrices_of_transformers_gpt2_and_bert():
+    transformers = pytest.importorskip("transformers")
+    sizes = {"vocab_size": 11, "n_positions": 8, "n_embd": 8, "n_layer": 1, "n_head": 2}
+    gpt2 = transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes, bos_token_id=0, eos_token_id=0))
+    names = {p: name for name, p in gpt2.named_parameters()}
+    assert {names[p].split(".", 3)[3] for p in hidden_matrices(gpt2)} == {
+        "attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight"}  # fmt: skip
+    untied = transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(**sizes, tie_word_embeddings=False, bos_token_id=0, eos_token_id=0)
+    )
+    assert untied.lm_head.weight not in set(hidden_matrices(untied))
+
+
+def test_convolutions_on_request():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 2))
+    assert [p.shape for p in hidden_matrices(model)] == [(8, 16)]
+    assert [p.shape for p in hidden_matrices(model, convolutions=True)] == [(4, 3, 3, 3), (8, 16)]
+
+
+def test_the_groups_say_what_is_in_them(capsys):
+    model = nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 6), nn.LayerNorm(6), nn.Linear(6, 7))
+    groups = param_groups(model, weight_decay=0.2)
+    assert [(group["weight_decay"], group["muon"], [tuple(p.shape) for p in group["params"]]) for group in groups] == [
+        (0.2, True, [(6, 4)]),
+        (0.2, False, [(7, 4), (7, 6)]),
+        (0.0, False, [(6,), (6,), (6,), (7,)]),
+    ]
+    printed = capsys.readouterr().out
+    assert "hidden matrices (Muon): 24 parameters" in printed and "0.weight" in printed and "7x6" in printed
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+    with pytest.raises(ValueError, match="lazy"):
+        param_groups(nn.LazyLinear(3))
+
+
+def trained(optimizer, model, steps):
+    for t in steps:
+        torch.manual_seed(t)
+        tokens = torch.randint(0, 11, (4, 8))
+        optimizer.zero_grad()
+        model(tokens, tokens).backward()
+        optimizer.step()
+
+
+def test_muon_with_adamw_is_both_and_can_be_saved():
+    model = small_gpt()
+    parts = copy.deepcopy(model)
+    groups = param_groups(parts, verbose=False)
+    both = [
+        torch.optim.Muon(groups[0]["params"], lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(groups[1:], lr=0.01, betas=(0.9, 0.95)),
+    ]
+    ours = MuonAdamW(param_groups(model, verbose=False), lr=0.01)
+    for t in range(1, 7):
+        torch.manual_seed(t)
+        tokens = torch.randint(0, 11, (4, 8))
+        for part in both:
+            part.zero_grad()
+        parts(tokens, tokens).backward()
+        for part in both:
+            part.step()
+        trained(ours, model, [t])
+    torch.testing.assert_close(list(model.parameters()), list(parts.parameters()), rtol=0, atol=0)
+
+    again = copy.deepcopy(model)
+    fresh = MuonAdamW(param_groups(again, verbose=False), lr=0.5)
+    fresh.load_state_dict(copy.deepcopy(ours.state_dict()))
+    trained(ours, model, range(7, 10))
+    trained(fresh, again, range(7, 10))
+    torch.testing.assert_close(list(model.parameters()), list(again.parameters()), rtol=0, atol=0)
+
+
+def test_schedulers_reach_both_parts():
+    model = small_gpt()
+    ours = MuonAdamW(param_groups(model, verbose=False), lr=0.01)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(ours, lambda step: 0.0)
+    before = [p.detach().clone() for p in model.parameters()]
+    scheduler.step()
+    trained(ours, model, [1])
+    torch.testing.assert_close([p.detach() for p in model.parameters()], before, rtol=0, atol=0)

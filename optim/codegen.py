@@ -1,52 +1,88 @@
-"""A traced elementwise function (fuse.Loop) printed as a C or a Triton loop, and built.
+"""A traced elementwise function (fuse.Loop) printed as a C or a Triton loop; compile.py builds it.
 
 Both loops take chunks of at most fuse.CHUNK elements of one tensor. Per row of tensors they get the tensors' addresses
 and the scalars, in double precision; what depends on scalars only is computed once per chunk. Sums are kept per chunk,
 so that they do not depend on the number of threads.
-
-The C compiler is $CC, or cc, gcc or clang on the PATH, or the one in the Python package ziglang.
 """
 
-import ctypes
-import functools
-import importlib.util
-import os
-import shutil
-import subprocess
-import sys
-import tempfile
-from concurrent.futures import ThreadPoolExecutor
+import math
 
 import torch
 
 aten = torch.ops.aten
-SIGN = ("(T)({0} > 0) - (T)({0} < 0)", "tl.where({0} > 0, 1.0, tl.where({0} < 0, -1.0, 0.0))")
 
-COMPARISONS = {aten.gt: ">", aten.lt: "<", aten.ge: ">=", aten.le: "<=", aten.eq: "==", aten.ne: "!="}
 
-# The operations that a rule may use, as C and as Triton write them.
+def both(*ops, name=None):
+    """Rows for functions that C and Triton's libdevice call by the same name, and torch too unless another is given."""
+    return {getattr(aten, op).default: (f"{name or op}({{0}})", f"libdevice.{name or op}({{0}})") for op in ops}
+
+
+def overloads(packet, template):
+    """Rows for the forms of a binary operation: of two tensors, and of a tensor and a number."""
+    return {getattr(packet, name): template for name in ("Tensor", "Scalar") if name in packet.overloads()}
+
+
+# The operations that a rule may use, as C and as Triton write them: arithmetic and torch's elementwise core operations,
+# of which torch's decompositions make the others (lerp, addcmul, softplus, ...).
 OPS = {
-    **dict.fromkeys((aten.add.Tensor, aten.add.Scalar), "{0} + {1}"),
+    **overloads(aten.add, "{0} + {1}"),
+    **overloads(aten.sub, "{0} - {1}"),
+    **overloads(aten.mul, "{0} * {1}"),
+    **overloads(aten.div, "{0} / {1}"),
+    **overloads(aten.rsub, "{1} - {0}"),
     aten.neg.default: "-{0}",
-    **dict.fromkeys((aten.sub.Tensor, aten.sub.Scalar), "{0} - {1}"),
-    aten.rsub.Scalar: "{1} - {0}",
-    **dict.fromkeys((aten.mul.Tensor, aten.mul.Scalar), "{0} * {1}"),
-    **dict.fromkeys((aten.div.Tensor, aten.div.Scalar), "{0} / {1}"),
     aten.reciprocal.default: "1 / {0}",
-    **{op: f"{{0}} {sign} {{1}}" for packet, sign in COMPARISONS.items() for op in (packet.Tensor, packet.Scalar)},
-    **dict.fromkeys((aten.logical_and.default, aten.bitwise_and.Tensor), "{0} & {1}"),
-    **dict.fromkeys((aten.detach.default, aten.alias.default), "{0}"),
-    **dict.fromkeys((aten.sign.default, aten.sgn.default), SIGN),
+    **overloads(aten.gt, "{0} > {1}"),
+    **overloads(aten.lt, "{0} < {1}"),
+    **overloads(aten.ge, "{0} >= {1}"),
+    **overloads(aten.le, "{0} <= {1}"),
+    **overloads(aten.eq, "{0} == {1}"),
+    **overloads(aten.ne, "{0} != {1}"),
+    aten.logical_and.default: "({0} != 0) & ({1} != 0)",
+    aten.logical_or.default: "({0} != 0) | ({1} != 0)",
+    aten.logical_xor.default: "({0} != 0) ^ ({1} != 0)",
+    aten.logical_not.default: "{0} == 0",
+    aten.bitwise_and.Tensor: "{0} & {1}",
+    aten.bitwise_or.Tensor: "{0} | {1}",
+    aten.bitwise_xor.Tensor: "{0} ^ {1}",
+    aten.bitwise_not.default: "{0} == 0",
+    aten.isnan.default: "{0} != {0}",
+    aten.isinf.default: ("fabs({0}) == INFINITY", 'tl.abs({0}) == float("inf")'),
+    **dict.fromkeys((aten.detach.default, aten.alias.default, aten.clone.default), "{0}"),
+    **dict.fromkeys(
+        (aten.sign.default, aten.sgn.default),
+        ("(T)({0} > 0) - (T)({0} < 0)", "tl.where({0} > 0, 1.0, tl.where({0} < 0, -1.0, 0.0))"),
+    ),
     aten.sqrt.default: ("sqrt({0})", "tl.sqrt({0})"),
+    aten.rsqrt.default: ("1 / sqrt({0})", "tl.rsqrt({0})"),
     aten.abs.default: ("fabs({0})", "tl.abs({0})"),
     aten.exp.default: ("exp({0})", "tl.exp({0})"),
     aten.log.default: ("log({0})", "tl.log({0})"),
+    aten.sigmoid.default: ("1 / (1 + exp(-{0}))", "1 / (1 + tl.exp(-({0})))"),
+    aten.relu.default: ("{0} < 0 ? 0 : {0}", "tl.where({0} < 0, 0.0, {0})"),
+    **both("acos", "acosh", "asin", "asinh", "atan", "atanh", "ceil", "cos", "cosh", "erf", "exp2", "expm1", "floor"),
+    **both("log10", "log1p", "log2", "sin", "sinh", "tan", "tanh", "trunc"),
+    **both("round", name="rint"),
+    aten.atan2.default: ("atan2({0}, {1})", "libdevice.atan2({0}, {1})"),
+    **dict.fromkeys(
+        (aten.pow.Tensor_Tensor, aten.pow.Tensor_Scalar, aten.pow.Scalar),
+        ("pow({0}, {1})", "libdevice.pow({0}, {1})"),
+    ),
+    **overloads(aten.fmod, ("fmod({0}, {1})", "libdevice.fmod({0}, {1})")),
+    **overloads(
+        aten.remainder,
+        ("fmod(fmod({0}, {1}) + {1}, {1})", "libdevice.fmod(libdevice.fmod({0}, {1}) + {1}, {1})"),
+    ),
     aten.maximum.default: ("{0} > {1} ? {0} : {1}", "tl.maximum({0}, {1})"),
     aten.minimum.default: ("{0} < {1} ? {0} : {1}", "tl.minimum({0}, {1})"),
     aten.where.self: ("{0} ? {1} : {2}", "tl.where({0}, {1}, {2})"),
     aten.masked_fill.Scalar: ("{1} ? {2} : {0}", "tl.where({1}, {2}, {0})"),
 }
-LOGICAL = {*COMPARISONS, aten.logical_and, aten.bitwise_and}
+LOGICAL = {
+    *(aten.gt, aten.lt, aten.ge, aten.le, aten.eq, aten.ne, aten.isnan, aten.isinf),
+    *(aten.logical_and, aten.logical_or, aten.logical_xor, aten.logical_not),
+    *(aten.bitwise_and, aten.bitwise_or, aten.bitwise_xor, aten.bitwise_not),
+}
 
 C_TYPES = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bf16", torch.float16: "_Float16"}
 C = """\
@@ -62,6 +98,7 @@ static inline bf16 to_bf16(float f) {  // rounds to nearest, ties to even
 }
 static void chunk(int64_t start, int64_t size, char* const* address, const double* scalars, double* sums) {
   %(once)s
+  %(guard)s
   for (int64_t begin = 0; begin < size; begin += 4096) {  // T adds up 4096 summands, double their sums
     const int64_t end = begin + 4096 < size ? begin + 4096 : size;
     %(zero)s
@@ -72,11 +109,11 @@ static void chunk(int64_t start, int64_t size, char* const* address, const doubl
     %(add)s
   }
 }
-void run(int64_t first, int64_t stride, int64_t chunks, const int64_t* table, char* const* address, const double* scalars,
-         double* sums) {
+void run(int64_t first, int64_t stride, int64_t chunks, const int64_t* table, char* const* address, int64_t tensors,
+         const double* scalars, int64_t n_scalars, double* sums) {
   for (int64_t c = first; c < chunks; c += stride) {
     const int64_t row = table[3 * c], start = table[3 * c + 1], size = table[3 * c + 2];
-    chunk(start, size, address + %(n_tensors)d * row, scalars + %(n_scalars)d * row, sums + %(n_sums)d * c);
+    chunk(start, size, address + tensors * row, scalars + n_scalars * row, sums + %(n_sums)d * c);
   }
 }
 """
@@ -90,18 +127,26 @@ TRITON_TYPES = {
 TRITON = """\
 import triton
 import triton.language as tl
+from triton.language.extra import libdevice
 
 @triton.jit
-def run(table, address, scalars, sums, BLOCK: tl.constexpr):
+def run(table, address, tensors, scalars, n_scalars, sums, BLOCK: tl.constexpr):
     c = tl.program_id(0)
     row, start, size = tl.load(table + 3 * c), tl.load(table + 3 * c + 1), tl.load(table + 3 * c + 2)
     %(once)s
+    %(guard)s
     for begin in range(0, size, BLOCK):
         i = begin + tl.arange(0, BLOCK)
         inside = i < size
         %(each)s
     %(add)s
 """
+
+
+NOT_FINITE = (
+    {"inf": "INFINITY", "-inf": "-INFINITY", "nan": "NAN"},
+    {"inf": 'float("inf")', "-inf": 'float("-inf")', "nan": 'float("nan")'},
+)
 
 
 class Unavailable(Exception):
@@ -123,10 +168,13 @@ def operations(loop, dialect, cast, literal):
     """
     names, once, each, uniform, logical, reciprocals = {}, [], [], set(), set(), {}
 
+    def number(x):
+        return repr(float(x)) if math.isfinite(x) else NOT_FINITE[dialect][str(float(x))]
+
     def operand(x, inside):
         """A node or a number as it stands in a line of `each` (inside) or `once`."""
         if not isinstance(x, torch.fx.Node):
-            return literal(float(x)) if inside else repr(float(x))
+            return literal(number(x)) if inside else number(x)
         return cast(names[x]) if inside and x in uniform and x not in logical else names[x]
 
     for node in loop.trace.graph.nodes:
@@ -142,17 +190,19 @@ def operations(loop, dialect, cast, literal):
             op, args = aten.scalar_tensor.default, (op is aten.ones_like.default,)
         inside = any(isinstance(x, torch.fx.Node) and x not in uniform for x in args)
         if op is aten.scalar_tensor.default:
-            expression = repr(float(args[0]))
+            expression = number(args[0])
         elif op is aten.div.Tensor and inside and isinstance(args[1], torch.fx.Node):
             below = args[1]
             if below not in reciprocals:
                 name = reciprocals[below] = f"r{len(reciprocals)}"
-                one = literal(1.0) if below not in uniform else "1.0"
+                one = literal("1.0") if below not in uniform else "1.0"
                 (once if below in uniform else each).append((name, False, f"{one} / {names[below]}"))
             reciprocal = cast(reciprocals[below]) if below in uniform else reciprocals[below]
             expression = f"{operand(args[0], inside)} * {reciprocal}"
         elif op is aten.pow.Tensor_Scalar and args[1] == 2:
             expression = "{0} * {0}".format(operand(args[0], inside))
+        elif op is aten._to_copy.default and node.kwargs == {"dtype": torch.float64}:  # of what is true or false
+            expression = operand(args[0], inside)
         elif op in OPS:
             template = OPS[op] if isinstance(OPS[op], str) else OPS[op][dialect]
             expression = template.format(*(operand(x, inside) for x in args))
@@ -167,9 +217,19 @@ def operations(loop, dialect, cast, literal):
     return once, each, [operand(x, True) for x in loop.trace.graph.output_node().args[0]]
 
 
+def used(loop):
+    """The columns of the tensors that a loop reads or writes."""
+    arguments = [node for node in loop.trace.graph.nodes if node.op == "placeholder"]
+    return [
+        i
+        for i, (name, node) in enumerate(zip(loop.tensors, arguments, strict=False))
+        if node.users or name in loop.written
+    ]
+
+
 def print_c(loop, dtypes):
     """The C source of a loop over tensors of these dtypes."""
-    once, each, outputs = operations(loop, 0, "(T){}".format, "(T){!r}".format)
+    once, each, outputs = operations(loop, 0, "(T){}".format, "(T){}".format)
     kinds, sums = [C_TYPES[dtype] for dtype in dtypes], range(loop.n_sums)
     written = [(i, kinds[i]) for i in map(loop.tensors.index, loop.written)]
 
@@ -181,17 +241,16 @@ def print_c(loop, dtypes):
 
     return C % {
         "T": C_TYPES[compute_dtype(dtypes)],
-        "n_tensors": len(kinds),
-        "n_scalars": len(loop.scalars),
         "n_sums": loop.n_sums,
+        "guard": "if (!u0) return;" if loop.guarded else "",
         "once": "\n  ".join(
-            [f"{kind}* const restrict p{i} = ({kind}*)address[{i}] + start;" for i, kind in enumerate(kinds)]
+            [f"{kinds[i]}* const restrict p{i} = ({kinds[i]}*)address[{i}] + start;" for i in used(loop)]
             + [f"const double u{i} = scalars[{i}];" for i in range(len(loop.scalars))]
             + declare(once, "double")
             + [f"sums[{k}] = 0;" for k in sums]
         ),
         "each": "\n      ".join(
-            [f"const T e{i} = {convert(kind, 'from', f'p{i}[i]')};" for i, kind in enumerate(kinds)]
+            [f"const T e{i} = {convert(kinds[i], 'from', f'p{i}[i]')};" for i in used(loop)]
             + declare(each, "T")
             + [f"p{i}[i] = {convert(kind, 'to', x)};" for (i, kind), x in zip(written, outputs, strict=False)]
             + [f"s{k} += {x};" for k, x in enumerate(outputs[len(written) :])]
@@ -205,21 +264,22 @@ def print_c(loop, dtypes):
 def print_triton(loop, dtypes):
     """The Triton source of a loop over tensors of these dtypes."""
     T = TRITON_TYPES[compute_dtype(dtypes)]
-    once, each, outputs = operations(loop, 1, f"({{}}).to({T})".format, repr)
+    once, each, outputs = operations(loop, 1, f"({{}}).to({T})".format, str)
     kinds, sums = [TRITON_TYPES[dtype] for dtype in dtypes], range(loop.n_sums)
     written = [(i, kinds[i]) for i in map(loop.tensors.index, loop.written)]
     return TRITON % {
+        "guard": "size = tl.where(u0 != 0, size, 0)" if loop.guarded else "",
         "once": "\n    ".join(
             [
-                f"p{i} = tl.load(address + {len(kinds)} * row + {i}).to(tl.pointer_type({kind})) + start"
-                for i, kind in enumerate(kinds)
+                f"p{i} = tl.load(address + tensors * row + {i}).to(tl.pointer_type({kinds[i]})) + start"
+                for i in used(loop)
             ]
-            + [f"u{i} = tl.load(scalars + {len(loop.scalars)} * row + {i})" for i in range(len(loop.scalars))]
+            + [f"u{i} = tl.load(scalars + n_scalars * row + {i})" for i in range(len(loop.scalars))]
             + [f"{name} = {expression}" for name, _, expression in once]
             + [f"s{k} = tl.zeros([BLOCK], {T})" for k in sums]
         ),
         "each": "\n        ".join(
-            [f"e{i} = tl.load(p{i} + i, mask=inside, other=0.0).to({T})" for i in range(len(kinds))]
+            [f"e{i} = tl.load(p{i} + i, mask=inside, other=0.0).to({T})" for i in used(loop)]
             + [f"{name} = {expression}" for name, _, expression in each]
             + [
                 f"tl.store(p{i} + i, ({value}).to({kind}), mask=inside)"
@@ -231,92 +291,3 @@ def print_triton(loop, dtypes):
             f"tl.store(sums + {loop.n_sums} * c + {k}, tl.sum(s{k}, axis=0).to(tl.float64))" for k in sums
         ),
     }
-
-
-@functools.cache
-def folder():
-    """Where sources and libraries of this process go."""
-    holder = tempfile.TemporaryDirectory(prefix="mada-")
-    folder.holder = holder  # removed when the process ends
-    return holder.name
-
-
-def compiler():
-    """The command of a C compiler, a list."""
-    for name in (os.environ.get("CC"), "cc", "gcc", "clang"):
-        if name and shutil.which(name):
-            return [name]
-    if importlib.util.find_spec("ziglang"):
-        return [sys.executable, "-m", "ziglang", "cc"]
-    raise Unavailable("there is no C compiler on the PATH, and `pip install ziglang`, which has one, was not run")
-
-
-@functools.cache
-def compile_c(source):
-    """The function `run` of a C source."""
-    path = os.path.join(folder(), f"loop{len(os.listdir(folder()))}")
-    with open(path + ".c", "w") as file:
-        file.write(source)
-    command = [
-        *compiler(),
-        "-O3",
-        "-march=native",
-        "-fopenmp-simd",
-        "-fno-math-errno",
-        "-fno-trapping-math",
-        "-shared",
-        "-fPIC",
-        path + ".c",
-        "-o",
-        path + ".so",
-        "-lm",
-    ]
-    try:
-        subprocess.run(command, capture_output=True, text=True, check=True)
-        return ctypes.CDLL(path + ".so").run
-    except (OSError, subprocess.CalledProcessError) as error:
-        problem = (getattr(error, "stderr", None) or str(error)).strip()
-        raise Unavailable(f"{command[0]} fails: {problem.splitlines()[0]}") from error
-
-
-@functools.cache
-def threads(number):
-    """Threads that run loops beside the one that calls."""
-    return ThreadPoolExecutor(number, thread_name_prefix="optim")
-
-
-def build_c(loop, dtypes):
-    run = compile_c(print_c(loop, dtypes))
-
-    def call(*tensors):
-        """tensors: chunk table, addresses, scalars, sums per chunk."""
-        number = min(torch.get_num_threads(), len(tensors[0]))  # waking a thread costs more than a small chunk
-        arguments = [ctypes.c_int64(number), ctypes.c_int64(len(tensors[0]))]
-        arguments += [ctypes.c_void_p(x.data_ptr()) for x in tensors]
-        others = [threads(number - 1).submit(run, ctypes.c_int64(k), *arguments) for k in range(1, number)]
-        run(ctypes.c_int64(0), *arguments)
-        for other in others:
-            other.result()
-
-    return call
-
-
-@functools.cache
-def compile_triton(source):
-    """The kernel `run` of a Triton source, which Triton wants to read in a file."""
-    if importlib.util.find_spec("triton") is None:
-        raise Unavailable("Triton is not installed")
-    path = os.path.join(folder(), f"loop{len(os.listdir(folder()))}.py")
-    with open(path, "w") as file:
-        file.write(source)
-    spec = importlib.util.spec_from_file_location(os.path.basename(path)[:-3], path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.run
-
-
-def build_triton(loop, dtypes):
-    run = compile_triton(print_triton(loop, dtypes))
-    return lambda table, address, scalars, sums: run[(len(table),)](
-        table, address, scalars, sums, BLOCK=512, num_warps=4
-    )

@@ -8,9 +8,12 @@ look back   takes the vector-Jacobian product of the last update with the new ra
 move        clips the gradient and applies the rule with the new coefficients.
 
 In between, the hyper-gradient is reduced over ranks and moves the learned coefficients q by projected hyper-SGD
-(Algorithm 1 of the paper). Nothing is kept between steps but the rule's buffers and the last gradient: evaluating the
-rule again is cheaper than holding autograd's graph, and no graph through the model is needed. With `learn=()` there is
-only the second pass, and not even the gradient is kept. No step waits for the device.
+(Algorithm 1 of the paper; hyper.py). Nothing is kept between steps but the rule's buffers and the last gradient:
+evaluating the rule again is cheaper than holding autograd's graph, and no graph through the model is needed. With
+`learn=()` there is only the second pass, and not even the gradient is kept. No step waits for the device.
+
+From step() to a changed tensor: plan.Batch.move hands its rows and their scalars to fuse.Loop, which runs what compile.py
+has built from what codegen.py printed.
 """
 
 from collections.abc import Mapping
@@ -20,25 +23,14 @@ import torch
 import torch.distributed as dist
 from torch.optim import Optimizer
 
-from .hyper import HYPER_OPTIMIZERS
-from .passes import gradient_norms, passes
-from .shards import copies, is_sharded, local
+from . import adamw, arguments
+from .clipping import Watch
+from .hyper import HYPER_OPTIMIZERS, HYPER_STATE
+from .passes import passes
+from .plan import Plan
+from .shards import check_same_parameters, check_shards, world
 
 RELATIVE_HYPER_LR = 1e-2  # for every coefficient: relative hyper-gradients are of one scale
-HYPER_STATE = (
-    "coefficients",
-    "hyper_gradients",
-    "hyper_velocity",
-    "hyper_square",
-    "hyper_step",
-    "skipped_steps",
-    "last_lr",
-    "hyper_lr",
-    "hyper_momentum",
-    "bounds",
-    "in_time_scale",
-)
-LEARNED_STATE = tuple(name for name in HYPER_STATE if name.startswith(("coef", "hyper_")))  # one for all groups
 
 
 class ParameterizedOptimizer(Optimizer):
@@ -69,7 +61,7 @@ class ParameterizedOptimizer(Optimizer):
         *,
         lr,
         coefficients,
-        buffers,
+        buffers=None,
         constants=None,
         weight_decay=0.0,
         learn=(),
@@ -85,11 +77,19 @@ class ParameterizedOptimizer(Optimizer):
         lr_range=(0.1, 10.0),
         state_dtype=None,
         max_grad_norm=None,
+        maximize=False,
+        foreach=None,
+        capturable=False,
+        differentiable=False,
+        fused=None,
     ):
         """
-        params: tensors or param groups; `lr` and `weight_decay` (decoupled, as in AdamW) may differ by group.
+        params: tensors or param groups. Groups may have their own lr, weight_decay (decoupled, as in AdamW), maximize,
+            state_dtype and constants (eps, ...); their own coefficients (betas, rho, ...), hyper_lr and hyper_momentum
+            with per_group=True, or where nothing is learned. Anything else of ours in a group is refused by name.
+        lr: a number, or a tensor of one element, which may change in place.
         coefficients: initial values, {name: float}, one for every name in `domain`.
-        buffers: names of the rule's state tensors; each has the parameter's shape and dtype.
+        buffers: names of the rule's state tensors; each has the parameter's shape and dtype. None: see `needed`.
         constants: {name: value} handed to the rule as they are; hashable values.
         learn: names of the coefficients that hyper-gradient descent moves; the others never change. "lr" stands for a
             factor on the learning rate, 1 at the start and kept in `lr_range`.
@@ -107,72 +107,68 @@ class ParameterizedOptimizer(Optimizer):
         state_dtype: dtype of the last gradient and of the buffers in `low_precision`; None: the parameter's.
         max_grad_norm: clip the gradient to that global norm inside step(), after the hyper-gradient was taken from
             the raw one; None for no clipping. Do not clip before step() as well.
+        maximize: ascend, as in torch's optimizers.
+        foreach, fused: as AdamW has them, for calls that are written for it; steps here are always fused.
+        capturable, differentiable: AdamW's; True is refused.
         Raises ValueError naming the argument that is out of its domain.
         """
-        for name, value in {
-            "lr": lr,
-            "weight_decay": weight_decay,
-            "hyper_start": hyper_start,
-            "hyper_clip": hyper_clip,
-            "max_grad_norm": max_grad_norm,
-            "eps": (constants or {}).get("eps"),
-        }.items():
-            if value is not None and not value >= 0:
-                raise ValueError(f"{name}={value!r} must not be negative or NaN")
-        for name, value, choices in (
-            ("hyper_optimizer", hyper_optimizer, tuple(HYPER_OPTIMIZERS)),
-            ("hyper_scale", hyper_scale, (None, "relative", "raw")),
-            ("debias", debias, (None, "weights", "powers")),
-        ):
-            if value not in choices:
-                raise ValueError(f"{name}={value!r} must be one of {', '.join(filter(None, choices))}")
-        if state_dtype is not None and not (isinstance(state_dtype, torch.dtype) and state_dtype.is_floating_point):
-            raise ValueError(f"state_dtype={state_dtype!r} must be a floating dtype of torch, such as bfloat16")
+        arguments.check_torchs(type(self).__name__, capturable, differentiable, fused, foreach)
+        constants = dict(constants or {})
+        arguments.check_numbers(
+            lr=lr,
+            weight_decay=weight_decay,
+            hyper_start=hyper_start,
+            hyper_clip=hyper_clip,
+            max_grad_norm=max_grad_norm,
+            eps=constants.get("eps"),
+        )
+        arguments.check_choices(
+            hyper_optimizer=(hyper_optimizer, tuple(HYPER_OPTIMIZERS)),
+            hyper_scale=(hyper_scale, (None, "relative", "raw")),
+            debias=(debias, (None, "weights", "powers")),
+        )
+        arguments.as_dtype(state_dtype)
         if not 0 <= lr_range[0] <= 1 <= lr_range[1]:
             raise ValueError(f"lr_range={lr_range!r} must hold 1, where the factor starts, and nothing negative")
         learn = (learn,) if isinstance(learn, str) else tuple(learn)
         relative = hyper_scale != "raw"
         if "lr" in learn:
             self.domain, coefficients = {**self.domain, "lr": tuple(lr_range)}, coefficients | {"lr": 1.0}
-        self.check_names("learn", learn)
-        self.check_names("domain", domain or {})
-        self.domain = {**self.domain, **({} if relative else self.raw_domain), **(domain or {})}
+        self.domain = {**self.domain, **({} if relative else self.raw_domain)}
+        arguments.check_names(type(self).__name__, "learn", learn, self.domain)
+        arguments.check_names(type(self).__name__, "domain", domain or {}, self.domain)
+        self.domain |= domain or {}
         for name, (low, high) in self.domain.items():
             if not low <= high:
                 raise ValueError(f"domain: {name!r} needs (low, high) with low <= high, not {(low, high)!r}")
-        for name, value in coefficients.items():
-            low, high = self.domain[name] if name in learn else (0, 1)
-            if not low <= value <= high or (name.startswith("beta") and value == 1):
-                end = ")" if name.startswith("beta") and high == 1 else "]"
-                raise ValueError(
-                    f"{name}={value!r} must lie in [{low}, {high}{end}"
-                    + (
-                        f" to be learned; leave {name!r} out of `learn`, or widen its `domain`"
-                        if name in learn and 0 <= value < 1
-                        else ""
-                    )
-                )
+        arguments.check_coefficients(coefficients, self.domain, learn)
+        self.own_buffers, self.constants = buffers and tuple(buffers), tuple(constants)
+        needed = self.needed(coefficients, constants, learn)
+        self.constants = tuple(needed["constants"])
+        self.grad_norm = torch.zeros((), dtype=torch.float64)
+        self.plan, self.watch, self.ranks_agree = None, Watch(), False
         free = (-torch.inf, torch.inf)
         zeros = torch.zeros(len(self.domain), dtype=torch.float64)
-        rates = dict.fromkeys(self.domain, RELATIVE_HYPER_LR) if relative else dict(self.raw_hyper_lr)
+        self.rates = dict.fromkeys(self.domain, RELATIVE_HYPER_LR) if relative else dict(self.raw_hyper_lr)
         super().__init__(
             params,
             {
                 "lr": lr,
                 "weight_decay": weight_decay,
                 "max_grad_norm": max_grad_norm,
-                "buffers": tuple(buffers),
-                "constants": dict(constants or {}),
-                "learn": learn,
+                "maximize": maximize,
+                **needed["constants"],
+                "buffers": " ".join(needed["buffers"]),  # strings: distributed checkpoints lose tuples
+                "learn": " ".join(learn),
                 "debias": (debias or "weights") if learn else "powers",  # equal while the betas are constant
                 "hyper_scale": "relative" if relative else "raw",
                 "hyper_start": hyper_start,
                 "hyper_clip": hyper_clip,
                 "hyper_optimizer": hyper_optimizer,
                 "per_group": per_group,
-                "state_dtype": state_dtype,
-                "hyper_lr": self.by_name("hyper_lr", hyper_lr, rates, learn),
-                "hyper_momentum": self.by_name("hyper_momentum", hyper_momentum, dict.fromkeys(learn, 0.0), learn),
+                "state_dtype": None if state_dtype is None else str(state_dtype).removeprefix("torch."),
+                "hyper_lr": self.by_name("hyper_lr", hyper_lr, learn),
+                "hyper_momentum": self.by_name("hyper_momentum", hyper_momentum, learn),
                 "bounds": zeros.new_tensor([self.domain[name] if name in learn else free for name in self.domain]),
                 "in_time_scale": zeros.new_tensor([relative and name in self.time_scales for name in self.domain]),
                 "coefficients": zeros.new_tensor([float(coefficients[name]) for name in self.domain]),
@@ -185,25 +181,18 @@ class ParameterizedOptimizer(Optimizer):
             },
         )
 
-    def check_names(self, argument, names):
-        for name in names:
-            if name not in self.domain:
-                raise ValueError(
-                    f"{argument}: {type(self).__name__} has no coefficient {name!r}; it has {', '.join(self.domain)}"
-                )
+    def by_name(self, argument, value, learn):
+        """hyper_lr or hyper_momentum, as a number, {name: number} or None -> (len(domain),) float64."""
+        default = self.rates if argument == "hyper_lr" else dict.fromkeys(learn, 0.0)
+        return arguments.by_name(type(self).__name__, argument, value, default, self.domain, learn)
 
-    def by_name(self, argument, value, default, learn):
-        """A number, {name: number} or None for the default -> (len(domain),) float64, 0 where not learned."""
-        values = (
-            default | (value or {}) if value is None or isinstance(value, dict) else dict.fromkeys(self.domain, value)
-        )
-        self.check_names(argument, value if isinstance(value, dict) else ())
-        for name in learn:
-            if name not in values or not 0 <= values[name] < torch.inf:
-                raise ValueError(f"{argument}: {name!r} needs a number >= 0, not {values.get(name)!r}")
-        return torch.tensor(
-            [float(values[name]) if name in learn else 0.0 for name in self.domain], dtype=torch.float64
-        )
+    def needed(self, coefficients, constants, learn):
+        """What the rule needs to learn `learn` from these {name: value}: {"buffers": names, "constants": {name: value}}.
+
+        A subclass may leave out what its coefficients make idle. `freeze` asks with learn=(), and so does a param group
+        with coefficients of its own.
+        """
+        return {"buffers": self.own_buffers, "constants": constants}
 
     def pair_up(self, betas):
         """{name: value} of a rule whose coefficients are its betas."""
@@ -213,43 +202,92 @@ class ParameterizedOptimizer(Optimizer):
 
     def add_param_group(self, param_group):
         """Add a group, in mid-training too: it starts from the coefficients that the first one has learned."""
-        super().add_param_group(param_group)
+        group = dict(param_group)  # the caller's stays as it is
+        learn, per_group = tuple(self.defaults["learn"].split()), self.defaults["per_group"]
+        arguments.check_group(self, group, shares=bool(learn) and not per_group)
+        own = arguments.group_coefficients(self, group, self.domain)
+        arguments.check_coefficients(own, self.domain, learn)
+        if "state_dtype" in group:
+            group["state_dtype"] = str(arguments.as_dtype(group["state_dtype"])).removeprefix("torch.")
+        for name in ("hyper_lr", "hyper_momentum"):
+            if name in group:
+                group[name] = self.by_name(name, group[name], learn)
+        given = set(group)
+        super().add_param_group(group)
         first, group = self.param_groups[0], self.param_groups[-1]
         if any(p.is_complex() for p in group["params"]):
             raise ValueError("complex parameters are not supported: pass torch.view_as_real(p)")
-        group.update({name: first[name] for name in HYPER_STATE}, last_lr=torch.zeros_like(first["last_lr"]))
+        for p in group["params"]:
+            check_shards(type(self).__name__, p)
+        group.update({name: first[name].clone() for name in HYPER_STATE if name not in given})
+        group["last_lr"] = torch.zeros_like(first["last_lr"])
+        if own:
+            for name, value in own.items():
+                group["coefficients"][list(self.domain).index(name)] = float(value)
+            for each in self.param_groups:
+                each["per_group"] = True
+            self.defaults["per_group"] = True
+        if own or given & set(self.constants):
+            q = dict(zip(self.domain, group["coefficients"].tolist(), strict=True))
+            self.set_needed(group, self.needed(q, {name: group[name] for name in self.constants}, learn))
         self.place()
+
+    def set_needed(self, group, needed):
+        group.update(needed["constants"], buffers=" ".join(needed["buffers"]))
+
+    def __getstate__(self):
+        """What pickle and deepcopy keep: torch's part, and ours."""
+        ours = ("own_buffers", "constants", "rates", "grad_norm")
+        return super().__getstate__() | {"domain": dict(self.domain)} | {name: getattr(self, name) for name in ours}
 
     def __setstate__(self, state):
         """Also called by load_state_dict, which casts the hyper-state. A state from before these keys goes on as it was."""
         super().__setstate__(state)
+        self.plan, self.watch, self.ranks_agree = None, Watch(), False
         for group in self.param_groups:
+            group.update(group.pop("constants", {}))
+            for name in ("buffers", "learn"):
+                if not isinstance(group[name], str):
+                    group[name] = " ".join(group[name])
+            if isinstance(group["state_dtype"], torch.dtype):
+                group["state_dtype"] = str(group["state_dtype"]).removeprefix("torch.")
+            group.setdefault("maximize", False)
             group.setdefault("debias", "powers")
             group.setdefault("hyper_scale", "raw")
             group.setdefault("in_time_scale", torch.zeros_like(group["coefficients"]))
         self.place()
 
+    def scalar_device(self):
+        """Where the hyper-state and the scalars of parameters live: with the first parameter, if it can hold float64."""
+        devices = [p.device for group in self.param_groups for p in group["params"]]
+        return torch.device("cpu") if not devices or devices[0].type == "mps" else devices[0]
+
     def place(self):
-        """Bring the hyper-state to where the first parameter is, in double precision."""
-        params = [p for group in self.param_groups for p in group["params"]]
-        for group in self.param_groups if params else ():
-            group.update({name: group[name].to(params[0].device, torch.float64) for name in HYPER_STATE})
+        """Bring the hyper-state to its device, in double precision."""
+        device = self.scalar_device()
+        for group in self.param_groups:
+            group.update({name: group[name].to(device, torch.float64) for name in HYPER_STATE})
 
     def load_state_dict(self, state_dict):
-        """As torch's, but buffers keep the dtype that they were saved in, which torch changes to the parameter's."""
+        """As torch's, but state keeps the dtype that it was saved in, which torch changes to the parameter's. A state
+        dict of torch's AdamW is taken over (see adamw.py)."""
+        if adamw.is_adamws(state_dict):
+            state_dict = adamw.translated(state_dict, self)
         super().load_state_dict(state_dict)
         saved = [i for group in state_dict["param_groups"] for i in group["params"]]
         params = [p for group in self.param_groups for p in group["params"]]
         for i, p in zip(saved, params, strict=True):
             for name, value in state_dict["state"].get(i, {}).items():
-                if value.dtype != self.state[p][name].dtype:
+                if name in ("step", "weights"):
+                    self.state[p][name] = value.to(self.scalar_device(), copy=True)
+                elif value.dtype != self.state[p][name].dtype:
                     self.state[p][name] = value.to(p.device, copy=True)
 
     # What a reader may ask for. Reading changes nothing; on a GPU it waits for the step to finish.
 
     @property
     def coefficients(self):
-        """{name: current value}; with per_group, a list of them, one per group."""
+        """{name: current value}; with per_group, or groups that have their own, a list of them, one per group."""
         return self.read("coefficients")
 
     @property
@@ -266,220 +304,132 @@ class ParameterizedOptimizer(Optimizer):
         """The number of steps that changed nothing because a gradient was not finite."""
         return int(self.param_groups[0]["skipped_steps"])
 
+    @torch._disable_dynamo  # inside a compiled function a step is one opaque call
     @torch.no_grad()
     def step(self, closure=None):
         """One step on the gradients in `.grad`; returns the closure's loss, if there is a closure.
 
-        Leaves the norm of the raw gradient in `.grad_norm` (0-D tensor). Where that is not finite, nothing changes,
-        coefficients included, and `skipped_steps` counts it. Raises RuntimeError on sparse gradients.
+        Leaves the norm of the raw gradient in `.grad_norm` (0-D tensor, 0 before the first step). Where that is not
+        finite, nothing changes, coefficients included, and `skipped_steps` counts it. Raises RuntimeError on sparse
+        gradients, and where the ranks hold different parameters but not as DTensors.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        groups = self.param_groups
-        params = [p for group in groups for p in group["params"] if p.grad is not None]
-        if any(p.grad.is_sparse for p in params):
-            raise RuntimeError(f"{type(self).__name__} does not support sparse gradients: make the embedding dense")
-        squares, absolute = self.gradient_sums()
-        self.grad_norm = squares.sum().sqrt()
-        ok = self.grad_norm.isfinite()
-
-        units = absolute * self.applied_rates()
-        self.learn_coefficients(self.look_back(ok), units, ok)
-        steps = [self.start(group, p) for group in groups for p in group["params"] if p.grad is not None]
-        if steps:
-            torch._foreach_add_(steps, ok.to(steps[0]))
-        self.move(ok)
-        for group in groups:
-            lr = group["lr"]
-            group["last_lr"] = torch.where(ok, lr if isinstance(lr, torch.Tensor) else float(lr), group["last_lr"])
-            group["skipped_steps"] = group["skipped_steps"] + ~ok
-        return loss
-
-    def gradient_sums(self):
-        """Of each group's raw gradients, (groups,) float64 each: the sum of squares over all shards, and this rank's part
-        of the sum of absolute values, which `learn_coefficients` adds up over ranks."""
-        totals = torch.zeros_like(self.param_groups[0]["skipped_steps"]).expand(2, len(self.param_groups))
-        params = [[p for p in group["params"] if p.grad is not None] for group in self.param_groups]
-        sharded = any(is_sharded(p) for group in params for p in group)
-        for n in sorted({copies(p) for group in params for p in group}):
-            members = [[p for p in group if copies(p) == n] for group in params]
-            rows = [(local(p.grad),) for group in members for p in group]
-            parts = gradient_norms()(rows, totals.new_zeros(len(rows), 0)).split([len(group) for group in members])
-            share = totals.new_tensor([n if sharded else 1, n])  # of what is summed over ranks, each copy has its share
-            totals = totals + (torch.stack([part.sum(0) for part in parts]) / share).T
-        squares, absolute = totals
-        if sharded:
+        plan = self.prepare()
+        hyper = plan.hyper
+        squares, absolute = plan.gradient_sums()
+        if plan.sharded:
             squares = squares.contiguous()
             dist.all_reduce(squares)
-        return squares, absolute
+        self.grad_norm = squares.sum().sqrt()
+        ok = self.grad_norm.isfinite()
+        if plan.learns:
+            self.watch.see(type(self).__name__, self.grad_norm)
+            units = absolute * self.applied_rates(hyper)
+            hyper.descend(self.look_back(plan, ok), units, ok)
+        self.move(plan, ok)
+        hyper.skipped += ~ok
+        return loss
 
-    def applied_rates(self):
+    def prepare(self):
+        """The plan for the gradients of now: that of the last step, unless something has changed."""
+        try:
+            if self.plan is not None and self.plan.holds(self):
+                for batch in self.plan.batches:
+                    batch.take_gradients()
+                return self.plan
+        except RuntimeError:  # a sparse gradient has no strides
+            pass
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None and p.grad.is_sparse:
+                    raise RuntimeError(
+                        f"{type(self).__name__} does not support sparse gradients: make the embedding dense"
+                    )
+        if world() > 1 and self.defaults["learn"] and not self.ranks_agree:
+            check_same_parameters(type(self).__name__, self.param_groups)
+            self.ranks_agree = True
+        self.plan = Plan(self)
+        return self.plan
+
+    def options(self, group):
+        """What of a group's settings the loops are made for: hashable."""
+        constants = [group[name] for name in self.constants]
+        return (
+            group["buffers"],
+            group["learn"],
+            group["debias"],
+            group["maximize"],
+            *(tuple(value) if isinstance(value, list) else value for value in constants),
+        )
+
+    def loops(self, group):
+        """The two passes of a group."""
+        buffers, learn, _, _, *constants = self.options(group)
+        constants = tuple(zip(self.constants, constants, strict=True))
+        return passes(self.rule, tuple(self.domain), tuple(buffers.split()), constants, tuple(learn.split()))
+
+    def applied_rates(self, hyper):
         """The learning rate of each group's last update, its learned factor included: (groups,) float64."""
-        rates = torch.stack([group["last_lr"] for group in self.param_groups])
-        if "lr" in self.domain:
-            at = list(self.domain).index("lr")
-            rates = rates * torch.stack([group["coefficients"][at] for group in self.param_groups])
-        return rates
+        if "lr" not in self.domain:
+            return hyper.last_lr
+        return hyper.last_lr * hyper.coefficients[:, list(self.domain).index("lr")]
 
-    def start(self, group, p):
-        """Make the state of a parameter that has none. Returns its step count."""
-        state = self.state[p]
+    def start(self, group, buffers, p):
+        """Make the state that a parameter lacks."""
+        state, device = self.state[p], self.scalar_device()
         if not state:
-            state["step"] = torch.zeros((), dtype=torch.float32, device=p.device)
+            state["step"] = torch.zeros((), dtype=torch.float32, device=device)
             if group["debias"] == "weights":
-                state["weights"] = torch.zeros(len(self.decays), dtype=torch.float64, device=p.device)
-        for name in group["buffers"] + (("g",) if group["learn"] else ()):
+                state["weights"] = torch.zeros(len(self.decays), dtype=torch.float64, device=device)
+        for name in buffers + (("g",) if group["learn"] else ()):
             if name not in state:
-                low = group["state_dtype"] if name == "g" or name in self.low_precision else None
+                low = arguments.as_dtype(group["state_dtype"]) if name == "g" or name in self.low_precision else None
                 state[name] = torch.zeros_like(p, dtype=low)
-        return state["step"]
-
-    def batches(self, chosen):
-        """Parameters that go through the same loops: ((passes, number of copies), [(group index, parameters), ...]) each."""
-        batches = {}
-        for i, group in enumerate(self.param_groups):
-            loops = passes(
-                self.rule,
-                tuple(self.domain),
-                group["buffers"],
-                tuple(group["constants"].items()),
-                group["learn"],
-            )
-            for n in sorted(set(map(copies, group["params"]))):
-                params = [p for p in group["params"] if chosen(p) and copies(p) == n]
-                if params:
-                    batches.setdefault((loops, n), []).append((i, params))
-        return batches.items()
 
     @property
     def decays(self):
         """Columns of the coefficients that are decays of moving averages: beta1, beta2, ..."""
         return [i for i, name in enumerate(self.domain) if name.startswith("beta")]
 
-    def scalar_table(self, group, params, q):
-        """The rule's scalars at the current step of each parameter, (parameters, names) float64; q: (len(domain),).
+    def signs(self, plan):
+        """-1 for groups that maximize, 1 for the others: (groups,) float64, or the number 1 where none does."""
+        if not any(group["maximize"] for group in self.param_groups):
+            return 1.0
+        return plan.hyper.last_lr.new_tensor([1.0 - 2.0 * group["maximize"] for group in self.param_groups])
 
-        names: the coefficients, the weight bias_i that each moving average has gathered by then, t. With constant decay
-        the recursion w <- beta w + 1 - beta from 0 is 1 - beta^t.
-        """
-        t = torch.stack([self.state[p]["step"] for p in params]).to(q).clamp(min=1)[:, None]
-        beta = q[self.decays]
-        if group["debias"] == "weights":
-            bias = torch.stack([self.state[p]["weights"] for p in params]).to(q) * beta + (1 - beta)
-        else:
-            bias = 1 - beta**t
-        return torch.cat([q.expand(len(params), -1), bias, t], dim=1)
-
-    def gather_weights(self, group, params, table, live):
-        """After an update is complete: its moving averages have the weights of the table, where `live`."""
-        if group["debias"] == "weights":
-            weights = [self.state[p]["weights"] for p in params]
-            new = table[:, len(self.domain) : -1].to(weights[0].device)
-            torch._foreach_copy_(weights, torch.where(live, new, torch.stack(weights)).unbind())
-
-    def look_back(self, ok):
+    def look_back(self, plan, ok):
         """Completes the last updates; returns h_q = sum over parameters of <g_t, dx_{t-1}/dq> of this rank, by group.
 
-        dx_{t-1}/dq = -lr_{t-1} d direction_{t-1}/dq. The loop runs over the elements, down to one sum per scalar; the
-        chain from the scalars to q, a few numbers per parameter, is autograd's. (groups, len(domain)) float64.
+        dx_{t-1}/dq = -lr_{t-1} d direction_{t-1}/dq. The loop runs over the elements, down to one sum per scalar; what
+        the scalars of a row have to do with q is plan.Batch's. (groups, len(domain)) float64.
         A parameter without gradient is frozen for now: its last update is completed and nothing is left pending.
         """
-        h = [torch.zeros_like(group["coefficients"]) for group in self.param_groups]
-        for ((look_back, _, wrt), n), members in self.batches(lambda p: "g" in self.state.get(p, ())):
-            rows, tables, leaves = [], [], []
-            for i, params in members:
-                group = self.param_groups[i]
-                leaves.append(group["coefficients"].detach().requires_grad_())
-                with torch.enable_grad():
-                    tables.append(self.scalar_table(group, params, leaves[-1]))
-                for p in params:
-                    state = self.state[p]
-                    grad = torch.zeros_like(state["g"]) if p.grad is None else p.grad
-                    rows.append(tuple(map(local, (grad, state["g"], *(state[name] for name in group["buffers"])))))
-            scalars = torch.cat(tables).detach()
-            # a parameter whose every gradient so far was not finite has state, but no update to look back on
-            live = torch.stack([self.state[p]["step"] > 0 for _, params in members for p in params])[:, None]
-            sums = look_back(rows, torch.cat([(live & ok).to(scalars), scalars], dim=1))
-            lengths = [len(params) for _, params in members]
-            for (i, params), table, alive in zip(
-                members, scalars.split(lengths), (live & ok).split(lengths), strict=True
-            ):
-                self.gather_weights(self.param_groups[i], params, table, alive)
-            columns = dict(zip(wrt, torch.where(live, sums, 0.0).unbind(1), strict=True))
-            nothing = torch.zeros_like(scalars[:, 0])
-            cotangent = torch.stack([columns.get(i, nothing) for i in range(scalars.shape[1])], dim=1)
-            parts = cotangent.split(lengths)
-            for (i, params), table, q, part in zip(members, tables, leaves, parts, strict=True):
-                (gradient,) = torch.autograd.grad(table, q, part)
-                h[i] -= self.param_groups[i]["last_lr"] * gradient / n
-                frozen = [p for p in params if p.grad is None]
-                if (
-                    frozen and ok
-                ):  # this waits for the device: in the step in which a parameter loses its gradient, no other
-                    for p in frozen:
-                        del self.state[p]["g"]
-        return torch.stack(h)
+        h = torch.zeros(len(self.param_groups), len(self.domain), dtype=torch.float64, device=ok.device)
+        rates = (-plan.hyper.last_lr * self.signs(plan))[:, None]
+        for batch in plan.batches:
+            if batch.learn:
+                part = batch.look_back(ok) * rates
+                h = h + (part / batch.copies if batch.copies > 1 else part)
+        if plan.lost and ok:  # this waits for the device: in the step in which a parameter loses its gradient, no other
+            for p in plan.lost:
+                del self.state[p]["g"]
+            self.plan = None
+        return h
 
-    def learn_coefficients(self, h, units, ok):
-        """Reduce the hyper-gradients over ranks and scale them; then one step of projected hyper-SGD, or the like.
-
-        h: (groups, len(domain)), and units: (groups,), sum lr |g|_1, which makes them relative; this rank's part of both.
-        """
-        groups = self.param_groups
-        if not any(group["learn"] for group in groups):
-            return
-        h = torch.cat([h, units[:, None]], dim=1)
-        if not groups[0]["per_group"]:
-            h = h.sum(0, keepdim=True)
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(h)
-        for group, row in zip(groups, h, strict=False):
-            raw, unit = row[:-1], row[-1]
-            if group["hyper_scale"] == "relative":
-                raw = torch.where(unit > 0, raw / unit, 0.0)
-            scaled = torch.where(group["bounds"][:, 0] > -torch.inf, raw, 0.0)
-            k = group["hyper_step"] + 1
-            bound = torch.inf if group["hyper_clip"] is None else group["hyper_clip"]
-            push = torch.where(k > group["hyper_start"], scaled.clamp(-bound, bound), 0.0)
-            step, velocity, square = HYPER_OPTIMIZERS[group["hyper_optimizer"]](
-                push, group["hyper_velocity"], group["hyper_square"], group["hyper_momentum"], k
-            )
-            q, step = group["coefficients"], group["hyper_lr"] * step
-            q = torch.where(group["in_time_scale"] > 0, 1 - (1 - q) * step.exp(), q - step)
-            new = {
-                "coefficients": q.clamp(*group["bounds"].unbind(1)),
-                "hyper_gradients": scaled,
-                "hyper_velocity": velocity,
-                "hyper_square": square,
-                "hyper_step": k,
-            }
-            group.update({name: torch.where(ok, value, group[name]) for name, value in new.items()})
-        if not groups[0]["per_group"]:
-            for group in groups[1:]:
-                group.update({name: groups[0][name] for name in LEARNED_STATE})
-
-    def move(self, ok):
+    def move(self, plan, ok):
         """x <- x (1 - lr decay) - lr direction, with the direction from the clipped gradient and the new coefficients."""
-        limit = self.param_groups[0]["max_grad_norm"]
+        limit, hyper = self.param_groups[0]["max_grad_norm"], plan.hyper
         clip = torch.ones_like(self.grad_norm)
         if limit is not None:
             clip = (limit / (self.grad_norm + 1e-6)).clamp(max=1.0)  # as clip_grad_norm_ has it
-        for ((_, move, _), _), members in self.batches(lambda p: p.grad is not None):
-            rows, tables = [], []
-            for i, params in members:
-                group = self.param_groups[i]
-                table = self.scalar_table(group, params, group["coefficients"])
-                lr = group["lr"] if isinstance(group["lr"], torch.Tensor) else torch.full_like(clip, group["lr"])
-                same = torch.stack([ok.to(table), clip, lr.to(table), torch.full_like(clip, group["weight_decay"])])
-                tables.append(torch.cat([same.expand(len(params), 4), table], dim=1))
-                names = (("g",) if group["learn"] else ()) + group["buffers"]
-                rows += [tuple(map(local, (p.grad, p, *(self.state[p][name] for name in names)))) for p in params]
-            move(rows, torch.cat(tables))
-            for (i, params), table in zip(members, tables, strict=True):
-                if not self.param_groups[i]["learn"]:  # else the next step's look_back completes this update
-                    self.gather_weights(self.param_groups[i], params, table[:, 4:], ok)
+        lrs, decays = plan.rates()
+        clip = clip * self.signs(plan)
+        for batch in plan.batches:
+            batch.move(hyper, ok, clip.expand(len(lrs)), lrs, decays)
+        torch.where(ok, lrs, hyper.last_lr, out=hyper.last_lr)
 
     @torch.no_grad()
     def freeze(self):
@@ -487,20 +437,18 @@ class ParameterizedOptimizer(Optimizer):
         grads = {p: p.grad for group in self.param_groups for p in group["params"]}
         for p in grads:
             p.grad = None
-        self.look_back(torch.ones((), dtype=torch.bool, device=self.param_groups[0]["coefficients"].device))
+        plan = Plan(self)
+        self.look_back(plan, torch.ones((), dtype=torch.bool, device=self.scalar_device()))
         for p, grad in grads.items():
             p.grad = grad
         for group in self.param_groups:
-            group["learn"] = ()
+            group["learn"] = ""
             group["hyper_lr"] = group["hyper_momentum"] = torch.zeros_like(group["hyper_lr"])
-            group["bounds"] = torch.stack(
-                [torch.full_like(group["hyper_lr"], x) for x in (-torch.inf, torch.inf)], dim=1
-            )
-            group.update(self.frozen(group))
+            group["bounds"] = group["bounds"].new_tensor([(-torch.inf, torch.inf)] * len(self.domain))
+            q = dict(zip(self.domain, group["coefficients"].tolist(), strict=True))
+            self.set_needed(group, self.needed(q, {name: group[name] for name in self.constants}, ()))
             for p in group["params"]:
-                for name in set(self.state.get(p, ())) - {"step", "weights", *group["buffers"]}:
+                for name in set(self.state.get(p, ())) - {"step", "weights", *group["buffers"].split()}:
                     del self.state[p][name]
-
-    def frozen(self, group):
-        """What less a fixed optimizer at this group's coefficients needs: {"buffers": ..., "constants": ...}."""
-        return {}
+        self.defaults["learn"] = ""
+        self.plan = None

@@ -9,12 +9,14 @@ same trace runs operation by operation, on slices that fit the cache.
 
 import math
 import warnings
+from array import array
 from functools import lru_cache
 
 import torch
-from torch.fx.experimental.proxy_tensor import make_fx
 
-from .codegen import Unavailable, build_c, build_triton, compute_dtype
+from .codegen import Unavailable, compute_dtype
+from .compile import build_c, build_triton
+from .trace import traced
 
 CHUNK = (
     65_536  # elements of one tensor that one thread, or one block of a GPU, takes through the loop; the eager slice too
@@ -26,11 +28,23 @@ def warn_once(message):
     warnings.warn(message, stacklevel=2)
 
 
+def to_device(values, device, dtype=torch.int64):
+    """A list of numbers as a tensor; on a GPU from pinned memory, without waiting."""
+    kind = {torch.int64: "q", torch.float64: "d"}[dtype]
+    if not values:
+        return torch.empty(0, dtype=dtype, device=device)
+    x = torch.frombuffer(array(kind, values), dtype=dtype)
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x
+
+
 def is_dense(row):
     """Whether the tensors of a row fill their memory without gaps and in one order, so that one index serves all."""
-    x = row[0]
-    span = 1 + sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
-    return span == x.numel() and all(y.stride() == x.stride() for y in row)
+    x, strides = row[0], row[0].stride()
+    if not x.is_contiguous():
+        span = 1 + sum((size - 1) * stride for size, stride in zip(x.shape, strides, strict=True))
+        if span != x.numel():
+            return False
+    return all(y.stride() == strides for y in row)
 
 
 class Loop:
@@ -38,34 +52,30 @@ class Loop:
 
     function(*tensors, *scalars) -> new values of the tensors `written`, summands: two lists of 0-D tensors.
     tensors, scalars: names of the function's arguments; written: some of the tensors.
+    guarded: where the first scalar is 0, nothing is written and the sums are 0.
+    Raises ValueError where the function is not elementwise.
     """
 
-    def __init__(self, function, tensors, scalars, written):
+    def __init__(self, function, tensors, scalars, written, guarded=False):
         self.tensors, self.scalars, self.written = tuple(tensors), tuple(scalars), tuple(written)
-        arguments = [torch.full((), 0.5, dtype=torch.float64) for _ in self.tensors + self.scalars]
-        self.trace = make_fx(torch.func.functionalize(lambda *x: [y for part in function(*x) for y in part]))(
-            *arguments
-        )
-        self.trace.graph.eliminate_dead_code()
-        self.trace.recompile()
+        self.guarded = guarded
+        count = len(self.tensors) + len(self.scalars)
+        self.trace = traced(lambda *x: [y for part in function(*x) for y in part], count)
         self.n_sums = len(self.trace.graph.output_node().args[0]) - len(self.written)
-        self.built, self.chunks = {}, (None, None, None)
+        self.built = {}
 
     def __call__(self, rows, scalars):
-        """rows: one tuple of tensors per parameter, of one shape; scalars: (rows, len(self.scalars)) float64.
+        """rows: Rows, or tuples of tensors of one shape, of which the first len(self.tensors) are this loop's;
+        scalars: (rows, at least len(self.scalars)) float64.
 
         Writes the new values and returns the summands added up over the elements of each row, (rows, sums) float64.
         """
+        rows = rows if isinstance(rows, Rows) else Rows(rows)
+        if len(rows.kinds) == 1 and len(rows.kinds[0].members) == len(rows) and rows.kinds[0].device == scalars.device:
+            return rows.kinds[0].run(self, scalars)
         sums = torch.zeros(len(rows), self.n_sums, dtype=torch.float64, device=scalars.device)
-        kinds = {}
-        for i, row in enumerate(rows):
-            if row[0].numel():
-                kinds.setdefault((row[0].device, tuple(x.dtype for x in row), is_dense(row)), []).append(i)
-        for (device, dtypes, dense), members in kinds.items():
-            run = dense and self.build(device.type, dtypes) or self.run_eagerly
-            if len(members) == len(rows) and device == scalars.device:
-                return run(rows, scalars)
-            sums[members] = run([rows[i] for i in members], scalars[members].to(device)).to(sums.device)
+        for kind in rows.kinds:
+            sums[kind.members] = kind.run(self, scalars[kind.members].to(kind.scalars_on)).to(sums.device)
         return sums
 
     def build(self, device_type, dtypes):
@@ -74,44 +84,117 @@ class Loop:
         if key not in self.built:
             builder = {"cpu": build_c, "cuda": build_triton}.get(device_type)
             try:
-                self.built[key] = builder and self.runner(builder(self, dtypes))
+                self.built[key] = builder and builder(self, dtypes)
             except Unavailable as reason:
                 warn_once(f"optimizer steps run unfused, several times slower: {reason}")
                 self.built[key] = None
         return self.built[key]
 
-    def runner(self, loop):
-        """loop(chunk table, pointers, scalars, partial sums) as a function of rows and scalars."""
+    def run_eagerly(self, tensors, values):
+        """The trace, operation by operation. tensors: of one shape; values: the scalars, 0-D. Returns the summands."""
+        tensors, values = tensors[: len(self.tensors)], values[: len(self.scalars)]
+        dtype = compute_dtype([x.dtype for x in tensors])
+        results = self.trace(*(x.to(dtype) for x in tensors), *values)
+        ok = (values[0] != 0).to(tensors[0].device) if self.guarded else None
+        for name, value in zip(self.written, results, strict=False):
+            old = tensors[self.tensors.index(name)]
+            old.copy_(value if ok is None else torch.where(ok, value, old))
+        summands = [x.expand_as(tensors[0]) for x in results[len(self.written) :]]
+        return summands if ok is None else [torch.where(ok, x, 0.0) for x in summands]
 
-        def run(rows, scalars):
-            sizes = tuple(row[0].numel() for row in rows)
-            if (scalars.device, sizes) != self.chunks[0]:
-                table = [(i, start, min(CHUNK, n - start)) for i, n in enumerate(sizes) for start in range(0, n, CHUNK)]
-                self.chunks = (
-                    (scalars.device, sizes),
-                    torch.tensor(table, device=scalars.device),
-                    torch.tensor([math.ceil(n / CHUNK) for n in sizes], device=scalars.device),
-                )
-            _, table, counts = self.chunks
-            pointers = torch.tensor([x.data_ptr() for row in rows for x in row])
-            if scalars.is_cuda:  # from pinned memory, without waiting
-                pointers = pointers.pin_memory().to(scalars.device, non_blocking=True)
-            partial = torch.empty(len(table), self.n_sums, dtype=torch.float64, device=scalars.device)
-            loop(table, pointers, scalars.contiguous(), partial)
-            return torch.segment_reduce(partial, "sum", lengths=counts, axis=0, unsafe=True) if self.n_sums else partial
 
-        return run
+class Rows:
+    """Tuples of tensors, one per parameter and of one shape each, that loops run over again and again.
 
-    def run_eagerly(self, rows, scalars):
-        """The trace, operation by operation; intermediate results are a slice long."""
-        sums = torch.zeros(len(rows), self.n_sums, dtype=torch.float64, device=scalars.device)
-        for row, values, total in zip(rows, scalars, sums, strict=True):
-            dtype, values = compute_dtype([x.dtype for x in row]), values.unbind()
-            flat = [x.as_strided((x.numel(),), (1,)).split(CHUNK) for x in row] if is_dense(row) else [[x] for x in row]
-            for part in zip(*flat, strict=True):
-                results = self.trace(*(x.to(dtype) for x in part), *values)
-                for name, value in zip(self.written, results, strict=False):
-                    part[self.tensors.index(name)].copy_(value)
-                for k, summand in enumerate(results[len(self.written) :]):
-                    total[k] += summand.sum(dtype=torch.float64) if summand.dim() else summand * part[0].numel()
+    Loops may take fewer tensors and scalars than there are: the first ones. The first tensor of each row, the gradient,
+    may be replaced by another of its kind; all others must stay where they are in memory.
+    """
+
+    def __init__(self, rows):
+        self.rows = [tuple(row) for row in rows]
+        kinds = {}
+        for i, row in enumerate(self.rows):
+            if row[0].numel():
+                kinds.setdefault((row[0].device, tuple(x.dtype for x in row), is_dense(row)), []).append(i)
+        self.kinds = [Kind(self.rows, members, *kind) for kind, members in kinds.items()]
+
+    def __len__(self):
+        return len(self.rows)
+
+    def replace_first(self, tensors):
+        """tensors: one for each row."""
+        for i, x in enumerate(tensors):
+            self.rows[i] = (x, *self.rows[i][1:])
+        for kind in self.kinds:
+            kind.replace_first([tensors[i] for i in kind.members])
+
+
+class Kind:
+    """Rows of one device, of the same dtypes, all dense or none."""
+
+    def __init__(self, rows, members, device, dtypes, dense):
+        self.rows, self.members, self.device, self.dtypes, self.dense = rows, members, device, dtypes, dense
+        self.scalars_on = torch.device("cpu") if device.type == "mps" else device
+        if dense:
+            sizes = [rows[i][0].numel() for i in members]
+            table = [(k, start, min(CHUNK, n - start)) for k, n in enumerate(sizes) for start in range(0, n, CHUNK)]
+            self.table = torch.tensor(table, device=device)
+            self.counts = None
+            if len(table) > len(sizes):
+                self.counts = torch.tensor([math.ceil(n / CHUNK) for n in sizes], device=device)
+            addresses = [x.data_ptr() for i in members for x in rows[i]]
+            self.addresses = to_device(addresses, device).view(len(members), -1)
+
+    def replace_first(self, tensors):
+        if self.dense:
+            self.addresses[:, 0] = to_device([x.data_ptr() for x in tensors], self.device)
+
+    def run(self, loop, scalars):
+        """As Loop.__call__, for these rows."""
+        compiled = loop.build(self.device.type, self.dtypes[: len(loop.tensors)]) if self.dense else None
+        if not compiled:
+            return self.run_eagerly(loop, scalars)
+        chunks = len(self.table) if loop.n_sums else len(self.members)
+        sums = torch.empty(chunks, loop.n_sums, dtype=torch.float64, device=self.device)
+        compiled(self.table, self.addresses, scalars.contiguous(), sums)
+        if self.counts is None or not loop.n_sums:
+            return sums
+        return torch.segment_reduce(sums, "sum", lengths=self.counts, axis=0, unsafe=True)
+
+    def run_eagerly(self, loop, scalars):
+        """Operation by operation: on slices of large tensors, and on many small ones with the same scalars at once."""
+        precision = torch.float32 if self.device.type == "mps" else torch.float64  # all that it has
+        sums = torch.zeros(len(self.members), loop.n_sums, dtype=torch.float64, device=scalars.device)
+        for first, last in self.packs(scalars):
+            values = scalars[first].to(precision).unbind()
+            rows = [self.rows[i][: len(loop.tensors)] for i in self.members[first:last]]
+            if self.dense:
+                rows = [[x.as_strided((x.numel(),), (1,)) for x in row] for row in rows]
+            if last == first + 1:
+                for part in zip(*(x.split(CHUNK) for x in rows[0]), strict=True) if self.dense else rows:
+                    for k, summand in enumerate(loop.run_eagerly(part, values)):
+                        sums[first, k] += summand.sum(dtype=precision)
+                continue
+            whole = [torch.cat(column) for column in zip(*rows, strict=True)]
+            lengths = [len(row[0]) for row in rows]
+            for k, summand in enumerate(loop.run_eagerly(whole, values)):
+                parts = torch.segment_reduce(summand.to(precision), "sum", lengths=torch.tensor(lengths), unsafe=True)
+                sums[first:last, k] = parts
+            for name in loop.written:
+                column = loop.tensors.index(name)
+                torch._foreach_copy_([row[column] for row in rows], whole[column].split(lengths))
         return sums
+
+    def packs(self, scalars):
+        """[first, last) of rows to be taken at once. Which have the same scalars is known where looking is free."""
+        sizes = [self.rows[i][0].numel() for i in self.members]
+        alike = [False] * len(sizes)
+        if self.dense and scalars.device.type == "cpu" and self.device.type == "cpu":
+            alike = [False, *(scalars[1:] == scalars[:-1]).all(1).tolist()]
+        first, elements = 0, 0
+        for i, (size, same) in enumerate(zip(sizes, alike, strict=True)):
+            if i > first and not (same and elements + size <= CHUNK):
+                yield first, i
+                first, elements = i, 0
+            elements += size
+        yield first, len(sizes)

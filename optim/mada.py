@@ -181,7 +181,7 @@ class MADA(ParameterizedOptimizer):
             coefficients=coefficients,
             weight_decay=weight_decay,
             learn=learn,
-            **parts(coefficients, constants, learn),
+            constants=constants,
             hyper_lr=hyper_lr,
             hyper_momentum=hyper_momentum,
             hyper_scale=hyper_scale,
@@ -190,8 +190,8 @@ class MADA(ParameterizedOptimizer):
             **options,
         )
 
-    def frozen(self, group):
-        return parts(dict(zip(self.domain, group["coefficients"].tolist(), strict=True)), group["constants"], ())
+    def needed(self, coefficients, constants, learn):
+        return parts(coefficients, constants, learn)
 
 
 def parts(coefficients, constants, learn):

@@ -11,52 +11,47 @@ from .fuse import Loop
 class Passes(NamedTuple):
     look_back: Loop | None
     move: Loop
-    wrt: tuple[int, ...]  # columns of the scalars that depend on learned coefficients
+    buffers: tuple[str, ...]
 
 
 @lru_cache
 def passes(rule, coefficients, buffers, constants, learn):
-    """The two passes of a step as loops. Their scalars are `ok` (0: change nothing) and a row of `scalar_table`."""
+    """The two passes of a step as loops over the same tensors and scalars: those of a plan.Batch."""
     if "lr" in coefficients:
         rule = partial(scaled, rule)
     rule = partial(rule, **dict(constants))
     decays = [name for name in coefficients if name.startswith("beta")]
     names = (*coefficients, *(name.replace("beta", "bias") for name in decays), "t")
     learned = {*learn, *(name.replace("beta", "bias") for name in decays if name in learn)}
-    wrt = tuple(i for i, name in enumerate(names) if name in learned)
+    wrt = [name for name in names if name in learned]
+    kept = (("g",) if learn else ()) + buffers
+    tensors, scalars = ("grad", "x", *kept), ("ok", "clip", "lr of the group", "decay", *names)
 
     def unpack(arguments):
-        state, ok, row = arguments[: len(buffers)], arguments[len(buffers)], arguments[-len(names) :]
-        return dict(zip(buffers, state, strict=True)), ok != 0, dict(zip(names, row, strict=True))
+        named = dict(zip((*tensors, *scalars), arguments, strict=True))
+        return named, {name: named[name] for name in buffers}, {name: named[name] for name in names}
 
-    def look_back(grad, g, *arguments):
-        state, ok, row = unpack(arguments)
+    def look_back(*arguments):
+        named, state, row = unpack(arguments)
 
         def direction(*leaves):
-            return rule(g, **state, **row | dict(zip((names[i] for i in wrt), leaves, strict=True)))
+            return rule(named["g"], **state, **row | dict(zip(wrt, leaves, strict=True)))
 
-        _, pull_back, new = torch.func.vjp(direction, *(row[names[i]] for i in wrt), has_aux=True)
-        return [torch.where(ok, new[name], state[name]) for name in buffers], pull_back(grad)
+        _, pull_back, new = torch.func.vjp(direction, *(row[name] for name in wrt), has_aux=True)
+        return [new[name] for name in buffers], pull_back(named["grad"])
 
-    def move(grad, x, *arguments):
-        g, arguments = (arguments[0], arguments[1:]) if learn else (None, arguments)
-        clip, lr, decay = arguments[len(buffers) + 1 : len(buffers) + 4]
-        state, ok, row = unpack(arguments)
-        direction, new = rule(grad * clip, **state, **row)
-        written = [torch.where(ok, x * (1 - lr * decay) - lr * direction, x)]
-        if learn:
-            return [*written, torch.where(ok, grad * clip, g)], []
-        return written + [torch.where(ok, new[name], state[name]) for name in buffers], []
+    def move(*arguments):
+        named, state, row = unpack(arguments)
+        g = named["grad"] * named["clip"]
+        direction, new = rule(g, **state, **row)
+        lr = named["lr of the group"]
+        x = named["x"] * (1 - lr * named["decay"]) - lr * direction
+        return [x, g] if learn else [x, *(new[name] for name in buffers)], []
 
     return Passes(
-        Loop(look_back, ("grad", "g", *buffers), ("ok", *names), buffers) if learn else None,
-        Loop(
-            move,
-            ("grad", "x", *(("g",) if learn else ()), *buffers),
-            ("ok", "clip", "lr", "decay", *names),
-            ("x", "g") if learn else ("x", *buffers),
-        ),
-        wrt,
+        Loop(look_back, tensors, scalars, buffers, guarded=True) if learn else None,
+        Loop(move, tensors, scalars, ("x", "g") if learn else ("x", *buffers), guarded=True),
+        buffers,
     )
 
 

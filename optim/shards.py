@@ -29,3 +29,30 @@ def copies(p: torch.Tensor) -> int:
         for size, placement in zip(p.device_mesh.shape, p.placements, strict=True):
             ranks //= size if placement.is_shard() else 1
     return ranks
+
+
+def check_shards(owner: str, p: torch.Tensor) -> None:
+    """Refuse parameters of FSDP1, whose parts on each rank are plain tensors."""
+    if world() > 1 and (getattr(p, "_is_flat_param", False) or getattr(p, "_fsdp_flattened", False)):
+        raise ValueError(
+            f"{owner} cannot see which part of a parameter FullyShardedDataParallel (FSDP1) has put on a rank: "
+            "use FSDP2, torch.distributed.fsdp.fully_shard"
+        )
+
+
+def check_same_parameters(owner: str, groups: list[dict]) -> None:
+    """Refuse ranks that hold different parameters, but not as DTensors: ZeRO and pipeline stages. All ranks call this.
+
+    Under DDP all ranks start from the same values, so that a sum over them tells.
+    """
+    params = [p for group in groups for p in group["params"] if not is_sharded(p)]
+    total = [p.detach().abs().sum(dtype=torch.float32) for p in params]
+    mine = torch.stack([*total, torch.zeros((), device=total[0].device)]).double().sum() if total else torch.zeros(())
+    seen = [torch.zeros(2, dtype=torch.float64) for _ in range(world())]
+    mine = torch.tensor([float(mine), len(params)], dtype=torch.float64)
+    dist.all_gather_object(seen, mine)
+    if any(not torch.allclose(other, mine, rtol=1e-3, equal_nan=True) for other in seen):
+        raise RuntimeError(
+            f"the ranks hold different parameters, as under ZeroRedundancyOptimizer or with pipeline stages: {owner} would "
+            "learn its coefficients from a part. Use DDP with the whole model, or FSDP2 (fully_shard)"
+        )

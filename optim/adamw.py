@@ -1,0 +1,55 @@
+"""AdamW's checkpoints for the optimizers of this folder, which take its moments over."""
+
+import torch
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def is_adamws(state_dict):
+    """Whether this state dict is one of torch's Adam or AdamW."""
+    groups = state_dict["param_groups"]
+    return bool(groups) and all("betas" in group and "coefficients" not in group for group in groups)
+
+
+def translated(state_dict, optimizer):
+    """AdamW's state dict as one of `optimizer`, which must have Adam's moments m and v. The betas that made the moments
+    come with them, as do lr, weight_decay and eps; what else an optimizer keeps starts from what AdamW knows: averages
+    of gradients from its first moment, averages or maxima of second moments from its second.
+    Raises ValueError naming what cannot be taken over.
+    """
+    owner, kept = type(optimizer).__name__, optimizer.buffers(optimizer.param_groups[0])
+    if not {"m", "v"} <= set(kept):
+        raise ValueError(
+            f"this is a checkpoint of AdamW, whose moments {owner} has no use for; start {owner} without it"
+        )
+    groups = []
+    for saved, group in zip(state_dict["param_groups"], optimizer.param_groups, strict=True):
+        q = group["coefficients"].clone()
+        for i, (name, beta) in enumerate(zip(("beta1", "beta2"), saved["betas"], strict=True)):
+            low, high = group["bounds"][i].tolist()
+            if not low <= float(beta) <= high:
+                raise ValueError(
+                    f"AdamW's {name} of {float(beta)} is outside of [{low}, {high}]; pass domain={{{name!r}: ...}}"
+                )
+            q[i] = float(beta)
+        taken = {name: saved[name] for name in ("lr", "weight_decay", "eps", "initial_lr", "maximize") if name in saved}
+        last = group["last_lr"] * 0
+        groups.append(group | taken | {"coefficients": q, "last_lr": last, "params": list(saved["params"])})
+    state = {}
+    for group in groups:
+        decays = group["coefficients"][optimizer.decays]
+        for i in group["params"]:
+            if i not in state_dict["state"]:
+                continue
+            adamw = state_dict["state"][i]
+            if not set(MOMENTS) <= set(adamw):
+                raise ValueError(f"{' and '.join(MOMENTS)} are missing in this checkpoint of AdamW")
+            m, v = (adamw[name] for name in MOMENTS)
+            step = torch.as_tensor(adamw["step"], dtype=torch.float32)
+            known = {"m": m, "l": m, "g_prev": m, "v": v, "s": adamw.get("max_exp_avg_sq", v), "v_mixed": v}
+            state[i] = {name: known[name].clone() if name in known else torch.zeros_like(m) for name in kept}
+            state[i]["step"] = step
+            if group["debias"] == "weights":  # the averages that start at zero have gathered nothing
+                started = decays.new_tensor([k < 2 for k in range(len(decays))])
+                state[i]["weights"] = (1 - decays ** step.to(decays)) * started
+    return {"state": state, "param_groups": groups}

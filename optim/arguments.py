@@ -1,0 +1,113 @@
+"""What an optimizer's arguments mean, and what is wrong with them in one line."""
+
+import inspect
+
+import torch
+
+# What a param group may set for itself. Coefficients and their rates are honoured where groups do not share them.
+COUNTLESS = ("params", "param_names", "lr", "weight_decay", "state_dtype", "maximize")
+SHARED = ("hyper_lr", "hyper_momentum")
+
+
+def is_number(value):
+    return isinstance(value, int | float) or (isinstance(value, torch.Tensor) and value.numel() == 1)
+
+
+def check_numbers(**numbers):
+    """Numbers that must not be negative; None passes."""
+    for name, value in numbers.items():
+        if value is not None and not (is_number(value) and value >= 0):
+            raise ValueError(f"{name}={value!r} must be a number, not negative or NaN")
+
+
+def check_choices(**choices):
+    """name=(value, allowed values)"""
+    for name, (value, allowed) in choices.items():
+        if value not in allowed:
+            raise ValueError(f"{name}={value!r} must be one of {', '.join(filter(None, allowed))}")
+
+
+def check_torchs(name, capturable, differentiable, fused, foreach):
+    """The arguments of AdamW that are about its implementation."""
+    if capturable:
+        raise ValueError(f"{name} has no capturable=True: its steps are not captured in CUDA graphs; leave it at False")
+    if differentiable:
+        raise ValueError(f"{name} has no differentiable=True: its steps run outside autograd; leave it at False")
+    check_choices(fused=(fused, (None, True, False)), foreach=(foreach, (None, True, False)))
+
+
+def as_dtype(value):
+    """A dtype by its name, which is what checkpoints hold."""
+    dtype = getattr(torch, value, None) if isinstance(value, str) else value
+    if value is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ValueError(f"state_dtype={value!r} must be a floating dtype of torch, such as bfloat16")
+    return dtype
+
+
+def check_names(owner, argument, names, domain):
+    for name in names:
+        if name not in domain:
+            raise ValueError(f"{argument}: {owner} has no coefficient {name!r}; it has {', '.join(domain)}")
+
+
+def by_name(owner, argument, value, default, domain, learn):
+    """A number, {name: number} or None for the default -> (len(domain),) float64, 0 where not learned."""
+    named = default | (value or {}) if value is None or isinstance(value, dict) else dict.fromkeys(domain, value)
+    check_names(owner, argument, value if isinstance(value, dict) else (), domain)
+    for name in learn:
+        if name not in named or not (is_number(named[name]) and 0 <= named[name] < torch.inf):
+            raise ValueError(f"{argument}: {name!r} needs a number >= 0, not {named.get(name)!r}")
+    return torch.tensor([float(named[name]) if name in learn else 0.0 for name in domain], dtype=torch.float64)
+
+
+def check_coefficients(coefficients, domain, learn):
+    """Initial values must lie in the domain, if they are learned, else in [0, 1]; a decay must be below 1."""
+    for name, value in coefficients.items():
+        low, high = domain[name] if name in learn else (0, 1)
+        if not is_number(value) or not low <= value <= high or (name.startswith("beta") and value == 1):
+            end = ")" if name.startswith("beta") and high == 1 else "]"
+            hint = f" to be learned; leave {name!r} out of `learn`, or widen its `domain`"
+            hint = hint if name in learn and is_number(value) and 0 <= value < 1 else ""
+            raise ValueError(f"{name}={value!r} must lie in [{low}, {high}{end}{hint}")
+
+
+def own_arguments(cls):
+    """The names of a class's arguments, those of its `options` included."""
+    found = {}
+    for kind in cls.__mro__:
+        if "__init__" in vars(kind) and kind is not object:
+            found |= inspect.signature(kind.__init__).parameters
+        if kind.__name__ == "ParameterizedOptimizer":
+            break
+    return found
+
+
+def betas_of(cls, domain):
+    """The coefficients that the argument `betas` stands for: those that are not arguments of their own."""
+    arguments = own_arguments(cls)
+    return [name for name in domain if name.startswith("beta") and name not in arguments]
+
+
+def group_coefficients(optimizer, group, domain):
+    """Takes out of a param group what it says of coefficients: {name: value}."""
+    found = {name: group.pop(name) for name in domain if name in group and name != "lr"}
+    if "betas" in group:
+        betas, names = group.pop("betas"), betas_of(type(optimizer), domain)
+        if len(betas) != len(names):
+            raise ValueError(f"betas={betas!r} of a param group must be {len(names)} numbers")
+        found |= zip(names, map(float, betas), strict=True)
+    return found
+
+
+def check_group(optimizer, group, shares):
+    """A setting that a group cannot have for itself is refused by name; names that are not the optimizer's pass."""
+    owner, domain = type(optimizer).__name__, optimizer.domain
+    shared = {*domain, "betas", *SHARED} - {"lr"}
+    for name in group:
+        if name in shared and shares:
+            raise ValueError(
+                f"{name} of a param group: the groups of {owner} share their coefficients; pass per_group=True"
+            )
+        if name in own_arguments(type(optimizer)) and name not in (*COUNTLESS, *shared, *optimizer.constants):
+            raise ValueError(f"{name} of a param group: {owner} has one for all groups; pass it to the optimizer")
+    check_numbers(**{name: group[name] for name in ("lr", "weight_decay", "eps") if name in group})

@@ -1,0 +1,49 @@
+"""Whether gradients come in clipped, which shrinks the hyper-gradient without a word."""
+
+import warnings
+
+import torch
+
+STEPS = 64  # a GPU is asked once, after so many steps
+ROW, TOLERANCE = 5, 2e-5
+
+
+def limit_of(norms):
+    """The round number that all of these norms keep within rounding, as clip_grad_norm_ leaves them; None if there is none.
+
+    Norms that are all equal are no sign of it: those of a constant gradient are.
+    """
+    if not norms or not 0 < norms[0] < float("inf"):
+        return None
+    limit = float(f"{norms[0]:.1e}")
+    close = all(abs(norm - limit) <= TOLERANCE * limit for norm in norms)
+    return limit if close and len(set(norms)) > 1 else None
+
+
+class Watch:
+    """Warns once, where the norms of a few steps in a row are the same round number."""
+
+    def __init__(self):
+        self.norms, self.over = [], False
+
+    def see(self, owner, norm):
+        """norm: of the gradient that step() was given, 0-D."""
+        if self.over:
+            return
+        self.norms.append(float(norm) if norm.device.type == "cpu" else norm)
+        if norm.device.type != "cpu":
+            if len(self.norms) < STEPS:
+                return
+            norms, self.over = torch.stack(self.norms).tolist(), True
+        else:
+            norms = self.norms = self.norms[-ROW:]
+        limits = (limit_of(norms[i : i + ROW]) for i in range(len(norms) - ROW + 1))
+        limit = next(filter(None, limits), None)
+        if limit:
+            self.over = True
+            warnings.warn(
+                f"the gradients that {owner} gets seem to be clipped to norm {limit:g} already: its hyper-gradients need "
+                f"raw ones. Pass max_grad_norm={limit:g} to {owner}, which clips after it has taken them, and do not clip "
+                "outside",
+                stacklevel=5,
+            )

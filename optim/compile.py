@@ -1,0 +1,178 @@
+"""The compilers behind the loops of fuse.py: C by ctypes, Triton by its own just-in-time compiler.
+
+The C compiler is $CC, or cc, gcc or clang on the PATH, or the one in the Python package ziglang. What it makes is kept on
+disk, in $MADA_CACHE or ~/.cache/mada, so that the next process starts at once. A file's name is a hash of everything that
+it depends on: the source, the compiler, its flags and the machine's instructions. Files appear there whole, by renaming;
+a folder that others could write to, or that cannot be written, is not used: then a temporary one is, for this process.
+"""
+
+import ctypes
+import functools
+import hashlib
+import importlib.util
+import logging
+import os
+import platform
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+from .codegen import Unavailable, print_c, print_triton
+
+FLAGS = ["-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
+if platform.machine() in ("x86_64", "AMD64"):
+    FLAGS.append("-mprefer-vector-width=512")  # where there are such vectors, compilers use half of them if not told
+
+
+@functools.cache
+def temporary():
+    """A folder that goes with this process."""
+    holder = tempfile.TemporaryDirectory(prefix="mada-")
+    temporary.holder = holder  # removed when the process ends
+    return Path(holder.name)
+
+
+def cache():
+    """The folder of compiled loops: one that nobody else can write to."""
+    path = Path(os.environ.get("MADA_CACHE") or Path.home() / ".cache" / "mada")
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = path.stat()
+    if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise OSError(f"{path} belongs to others")
+    return path
+
+
+def folders():
+    """Where compiled loops may be kept, best first."""
+    try:
+        yield cache()
+    except (OSError, RuntimeError):  # there is no home, or it cannot be written
+        pass
+    yield temporary()
+
+
+@functools.cache
+def machine():
+    """What the instructions of -march=native depend on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.platform() + platform.processor()
+    kinds = ("model name", "flags", "Features", "CPU part")
+    return platform.machine() + "\n".join(sorted({line for line in lines if line.startswith(kinds)}))
+
+
+def compiler():
+    """The command of a C compiler, a list."""
+    for name in (os.environ.get("CC"), "cc", "gcc", "clang"):
+        if name and shutil.which(name):
+            return [name]
+    if importlib.util.find_spec("ziglang"):
+        return [sys.executable, "-m", "ziglang", "cc"]
+    raise Unavailable("there is no C compiler on the PATH, and `pip install ziglang`, which has one, was not run")
+
+
+def version(command):
+    """What tells this compiler from another or a newer one, without running it."""
+    if "ziglang" in command:
+        from importlib.metadata import version
+
+        return version("ziglang")
+    path = os.path.realpath(shutil.which(command[0]))
+    return path, os.stat(path).st_size, os.stat(path).st_mtime_ns
+
+
+def make(command, source, path):
+    """Compile `source` to the library `path`, which appears whole or not at all."""
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix="making-") as folder:
+        text, library = Path(folder, "loop.c"), Path(folder, "loop.so")
+        text.write_text(source)
+        subprocess.run(
+            [*command, *FLAGS, str(text), "-o", str(library), "-lm"], capture_output=True, text=True, check=True
+        )
+        os.replace(library, path)
+
+
+@functools.cache
+def compile_c(source):
+    """The function `run` of a C source: from the cache, or compiled now."""
+    command = compiler()
+    name = hashlib.sha256(repr([source, command, version(command), FLAGS, machine()]).encode()).hexdigest() + ".so"
+    problem = None
+    for folder in folders():
+        path = folder / name
+        try:
+            if path.exists():
+                try:
+                    return ctypes.CDLL(str(path)).run
+                except (OSError, AttributeError):  # damaged: make it anew
+                    pass
+            if "ziglang" in command:
+                logging.getLogger("mada").warning(
+                    "compiling a loop of the optimizer with ziglang, once on this machine: the first takes up to a minute"
+                )
+            make(command, source, path)
+            return ctypes.CDLL(str(path)).run
+        except (OSError, subprocess.CalledProcessError) as error:
+            problem = error
+    text = (getattr(problem, "stderr", None) or str(problem)).strip()
+    raise Unavailable(f"{command[0]} fails: {text.splitlines()[0]}") from problem
+
+
+@functools.cache
+def threads(number):
+    """Threads that run loops beside the one that calls."""
+    return ThreadPoolExecutor(number, thread_name_prefix="optim")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=threads.cache_clear)  # a child has none of its parent's threads
+
+
+def build_c(loop, dtypes):
+    """A Loop over CPU tensors of these dtypes: call(table, address, scalars, sums per chunk)."""
+    run = compile_c(print_c(loop, dtypes))
+
+    def call(table, address, scalars, sums):
+        number = min(torch.get_num_threads(), len(table))  # waking a thread costs more than a small chunk
+        whole = (number, len(table), table.data_ptr(), address.data_ptr(), address.shape[1])
+        whole = [ctypes.c_int64(x) for x in (*whole, scalars.data_ptr(), scalars.shape[1], sums.data_ptr())]
+        others = [threads(number - 1).submit(run, ctypes.c_int64(k), *whole) for k in range(1, number)]
+        run(ctypes.c_int64(0), *whole)
+        for other in others:
+            other.result()
+
+    return call
+
+
+@functools.cache
+def compile_triton(source):
+    """The kernel `run` of a Triton source, which Triton wants to read in a file."""
+    if importlib.util.find_spec("triton") is None:
+        raise Unavailable("Triton is not installed")
+    name = f"loop_{hashlib.sha256(source.encode()).hexdigest()[:16]}"
+    path = temporary() / f"{name}.py"
+    path.write_text(source)
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.run
+
+
+def build_triton(loop, dtypes):
+    """A Loop over GPU tensors of these dtypes: call(table, address, scalars, sums per chunk)."""
+    run = compile_triton(print_triton(loop, dtypes))
+
+    def call(table, address, scalars, sums):
+        with torch.cuda.device_of(table):  # Triton launches on the current device
+            run[(len(table),)](
+                table, address, address.shape[1], scalars, scalars.shape[1], sums, BLOCK=512, num_warps=4
+            )
+
+    return call

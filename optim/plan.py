@@ -1,0 +1,224 @@
+"""What a step works on: parameters as rows of loops, with their scalars; kept between steps while nothing changes."""
+
+from collections import Counter
+
+import torch
+
+from .fuse import Rows, to_device
+from .hyper import Hyper
+from .passes import gradient_norms
+from .shards import copies, is_sharded, local
+
+CONTROL = 4  # the first scalars: ok (0: change nothing), clip, lr, decay
+
+
+def columns(indices):
+    """Indices as a slice where they are one, so that what they select is a view."""
+    first, count = (indices[0] if indices else 0), len(indices)
+    return slice(first, first + count) if indices == list(range(first, first + count)) else indices
+
+
+class Batch:
+    """Parameters that go through the same loops, and are held by as many ranks.
+
+    table: (rows, scalars) float64, which all loops take: `CONTROL`, the coefficients, the weight bias_i that each moving
+    average has gathered by then, and t. As the last move left it, it is what the next look back is to start from.
+    The state of the parameters holds views of `steps` and `weights`, which change in place.
+    """
+
+    def __init__(self, optimizer, hyper, loops, copies, members):
+        """members: (group index, parameter, whether its last update is still to be completed), ordered by group."""
+        groups, device = optimizer.param_groups, hyper.learned.device
+        index = [i for i, _, _ in members]
+        self.loops, self.copies, self.params = loops, copies, [p for _, p, _ in members]
+        states = [optimizer.state[p] for p in self.params]
+        count = Counter(index)
+        self.lengths = to_device([count[i] for i in range(len(groups))], device)
+        self.group = to_device(index, device) if len(groups) > 1 else None
+        self.one_group = len(groups) == 1
+        self.learn = learned(groups[index[0]])
+
+        self.steps = torch.stack([state["step"].to(device, torch.float32) for state in states])
+        for state, step in zip(states, self.steps.unbind(), strict=True):
+            state["step"] = step
+        self.weights = None
+        if groups[index[0]]["debias"] == "weights":
+            self.weights = torch.stack([state["weights"].to(device, torch.float64) for state in states])
+            for state, weights in zip(states, self.weights.unbind(), strict=True):
+                state["weights"] = weights
+
+        names = list(optimizer.domain)
+        decays = [i for i, name in enumerate(names) if name.startswith("beta")]
+        self.table = torch.zeros(
+            len(members), CONTROL + len(names) + len(decays) + 1, dtype=torch.float64, device=device
+        )
+        self.ok, self.clip, self.lr, self.decay = self.table[:, :CONTROL].unbind(1)
+        self.q = self.table[:, CONTROL : CONTROL + len(names)]
+        self.bias, self.t = self.table[:, CONTROL + len(names) : -1], self.table[:, -1]
+        self.beta = columns(decays)
+        moved = [names.index(name) for name in names if name in self.learn]
+        self.learned = columns(moved)
+        self.n_learned = len(moved)
+        self.learned_decays = columns([k for k, i in enumerate(decays) if i in moved])  # among the decays,
+        self.learned_betas = columns([k for k, i in enumerate(moved) if i in decays])  # and among what is learned
+
+        self.moving = to_device([float(p.grad is not None) for p in self.params], device, torch.float64)
+        self.pending = to_device([float(pending) for _, _, pending in members], device, torch.float64)
+        self.pending *= self.steps > 0  # not so if every gradient so far was not finite
+        kept = (("g",) if self.learn else ()) + loops.buffers
+        self.rest = [
+            [local(p), *(local(state[name]) for name in kept)] for p, state in zip(self.params, states, strict=True)
+        ]
+        self.nothing = {p: torch.zeros_like(p) for p in self.params if p.grad is None}  # its gradient is 0
+        grads = self.gradients()
+        self.rows = Rows([(grad, *rest) for grad, rest in zip(grads, self.rest, strict=True)])
+        self.pointers = [grad.data_ptr() for grad in grads]
+        self.fill(hyper)
+
+    def gradients(self):
+        return [local(self.nothing[p] if p.grad is None else p.grad) for p in self.params]
+
+    def take_gradients(self):
+        """Run on the gradients of this step, which may be elsewhere in memory."""
+        grads = self.gradients()
+        pointers = [grad.data_ptr() for grad in grads]
+        if pointers != self.pointers:
+            self.rows.replace_first(grads)
+            self.pointers = pointers
+
+    def fill(self, hyper):
+        """Bring the scalars to the current steps, weights and coefficients."""
+        q = hyper.coefficients
+        self.q.copy_(q if len(q) == 1 else q[self.group])
+        self.t.copy_(self.steps.clamp(min=1))
+        beta = self.q[:, self.beta]
+        if self.weights is None:
+            self.bias.copy_(1 - beta ** self.t[:, None])
+        else:
+            torch.add(self.weights * beta, 1 - beta, out=self.bias)
+
+    def by_group(self, x):
+        """Sums over the rows of each group: (rows, n) -> (groups, n)."""
+        if self.one_group:
+            return x.sum(0, keepdim=True)
+        return torch.segment_reduce(x.contiguous(), "sum", lengths=self.lengths, axis=0, unsafe=True)
+
+    def look_back(self, ok):
+        """Complete the last updates; returns sum <g_t, d direction_{t-1}/dq> of each group, (groups, coefficients)."""
+        torch.mul(self.pending, ok, out=self.ok)
+        sums = self.loops.look_back(self.rows, self.table)
+        h = sums[:, : self.n_learned]
+        if sums.shape[1] > self.n_learned:  # what depends on a coefficient through a bias correction
+            if self.weights is None:
+                beta, t = self.q[:, self.beta][:, self.learned_decays], self.t[:, None]
+                slope = -t * beta ** (t - 1)
+            else:
+                slope = self.weights[:, self.learned_decays] - 1  # bias = weight beta + 1 - beta
+            h[:, self.learned_betas] += sums[:, self.n_learned :] * slope
+        self.gather()
+        h = self.by_group(h)
+        if self.n_learned < self.q.shape[1]:
+            h = h.new_zeros(len(h), self.q.shape[1]).index_copy_(
+                1, torch.arange(self.q.shape[1], device=h.device)[self.learned], h
+            )
+        return h
+
+    def move(self, hyper, ok, clip, lrs, decays):
+        """Apply the rule with the coefficients of now; clip, lrs, decays: one for each group."""
+        torch.mul(self.moving, ok, out=self.ok)
+        self.steps += self.ok
+        self.fill(hyper)
+        for column, values in ((self.clip, clip), (self.lr, lrs), (self.decay, decays)):
+            column.copy_(values if self.one_group else values[self.group])
+        self.loops.move(self.rows, self.table)
+        if self.learn:
+            torch.where(ok, self.moving, self.pending, out=self.pending)
+        else:  # there is no look back that completes it
+            self.gather()
+
+    def gather(self):
+        """After an update is complete, its moving averages have the weights of the table."""
+        if self.weights is not None:
+            torch.where(self.ok[:, None] > 0, self.bias, self.weights, out=self.weights)
+
+
+def learned(group):
+    return tuple(group["learn"].split())
+
+
+class Plan:
+    """The batches of all groups for the gradients that there are."""
+
+    def __init__(self, optimizer):
+        groups = optimizer.param_groups
+        self.groups, members = groups, {}
+        for i, group in enumerate(groups):
+            loops = optimizer.loops(group)
+            for p in group["params"]:
+                pending = "g" in optimizer.state.get(p, ())
+                if p.grad is not None:
+                    optimizer.start(group, loops.buffers, p)
+                if p.grad is not None or pending:
+                    members.setdefault((loops, copies(p)), []).append((i, p, pending))
+        self.hyper = Hyper(groups, optimizer.scalar_device())
+        self.batches = [Batch(optimizer, self.hyper, *key, rows) for key, rows in members.items()]
+        self.learns = any(learned(group) for group in groups)
+        self.lost = [p for batch in self.batches for p in batch.nothing]  # their last update is completed in this step
+        self.sharded = any(is_sharded(p) for batch in self.batches for p in batch.params)
+        self.lr_list, self.decay_list = None, None
+
+        self.params = [p for group in groups for p in group["params"]]
+        self.key = self.describe(optimizer)
+        self.tensors = [x for batch in self.batches for rest in batch.rest for x in rest]
+        self.addresses = self.locate()
+
+    def describe(self, optimizer):
+        """All that must not change for this plan to hold, as far as it is not in `addresses`."""
+        groups = optimizer.param_groups
+        grads = [p.grad for group in groups for p in group["params"]]
+        return (
+            [id(p) for group in groups for p in group["params"]],
+            [len(group["params"]) for group in groups],
+            [grad is not None and (grad.stride(), grad.dtype) for grad in grads],
+            [id(x) for state in optimizer.state.values() for x in state.values()],
+            [optimizer.options(group) for group in groups],
+        )
+
+    def locate(self):
+        """Where the tensors of the rows are, but gradients."""
+        shards = [local(p).data_ptr() for batch in self.batches for p in batch.params] if self.sharded else []
+        return [x.data_ptr() for x in self.tensors] + shards
+
+    def holds(self, optimizer):
+        """Whether this plan is the one for the optimizer's parameters, gradients, state and settings of now."""
+        return (
+            self.groups is optimizer.param_groups
+            and self.key == self.describe(optimizer)
+            and self.addresses == self.locate()
+            and self.hyper.is_held_by(self.groups)
+        )
+
+    def rates(self):
+        """The learning rates and weight decays of the groups: (groups,) float64 each."""
+        lrs = [group["lr"] for group in self.groups]
+        if any(isinstance(lr, torch.Tensor) for lr in lrs):
+            device = self.hyper.learned.device
+            self.lrs = torch.stack([torch.as_tensor(lr).to(device, torch.float64).reshape(()) for lr in lrs])
+            self.lr_list = None
+        elif lrs != self.lr_list:
+            self.lrs, self.lr_list = to_device(list(map(float, lrs)), self.hyper.learned.device, torch.float64), lrs
+        decays = [float(group["weight_decay"]) for group in self.groups]
+        if decays != self.decay_list:
+            self.decays, self.decay_list = to_device(decays, self.hyper.learned.device, torch.float64), decays
+        return self.lrs, self.decays
+
+    def gradient_sums(self):
+        """Of each group's raw gradients, (groups,) float64 each: this rank's part of the sum of squares, which is the
+        whole of it unless there are shards, and of the sum of absolute values, of which each copy has its share."""
+        totals = torch.zeros(len(self.groups), 2, dtype=torch.float64, device=self.hyper.learned.device)
+        for batch in self.batches:
+            sums = batch.by_group(gradient_norms()(batch.rows, batch.table))
+            if batch.copies > 1:
+                sums = sums / sums.new_tensor([batch.copies if self.sharded else 1, batch.copies])
+            totals += sums
+        return totals.unbind(1)

@@ -1,0 +1,73 @@
+"""A function of 0-D tensors, its derivatives included, as a list of elementwise operations."""
+
+from functools import cache
+
+import torch
+
+from .codegen import OPS
+
+aten = torch.ops.aten
+MADE = (aten.scalar_tensor.default, aten.zeros_like.default, aten.ones_like.default, aten._to_copy.default)
+
+
+def clamp(x, low=None, high=None):
+    x = x if low is None else torch.where(x < low, low, x)
+    return x if high is None else torch.where(x > high, high, x)
+
+
+def divide(x, y, *, rounding_mode=None):
+    return {None: lambda z: z, "floor": torch.floor, "trunc": torch.trunc}[rounding_mode](x / y)
+
+
+def add(x, y, *, alpha=1):
+    return NotImplemented if alpha == 1 else x + alpha * y
+
+
+def subtract(x, y, *, alpha=1):
+    return NotImplemented if alpha == 1 else x - alpha * y
+
+
+@cache
+def decompositions():
+    """How operations that are not in the table are made of those that are: torch's ways, and a few of our own."""
+    from torch._decomp import core_aten_decompositions, get_decompositions
+
+    ours = {
+        aten.clamp.default: clamp,
+        aten.clamp.Tensor: clamp,
+        aten.div.Tensor_mode: divide,
+        aten.div.Scalar_mode: divide,
+        aten.add.Tensor: add,
+        aten.sub.Tensor: subtract,
+    }
+    return core_aten_decompositions() | get_decompositions([aten.elu, aten.gelu, aten.hardtanh, aten.leaky_relu]) | ours
+
+
+def operations(trace):
+    return [node for node in trace.graph.nodes if node.op == "call_function"]
+
+
+def traced(function, count):
+    """The torch.fx graph module of `function` of `count` 0-D tensors, which returns a list of such.
+
+    Raises ValueError naming an operation that is not elementwise: a loop over elements cannot run it.
+    """
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    def record(table):
+        arguments = [torch.full((), 0.5, dtype=torch.float64) for _ in range(count)]
+        trace = make_fx(torch.func.functionalize(function), decomposition_table=table)(*arguments)
+        trace.graph.eliminate_dead_code()
+        return trace
+
+    trace = record({})
+    for node in operations(trace):
+        if torch.Tag.pointwise not in node.target.tags and node.target not in OPS and node.target not in MADE:
+            raise ValueError(
+                f"the rule uses {node.target}, which is not elementwise: each element of a parameter must be updated "
+                "from its own gradient and buffers alone"
+            )
+    if any(node.target not in (*OPS, *MADE) or node.kwargs.get("alpha", 1) != 1 for node in operations(trace)):
+        trace = record(decompositions())
+    trace.recompile()
+    return trace

@@ -16,7 +16,7 @@ From step() to a changed tensor: plan.Batch.move hands its rows and their scalar
 has built from what codegen.py printed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 import torch
@@ -47,6 +47,8 @@ class ParameterizedOptimizer(Optimizer):
     raw_hyper_lr: {coefficient: hyper_lr}: the defaults under hyper_scale="raw".
     time_scales: coefficients whose distance from 1 moves by a factor under hyper_scale="relative".
     low_precision: names of the buffers that bear `state_dtype=torch.bfloat16`.
+    inputs: {name: function}: what the rule takes beside buffers and is not elementwise (inputs.py). They are constants to
+        the derivative, and kept in bfloat16 for all parameters but those in float64.
     """
 
     domain: Mapping[str, tuple[float, float]] = MappingProxyType({})
@@ -54,6 +56,7 @@ class ParameterizedOptimizer(Optimizer):
     raw_hyper_lr: Mapping[str, float] = MappingProxyType({})
     time_scales: tuple[str, ...] = ()
     low_precision: tuple[str, ...] = ()
+    inputs: Mapping[str, Callable] = MappingProxyType({})
 
     def __init__(
         self,
@@ -159,6 +162,7 @@ class ParameterizedOptimizer(Optimizer):
                 "maximize": maximize,
                 **needed["constants"],
                 "buffers": " ".join(needed["buffers"]),  # strings: distributed checkpoints lose tuples
+                "inputs": " ".join(needed.get("inputs", self.inputs)),
                 "learn": " ".join(learn),
                 "debias": (debias or "weights") if learn else "powers",  # equal while the betas are constant
                 "hyper_scale": "relative" if relative else "raw",
@@ -187,7 +191,8 @@ class ParameterizedOptimizer(Optimizer):
         return arguments.by_name(type(self).__name__, argument, value, default, self.domain, learn)
 
     def needed(self, coefficients, constants, learn):
-        """What the rule needs to learn `learn` from these {name: value}: {"buffers": names, "constants": {name: value}}.
+        """What the rule needs to learn `learn` from these {name: value}: {"buffers": names, "constants": {name: value}}, and
+        "inputs": names, unless it is all of them.
 
         A subclass may leave out what its coefficients make idle. `freeze` asks with learn=(), and so does a param group
         with coefficients of its own.
@@ -233,7 +238,8 @@ class ParameterizedOptimizer(Optimizer):
         self.place()
 
     def set_needed(self, group, needed):
-        group.update(needed["constants"], buffers=" ".join(needed["buffers"]))
+        names = {key: " ".join(needed.get(key, self.inputs)) for key in ("buffers", "inputs")}
+        group.update(needed["constants"], **names)
 
     def __getstate__(self):
         """What pickle and deepcopy keep: torch's part, and ours."""
@@ -252,6 +258,9 @@ class ParameterizedOptimizer(Optimizer):
             if isinstance(group["state_dtype"], torch.dtype):
                 group["state_dtype"] = str(group["state_dtype"]).removeprefix("torch.")
             group.setdefault("maximize", False)
+            group.setdefault("inputs", "")
+            for name in self.constants:
+                group.setdefault(name, self.defaults[name])
             group.setdefault("debias", "powers")
             group.setdefault("hyper_scale", "raw")
             group.setdefault("in_time_scale", torch.zeros_like(group["coefficients"]))
@@ -359,6 +368,7 @@ class ParameterizedOptimizer(Optimizer):
         constants = [group[name] for name in self.constants]
         return (
             group["buffers"],
+            group["inputs"],
             group["learn"],
             group["debias"],
             group["maximize"],
@@ -367,9 +377,10 @@ class ParameterizedOptimizer(Optimizer):
 
     def loops(self, group):
         """The two passes of a group."""
-        buffers, learn, _, _, *constants = self.options(group)
+        buffers, inputs, learn, _, _, *constants = self.options(group)
         constants = tuple(zip(self.constants, constants, strict=True))
-        return passes(self.rule, tuple(self.domain), tuple(buffers.split()), constants, tuple(learn.split()))
+        names = (tuple(part.split()) for part in (buffers, inputs))
+        return passes(self.rule, tuple(self.domain), *names, constants, tuple(learn.split()))
 
     def applied_rates(self, hyper):
         """The learning rate of each group's last update, its learned factor included: (groups,) float64."""
@@ -377,16 +388,18 @@ class ParameterizedOptimizer(Optimizer):
             return hyper.last_lr
         return hyper.last_lr * hyper.coefficients[:, list(self.domain).index("lr")]
 
-    def start(self, group, buffers, p):
+    def start(self, group, loops, p):
         """Make the state that a parameter lacks."""
         state, device = self.state[p], self.scalar_device()
         if not state:
             state["step"] = torch.zeros((), dtype=torch.float32, device=device)
             if group["debias"] == "weights":
                 state["weights"] = torch.zeros(len(self.decays), dtype=torch.float64, device=device)
-        for name in buffers + (("g",) if group["learn"] else ()):
+        for name in loops.buffers + loops.inputs + (("g",) if group["learn"] else ()):
             if name not in state:
                 low = arguments.as_dtype(group["state_dtype"]) if name == "g" or name in self.low_precision else None
+                if name in loops.inputs and p.dtype != torch.float64:
+                    low = torch.bfloat16
                 state[name] = torch.zeros_like(p, dtype=low)
 
     @property
@@ -448,7 +461,12 @@ class ParameterizedOptimizer(Optimizer):
             q = dict(zip(self.domain, group["coefficients"].tolist(), strict=True))
             self.set_needed(group, self.needed(q, {name: group[name] for name in self.constants}, ()))
             for p in group["params"]:
-                for name in set(self.state.get(p, ())) - {"step", "weights", *group["buffers"].split()}:
+                for name in set(self.state.get(p, ())) - {
+                    "step",
+                    "weights",
+                    *group["buffers"].split(),
+                    *group["inputs"].split(),
+                }:
                     del self.state[p][name]
         self.defaults["learn"] = ""
         self.plan = None

@@ -5,6 +5,7 @@ from types import MappingProxyType
 import torch
 
 from .engine import ParameterizedOptimizer
+from .muon import MOMENTUM, orthogonalized
 
 
 def sqrt(x):
@@ -23,6 +24,9 @@ def mada(
     l=None,
     g_prev=None,
     v_mixed=None,
+    u=None,
+    o=None,
+    mu=0.0,
     beta1,
     beta2,
     beta3,
@@ -38,17 +42,18 @@ def mada(
     yogi,
     rule,
     second_moment,
+    muon=False,
 ):
     """The update rule of MADA for one tensor. Returns its direction and {buffer: new value}.
 
     g: clipped gradient. Buffers, of g's shape: m first moment; v second moment; s its running average (AVGrad) or
     maximum (AMSGrad); n moment of the gradient difference (Adan); l momentum of Lion; g_prev the previous gradient;
-    v_mixed the interpolated second moment of eq. (3), which AMSGrad's form of Yogi refers to. A buffer that is None
-    leaves out the part it belongs to: the coefficient of that part is fixed where the part does not count.
-    beta1 ... gamma: coefficients; bias_i: the weight that the average with decay beta_i has gathered; t = 1, 2, ...:
+    v_mixed the interpolated second moment of eq. (3), which AMSGrad's form of Yogi refers to; u momentum of Muon, and o
+    its orthogonalized direction (muon.py), both beyond the paper. A buffer that is None leaves out the part it belongs to: the coefficient of that part is fixed where the part does not count.
+    beta1 ... gamma, mu: coefficients; bias_i: the weight that the average with decay beta_i has gathered; t = 1, 2, ...:
     the count of updates: all 0-D. The rest are plain constants.
     rule: "paper" is appendix C.1 with the bias corrections of the base optimizers, "authors" what the released code
-    computes. second_moment: "avgrad" is eq. (5), "amsgrad" is eq. (3).
+    computes. second_moment: "avgrad" is eq. (5), "amsgrad" is eq. (3). muon: whether mu counts for this tensor.
     """
     paper, first, new = rule == "paper", t == 1, {}
     adaptive = lion = 0.0
@@ -89,7 +94,12 @@ def mada(
 
     if g_prev is not None:
         new["g_prev"] = g
-    return gamma * adaptive + (1 - gamma) * lion, new
+    direction = gamma * adaptive + (1 - gamma) * lion
+
+    if o is not None:  # Muon: mu is not fixed at 0
+        new["u"] = MOMENTUM * u + g
+        direction = (1 - mu) * direction + mu * o
+    return direction, new
 
 
 class MADA(ParameterizedOptimizer):
@@ -102,6 +112,8 @@ class MADA(ParameterizedOptimizer):
 
     params: tensors or param groups; `lr` and `weight_decay` may differ by group.
     betas, beta3, rho, c, gamma: initial coefficients. A learned one must start in its `domain`.
+    mu: the share of Muon's direction for the matrices of groups that are marked muon=True (groups.param_groups makes
+        them); learned where `learn` names it. It does not count elsewhere.
     eps: added to the root of the second moment. weight_decay: decoupled. lion_betas: of the update, of the momentum.
     learn: the coefficients that move; with learn=() this is a fixed optimizer, and so it is after freeze() (MADA-FS).
     hyper_lr, hyper_momentum: of the coefficients; a number or a dict by name, whose missing names keep the default:
@@ -113,7 +125,7 @@ class MADA(ParameterizedOptimizer):
     options: hyper_start=0, hyper_clip=10.0, max_grad_norm=None, hyper_optimizer="sgd", per_group=False,
         lr_range=(0.1, 10.0), state_dtype=None: see ParameterizedOptimizer.
 
-    State per parameter, at most: m, v, s, n, l, g_prev and the last gradient g; a part whose coefficient is fixed
+    State per parameter, at most: m, v, s, n, l, g_prev and the last gradient g, and for Muon u and o; a part whose coefficient is fixed
     where it does not count costs neither memory nor time. Raises ValueError naming an argument out of its domain.
     """
 
@@ -129,10 +141,11 @@ class MADA(ParameterizedOptimizer):
     )
     raw_domain = MappingProxyType({"beta2": (0.501, 0.99)})
     raw_hyper_lr = MappingProxyType(
-        {"beta1": 5e-4, "beta2": 5e-4, "beta3": 1e-1, "rho": 1e-1, "c": 1e-1, "gamma": 1e-1, "lr": 1e-1}
+        {"beta1": 5e-4, "beta2": 5e-4, "beta3": 1e-1, "rho": 1e-1, "c": 1e-1, "gamma": 1e-1, "mu": 1e-1, "lr": 1e-1}
     )
     time_scales = ("beta2",)
-    low_precision = ("m", "n", "l", "g_prev")  # v and s move by less than bfloat16 resolves
+    low_precision = ("m", "n", "l", "g_prev", "u")  # v and s move by less than bfloat16 resolves
+    inputs = MappingProxyType({"o": orthogonalized})
     rule = staticmethod(mada)
 
     def __init__(
@@ -145,6 +158,7 @@ class MADA(ParameterizedOptimizer):
         rho=1.0,
         c=1.0,
         gamma=1.0,
+        mu=0.0,
         eps=1e-8,
         weight_decay=0.0,
         lion_betas=(0.95, 0.98),
@@ -174,7 +188,15 @@ class MADA(ParameterizedOptimizer):
         if len(lion_betas) != 2 or not all(0 <= beta < 1 for beta in lion_betas):
             raise ValueError(f"lion_betas={lion_betas!r} must be two numbers in [0, 1)")
         coefficients = dict(zip(self.domain, (*betas, beta3, rho, c, gamma), strict=True))
+        if mu != 0 or "mu" in learn:
+            self.domain, coefficients = {**self.domain, "mu": (0.0, 1.0)}, coefficients | {"mu": mu}
+            params = list(params)
+            if not any(isinstance(group, dict) and group.get("muon") for group in params):
+                raise ValueError(
+                    f"mu={mu!r} is for groups that are marked muon=True, and there is none: see param_groups"
+                )
         constants = {"eps": eps, "lion_betas": tuple(lion_betas), "rule": rule, "second_moment": second_moment}
+        constants["muon"] = False  # unless a group says otherwise
         super().__init__(
             params,
             lr=lr,
@@ -195,14 +217,20 @@ class MADA(ParameterizedOptimizer):
 
 
 def parts(coefficients, constants, learn):
-    """The buffers and constants that the rule needs, less those of parts that are fixed where they do not count."""
+    """The buffers, inputs and constants that the rule needs, less those of parts that are fixed where they do not count."""
     counts = {
-        name: name in learn or coefficients[name] != neutral
-        for name, neutral in {"beta3": 0, "rho": 1, "c": 1, "gamma": 1}.items()
+        name: name in learn or coefficients.get(name, neutral) != neutral
+        for name, neutral in {"beta3": 0, "rho": 1, "c": 1, "gamma": 1, "mu": 0}.items()
     }
-    buffers = ["l"] if counts["gamma"] else []
-    if coefficients["gamma"] > 0 or "gamma" in learn:
+    muon = constants.get("muon", False) and counts["mu"]
+    only_muon = muon and coefficients["mu"] == 1 and "mu" not in learn
+    buffers = ["l"] if counts["gamma"] and not only_muon else []
+    if (coefficients["gamma"] > 0 or "gamma" in learn) and not only_muon:
         buffers += ["m", "v"] + ["s"] * counts["rho"] + ["n"] * counts["beta3"]
         buffers += ["g_prev"] * (counts["beta3"] and constants["rule"] == "paper")
         buffers += ["v_mixed"] * (counts["rho"] and counts["c"] and constants["second_moment"] == "amsgrad")
-    return {"buffers": tuple(buffers), "constants": constants | {"yogi": counts["c"]}}
+    return {
+        "buffers": (*buffers, *["u"] * muon),
+        "inputs": ("o",) * muon,
+        "constants": constants | {"yogi": counts["c"]},
+    }

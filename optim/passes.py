@@ -12,10 +12,11 @@ class Passes(NamedTuple):
     look_back: Loop | None
     move: Loop
     buffers: tuple[str, ...]
+    inputs: tuple[str, ...]
 
 
 @lru_cache
-def passes(rule, coefficients, buffers, constants, learn):
+def passes(rule, coefficients, buffers, inputs, constants, learn):
     """The two passes of a step as loops over the same tensors and scalars: those of a plan.Batch."""
     if "lr" in coefficients:
         rule = partial(scaled, rule)
@@ -24,12 +25,12 @@ def passes(rule, coefficients, buffers, constants, learn):
     names = (*coefficients, *(name.replace("beta", "bias") for name in decays), "t")
     learned = {*learn, *(name.replace("beta", "bias") for name in decays if name in learn)}
     wrt = [name for name in names if name in learned]
-    kept = (("g",) if learn else ()) + buffers
+    kept = (("g",) if learn else ()) + buffers + inputs
     tensors, scalars = ("grad", "x", *kept), ("ok", "clip", "lr of the group", "decay", *names)
 
     def unpack(arguments):
         named = dict(zip((*tensors, *scalars), arguments, strict=True))
-        return named, {name: named[name] for name in buffers}, {name: named[name] for name in names}
+        return named, {name: named[name] for name in buffers + inputs}, {name: named[name] for name in names}
 
     def look_back(*arguments):
         named, state, row = unpack(arguments)
@@ -52,6 +53,7 @@ def passes(rule, coefficients, buffers, constants, learn):
         Loop(look_back, tensors, scalars, buffers, guarded=True) if learn else None,
         Loop(move, tensors, scalars, ("x", "g") if learn else ("x", *buffers), guarded=True),
         buffers,
+        inputs,
     )
 
 

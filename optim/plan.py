@@ -4,6 +4,7 @@ from collections import Counter
 
 import torch
 
+from . import inputs
 from .fuse import Rows, to_device
 from .hyper import Hyper
 from .passes import gradient_norms
@@ -65,7 +66,9 @@ class Batch:
         self.moving = to_device([float(p.grad is not None) for p in self.params], device, torch.float64)
         self.pending = to_device([float(pending) for _, _, pending in members], device, torch.float64)
         self.pending *= self.steps > 0  # not so if every gradient so far was not finite
-        kept = (("g",) if self.learn else ()) + loops.buffers
+        kept = (("g",) if self.learn else ()) + loops.buffers + loops.inputs
+        self.inputs = {name: optimizer.inputs[name] for name in loops.inputs}
+        self.states = states
         self.rest = [
             [local(p), *(local(state[name]) for name in kept)] for p, state in zip(self.params, states, strict=True)
         ]
@@ -130,6 +133,9 @@ class Batch:
         self.fill(hyper)
         for column, values in ((self.clip, clip), (self.lr, lrs), (self.decay, decays)):
             column.copy_(values if self.one_group else values[self.group])
+        if self.inputs:
+            members = zip(self.params, self.states, self.clip.unbind(), strict=True)
+            inputs.compute(self.inputs, [member for member in members if member[0].grad is not None], ok)
         self.loops.move(self.rows, self.table)
         if self.learn:
             torch.where(ok, self.moving, self.pending, out=self.pending)
@@ -157,7 +163,7 @@ class Plan:
             for p in group["params"]:
                 pending = "g" in optimizer.state.get(p, ())
                 if p.grad is not None:
-                    optimizer.start(group, loops.buffers, p)
+                    optimizer.start(group, loops, p)
                 if p.grad is not None or pending:
                     members.setdefault((loops, copies(p)), []).append((i, p, pending))
         self.hyper = Hyper(groups, optimizer.scalar_device())

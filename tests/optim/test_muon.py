@@ -7,10 +7,12 @@ import copy
 
 import pytest
 import torch
+from reference import optimizers as plain
 from reference import problem
 from torch import nn
 
 from model import GPT, GPTConfig
+from optim import MADA
 from optim.groups import hidden_matrices, param_groups
 from optim.muon import MuonAdamW, newton_schulz, orthogonalized
 
@@ -158,3 +160,119 @@ def test_schedulers_reach_both_parts():
     scheduler.step()
     trained(ours, model, [1])
     torch.testing.assert_close([p.detach() for p in model.parameters()], before, rtol=0, atol=0)
+
+
+# Muon as a corner of MADA
+
+SIX = ("beta1", "beta2", "beta3", "rho", "c", "gamma")
+START = {"beta1": 0.6, "beta2": 0.8, "beta3": 0.4, "rho": 0.5, "c": 0.6, "gamma": 0.7}
+LR = {"W": 0.02, "b": 0.05, "U": 0.01}
+EXACT = 1e-12  # absolute, in float64
+
+
+def groups_of(params):
+    return [{"params": [p], "lr": LR[name], "weight_decay": 0.1, "muon": p.dim() == 2} for name, p in params.items()]
+
+
+@pytest.mark.parametrize("learn", [(), ("mu",), ("beta1", "beta2", "mu"), (*SIX, "mu")], ids="+".join)
+@pytest.mark.parametrize("mu", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize(
+    "form", [{}, {"hyper_scale": "raw", "debias": "powers", "max_grad_norm": 0.5}], ids=["", "raw"]
+)
+def test_equals_an_independent_transcription(mu, learn, form):
+    """Losses, hyper-gradients, coefficients and parameters over 12 steps; b, a vector, has no part in mu."""
+    params, coefficients = problem.parameters(), START | {"mu": mu}
+    six = {name: START[name] for name in SIX[2:]}
+    ours = MADA(groups_of(params), betas=(0.6, 0.8), **six, mu=mu, learn=learn, hyper_lr=0.05, **form)
+    relative = form.get("hyper_scale") != "raw"
+    theirs = plain.HyperDescent(
+        plain.mada_with_muon,
+        problem.parameters(),
+        coefficients,
+        lr=LR,
+        weight_decay=dict.fromkeys(LR, 0.1),
+        learn=learn,
+        hyper_lr=dict.fromkeys(coefficients, 0.05),
+        hyper_momentum=dict.fromkeys(coefficients, 0.0),
+        domain={**plain.DOMAIN, "beta2": (0.501, 0.9999 if relative else 0.99)},
+        **{"hyper_scale": "relative", "debias": "weights"} | form,
+    )
+    for t in range(1, 13):
+        (loss,) = problem.train(ours, params, [t])
+        expected = theirs.step(lambda x, t=t: problem.loss(x, t))
+        assert loss == pytest.approx(expected, abs=EXACT)
+        known = {name: value for name, value in theirs.coefficients.items() if name in ours.coefficients}
+        assert ours.coefficients == pytest.approx(known, abs=EXACT)
+        assert ours.hyper_gradients == pytest.approx(
+            {name: theirs.hyper_gradients[name] for name in known}, abs=1e3 * EXACT
+        )
+    torch.testing.assert_close(params, {name: x.detach() for name, x in theirs.x.items()}, rtol=0, atol=EXACT)
+    if "mu" in learn and mu == 0.3:
+        assert ours.coefficients["mu"] != mu
+
+
+def test_mus_hyper_gradient_is_the_slope_of_the_next_loss():
+    def run(mu, learn=()):
+        params = problem.parameters()
+        optimizer = MADA(groups_of(params), mu=mu, learn=learn, hyper_scale="raw", hyper_lr=0.0)
+        problem.train(optimizer, params, [1])
+        (loss,) = problem.train(optimizer, params, [2])
+        return loss, optimizer.hyper_gradients["mu"]
+
+    (low, _), (high, _) = run(0.4 - 1e-5), run(0.4 + 1e-5)
+    assert run(0.4, ("mu",))[1] == pytest.approx((high - low) / 2e-5, rel=1e-6)
+
+
+def test_at_one_with_all_else_fixed_it_is_torchs_muon():
+    make = torch.Generator().manual_seed(0)
+    start = torch.randn(32, 24, generator=make)
+    ours, theirs = start.clone().requires_grad_(), start.clone().requires_grad_()
+    mada = MADA([{"params": [ours], "muon": True}], lr=0.02, weight_decay=0.1, mu=1.0, learn=())
+    torchs = torch.optim.Muon([theirs], lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    for _ in range(10):
+        ours.grad = torch.randn(32, 24, generator=make)
+        theirs.grad = ours.grad.clone()
+        mada.step()
+        torchs.step()
+    moved = (theirs.detach() - start).square().mean().sqrt()
+    assert (ours - theirs).detach().square().mean().sqrt() < BFLOAT16 * moved
+    assert set(mada.state[ours]) == {"step", "u", "o"}  # Adam's moments are not kept where they do not count
+
+
+def test_not_learned_and_at_zero_it_costs_nothing():
+    params = problem.parameters()
+    marked, plain_one = MADA(groups_of(params)), MADA([{"params": list(problem.parameters().values())}])
+    problem.train(marked, params, [1])
+    assert "o" not in marked.state[params["W"]] and "u" not in marked.state[params["W"]]
+    assert "mu" not in marked.coefficients and "mu" not in plain_one.coefficients
+
+
+def test_a_step_that_is_skipped_leaves_muons_state():
+    params = problem.parameters()
+    optimizer = MADA(groups_of(params), mu=0.5, learn=("mu",))
+    problem.train(optimizer, params, [1, 2])
+    before = copy.deepcopy([params, optimizer.state_dict()["state"], optimizer.coefficients])
+    for p in params.values():
+        p.grad = torch.full_like(p, float("nan"))
+    optimizer.step()
+    torch.testing.assert_close(
+        [params, optimizer.state_dict()["state"], optimizer.coefficients], before, rtol=0, atol=0
+    )
+
+
+def test_saved_and_loaded_in_the_middle():
+    params = problem.parameters()
+    optimizer = MADA(groups_of(params), mu=0.5, learn=(*SIX, "mu"), hyper_lr=0.05)
+    problem.train(optimizer, params, range(1, 6))
+    others = copy.deepcopy(params)
+    fresh = MADA(groups_of(others), mu=0.9, learn=(*SIX, "mu"), hyper_lr=0.05)
+    fresh.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    problem.train(optimizer, params, range(6, 11))
+    problem.train(fresh, others, range(6, 11))
+    torch.testing.assert_close(params, others, rtol=0, atol=0)
+    assert optimizer.coefficients == fresh.coefficients
+
+
+def test_mu_without_a_marked_group_is_refused():
+    with pytest.raises(ValueError, match="muon=True.*param_groups"):
+        MADA(list(problem.parameters().values()), mu=1.0)

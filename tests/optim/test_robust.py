@@ -612,6 +612,23 @@ def test_memory_is_flat():
 # -- several processes ----------------------------------------------------------------------------------------------
 
 
+DDP = ({}, {"mu": 0.4, "learn": (*ALL, "mu")})
+
+
+def two_layers(wrap=lambda model: model, **settings):
+    """Three matrices of two shapes, so that with Muon one rank has one to orthogonalize more, and their optimizer."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3)).double()
+    with torch.no_grad():
+        for i, p in enumerate(model.parameters()):
+            p.copy_(problem.wave(p.shape, 1.3 + i, 0.2, 0.6))
+    model = wrap(model)
+    groups = [
+        {"params": [p for p in model.parameters() if (p.dim() == 2) == matrix], "muon": matrix}
+        for matrix in (True, False)
+    ]
+    return model, make("mada", groups, **settings)
+
+
 def worker(rank, world, folder):
     """On each rank gradients of its own, as if DDP had averaged them badly, then those of DDP."""
     torch.set_num_threads(1)
@@ -624,18 +641,14 @@ def worker(rank, world, folder):
             problem.loss(params, t, variant=rank).backward()
             optimizer.step()
             seen.append((optimizer.coefficients, optimizer.hyper_gradients))
-    model = nn.Linear(4, 3).double()
-    with torch.no_grad():
-        model.weight.copy_(problem.wave((3, 4), 1.3, 0.2, 0.6))
-        model.bias.zero_()
-    model = nn.parallel.DistributedDataParallel(model)
-    optimizer = make("mada", model.parameters())
-    for t in range(1, 11):
-        optimizer.zero_grad()
-        share = slice(rank * 8 // world, (rank + 1) * 8 // world)
-        linear_loss(model, t, share).backward()
-        optimizer.step()
-    seen.append((optimizer.coefficients, optimizer.hyper_gradients, [p.tolist() for p in model.parameters()]))
+    for settings in DDP:
+        model, optimizer = two_layers(lambda model: nn.parallel.DistributedDataParallel(model), **settings)
+        for t in range(1, 11):
+            optimizer.zero_grad()
+            share = slice(rank * 8 // world, (rank + 1) * 8 // world)
+            linear_loss(model, t, share).backward()
+            optimizer.step()
+        seen.append((optimizer.coefficients, optimizer.hyper_gradients, [p.tolist() for p in model.parameters()]))
     torch.save(seen, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -662,21 +675,14 @@ def test_two_ranks(tmp_path):
     torch.testing.assert_close(zero[1][1], mean, **ROUNDING)
     assert own[0] != own[1]
 
-    model = nn.Linear(4, 3).double()
-    with torch.no_grad():
-        model.weight.copy_(problem.wave((3, 4), 1.3, 0.2, 0.6))
-        model.bias.zero_()
-    optimizer = make("mada", model.parameters())
-    for t in range(1, 11):
-        optimizer.zero_grad()
-        linear_loss(model, t, slice(None)).backward()
-        optimizer.step()
-    torch.testing.assert_close(
-        zero[-1],
-        (optimizer.coefficients, optimizer.hyper_gradients, [p.tolist() for p in model.parameters()]),
-        rtol=1e-9,
-        atol=1e-11,
-    )
+    for settings, seen in zip(DDP, zero[-len(DDP) :], strict=True):
+        model, optimizer = two_layers(**settings)
+        for t in range(1, 11):
+            optimizer.zero_grad()
+            linear_loss(model, t, slice(None)).backward()
+            optimizer.step()
+        ours = optimizer.coefficients, optimizer.hyper_gradients, [p.tolist() for p in model.parameters()]
+        torch.testing.assert_close(seen, ours, rtol=1e-9, atol=1e-11)
 
 
 # -- arguments ------------------------------------------------------------------------------------------------------

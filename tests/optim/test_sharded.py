@@ -30,6 +30,7 @@ OPTIMIZERS = {
     "per group": (MADA, dict(INTERIOR, per_group=True)),
     "hyperadam": (HyperAdam, {}),
     "adan": (Adan, {}),
+    "muon": (MADA, dict(INTERIOR, mu=0.4, learn=("beta1", "beta2", "mu"))),
 }
 
 
@@ -42,8 +43,10 @@ def network(name, mesh=None):
     if mesh:
         fully_shard(model, mesh=mesh)
     cls, settings = OPTIMIZERS[name]
-    first, *others = model.parameters()
-    groups = [{"params": [first], "weight_decay": 0.1}, {"params": others}]
+    groups = [
+        {"params": [p for p in model.parameters() if p.dim() == 2], "weight_decay": 0.1, "muon": True},
+        {"params": [p for p in model.parameters() if p.dim() == 1]},
+    ]
     return model, cls(groups, lr=0.02, max_grad_norm=0.3, **settings)
 
 

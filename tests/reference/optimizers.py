@@ -15,6 +15,7 @@ DOMAIN = {
     "rho": (0.0, 1.0),
     "c": (0.0, 1.0),
     "gamma": (0.0, 1.0),
+    "mu": (0.0, 1.0),
 }
 
 
@@ -113,6 +114,24 @@ def mada(g, state, q, t, bias, eps, second_moment="avgrad", lion_betas=(0.95, 0.
     u = lion_betas[0] * l + (1 - lion_betas[0]) * g
     l = lion_betas[1] * l + (1 - lion_betas[1]) * g
     return gamma * adaptive + (1 - gamma) * torch.sign(u), {"m": m, "n": n, "v": v, "s": s, "V": V, "l": l, "g_last": g}
+
+
+def mada_with_muon(g, state, q, t, bias, eps, **settings):
+    """`mada`, and for matrices the share mu of Muon's direction (Jordan et al., 2024), which is a constant to all of q."""
+    *six, mu = q.values()
+    direction, new = mada(g, state, dict(zip(q, six)), t, bias, eps, **settings)
+    if g.dim() < 2:
+        return direction, new
+    u = 0.95 * state.get("u", torch.zeros_like(g)) + g
+    x = g + 0.95 * u
+    flat = x.reshape(len(x), -1)
+    wide = (flat.T if len(flat) > flat.shape[1] else flat).detach()
+    wide = wide / (wide.square().sum().sqrt() + 1e-7)
+    for _ in range(5):
+        a = wide @ wide.T
+        wide = 3.4445 * wide - 4.7750 * (a @ wide) + 2.0315 * (a @ (a @ wide))
+    o = (wide.T if len(flat) > flat.shape[1] else wide).reshape(x.shape) * 0.2 * max(flat.shape) ** 0.5
+    return (1 - mu) * direction + mu * o, {**new, "u": u}
 
 
 def adam(g, state, q, t, bias, eps):

@@ -64,6 +64,7 @@ beta3: float | None = None  # Adan's part in MADA; decay of the second moment fo
 rho: float | None = None  # MADA: AVGrad 0 ... 1 Adam
 c: float | None = None  # MADA: Yogi 0 ... 1 Adam
 gamma: float | None = None  # MADA: Lion 0 ... 1 the adaptive family
+mu: float | None = None  # MADA: Adam and the rest 0 ... 1 Muon, for hidden matrices
 eps: Nonnegative | None = None  # added to the root of the second moment; the paper has 1e-6 on OpenWebText
 momentum: Fraction | None = None  # sgd
 learn: Names | None = None  # names of the coefficients to learn; () for none
@@ -171,6 +172,7 @@ def make_optimizer(cfg, model):
             cfg.optimizer,
             [{"params": matrices, "weight_decay": cfg.weight_decay}, {"params": others, "weight_decay": 0.0}],
             lr=cfg.learning_rate,
+            hidden=optim.hidden_matrices(model),
             max_grad_norm=cfg.grad_clip,
             **section("hyperparameters", vars(cfg)),
         )

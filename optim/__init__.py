@@ -6,6 +6,7 @@ from .adan import Adan
 from .avgrad import AVGrad
 from .build import OPTIMIZERS, build, resolved, signature
 from .engine import ParameterizedOptimizer
+from .groups import hidden_matrices, param_groups
 from .hyperadam import HyperAdam
 from .lion import Lion
 from .mada import MADA
@@ -24,6 +25,8 @@ __all__ = [
     "ParameterizedOptimizer",
     "Yogi",
     "build",
+    "hidden_matrices",
+    "param_groups",
     "resolved",
     "signature",
 ]

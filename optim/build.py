@@ -9,9 +9,11 @@ from torch.optim import SGD, AdamW
 from .adan import Adan
 from .avgrad import AVGrad
 from .engine import ParameterizedOptimizer
+from .groups import split_hidden
 from .hyperadam import HyperAdam
 from .lion import Lion
 from .mada import MADA
+from .muon import MuonAdamW
 from .shards import is_sharded
 from .yogi import Yogi
 
@@ -22,6 +24,7 @@ OPTIMIZERS = {
     "adan": Adan,
     "lion": Lion,
     "yogi": Yogi,
+    "muon": MuonAdamW,  # torch's, with AdamW for what is no hidden matrix
     "adam": partial(AdamW, fused=True),  # the paper's "Adam" is AdamW
     "amsgrad": partial(AdamW, amsgrad=True, fused=True),
     "sgd": partial(SGD, momentum=0.9),  # its weight decay is an L2 penalty, not decoupled
@@ -38,9 +41,10 @@ def signature(name):
     return {key: argument.default for key, argument in arguments.items()}
 
 
-def build(name, params, *, max_grad_norm=None, **settings):
+def build(name, params, *, hidden=(), max_grad_norm=None, **settings):
     """The optimizer `name` for `params`, with `settings` under their flat names: lr, weight_decay, beta1, rho, ...
 
+    hidden: those of the tensors that Muon is for, where it has a part: see groups.hidden_matrices; params are groups then.
     A setting that is None keeps the optimizer's default; beta1, beta2, ... fill its `betas` in its own convention.
     Every optimizer that comes back clips to `max_grad_norm` in step() (None or 0: no clipping), leaves the norm of the
     raw gradient in `.grad_norm`, and changes nothing on a gradient that is not finite but counts it in `.skipped_steps`.
@@ -55,6 +59,8 @@ def build(name, params, *, max_grad_norm=None, **settings):
     for key in kwargs:
         if key not in arguments:
             raise ValueError(f"optimizer {name!r} has no setting {key!r}: leave it at None")
+    if OPTIMIZERS[name] is MuonAdamW or kwargs.get("mu") or "mu" in kwargs.get("learn", ()):
+        params = split_hidden(params, hidden)
     if "max_grad_norm" in arguments:
         return OPTIMIZERS[name](params, max_grad_norm=max_grad_norm or None, **kwargs)
     if max_grad_norm is not None and not max_grad_norm >= 0:
@@ -70,7 +76,8 @@ def resolved(name, settings):
     defaults = signature(name)
     defaults |= {f"beta{i}": beta for i, beta in enumerate(defaults.get("betas", ()), start=1)}
     known = {key: value for key, value in settings.items() if key in defaults and key not in ("params", "betas")}
-    group = build(name, [torch.zeros(1, requires_grad=True)], **known | {"lr": 1.0}).param_groups[0]
+    matrix = torch.zeros(1, 1, requires_grad=True)
+    group = build(name, [{"params": [matrix]}], hidden=[matrix], **known | {"lr": 1.0}).param_groups[0]
     late = {key: group[key] for key in ("hyper_scale", "debias", "hyper_lr", "bounds") if key in group}
     late = {key: value.tolist() if isinstance(value, torch.Tensor) else value for key, value in late.items()}
     return {key: defaults[key] if value is None else value for key, value in known.items()} | late

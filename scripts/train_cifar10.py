@@ -61,6 +61,7 @@ beta3: float | None = None  # Adan's part in MADA; decay of the second moment fo
 rho: float | None = None  # MADA: AVGrad 0 ... 1 Adam
 c: float | None = None  # MADA: Yogi 0 ... 1 Adam
 gamma: float | None = None  # MADA: Lion 0 ... 1 the adaptive family
+mu: float | None = None  # MADA: Adam and the rest 0 ... 1 Muon, for hidden matrices
 eps: float | None = None  # added to the root of the second moment
 momentum: float | None = None  # sgd
 learn: tuple | None = None  # names of the coefficients to learn; () for none

@@ -47,6 +47,7 @@ beta3: float | None = None  # Adan's part in MADA; decay of the second moment fo
 rho: float | None = None  # MADA: AVGrad 0 ... 1 Adam
 c: float | None = None  # MADA: Yogi 0 ... 1 Adam
 gamma: float | None = None  # MADA: Lion 0 ... 1 the adaptive family
+mu: float | None = None  # MADA: Adam and the rest 0 ... 1 Muon, for hidden matrices
 eps: float | None = None  # added to the root of the second moment
 learn: tuple | None = None  # names of the coefficients to learn; () for none
 hyper_lr: float | dict | None = None  # learning rate of the coefficients: a number, or {name: number}

@@ -28,6 +28,7 @@ ROWS = {name: (name, {}) for name in optim.OPTIMIZERS} | {
     "mada, rule=authors": ("mada", {"rule": "authors"}),
     "mada, AMSGrad's form": ("mada", {"second_moment": "amsgrad", "rho": 0.5}),
     "mada, clipped": ("mada", {"max_grad_norm": 0.3, "hyper_momentum": 0.5}),
+    "mada, from Muon's corner": ("mada", {"mu": 1.0, "learn": ("beta1", "beta2", "mu")}),
     "mada, a learned rate": ("mada", {"learn": ("beta1", "lr")}),
 }
 
@@ -35,7 +36,7 @@ ROWS = {name: (name, {}) for name in optim.OPTIMIZERS} | {
 def optimizer_row(name, settings):
     """What an optimizer resolves its settings to, and its losses on the problem of sines."""
     params = problem.parameters()
-    optimizer = optim.build(name, problem.decayed(params, 0.1), lr=0.02, **settings)
+    optimizer = optim.build(name, problem.decayed(params, 0.1), hidden=[params["W"], params["U"]], lr=0.02, **settings)
     losses = problem.train(optimizer, params, range(1, STEPS + 1), STEPS)
     flat = dict.fromkeys((*optim.signature(name), "beta1", "beta2", "beta3"))
     resolved = optim.resolved(name, flat | settings | {"lr": 0.02})

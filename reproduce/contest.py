@@ -6,10 +6,9 @@ initial betas and what else is varied; MADA and AdamW are compared by cell, in p
 """
 
 import itertools
-import math
-from statistics import mean, stdev
 from typing import NamedTuple
 
+from reproduce.published import ROOT
 from reproduce.runs import Run, run
 
 RAW = {"hyper_scale": "raw", "debias": "powers"}
@@ -28,8 +27,9 @@ ONCE = {  # at AdamW's start only, where these optimizers have the same betas; e
 }
 START = (0.9, 0.95)
 BETAS = (START, (0.9, 0.999), (0.7, 0.8), (0.99, 0.9), (0.5, 0.75), (0.99, 0.6))
-CONDITIONS = [{"schedule": schedule, "weight_decay": decay} for schedule in ("cosine", "linear", "constant")
-              for decay in (0.0, 0.1)]  # fmt: skip
+CONDITIONS = [  # beside what scripts/train_small.py does by default, which would come first
+    {"schedule": schedule, "weight_decay": decay} for schedule in ("cosine", "linear", "constant")
+              for decay in (0.0, 0.1)][1:]  # fmt: skip
 
 
 class Task(NamedTuple):
@@ -85,7 +85,18 @@ class Cell(NamedTuple):
 
     rate: float
     betas: tuple[float, float]
-    conditions: tuple = ()
+    conditions: tuple = ()  # sorted (setting, value) pairs
+
+    def __str__(self) -> str:
+        return ", ".join([f"rate {self.rate:g}", f"betas {self.betas}", *(f"{k} {v}" for k, v in self.conditions)])
+
+
+def task(name: str, scale: str) -> Task:
+    """A task as a scale has it: at gpu scale the dear ones are run in full too."""
+    it = TASKS[name]
+    if scale == "gpu" and it.dear:
+        return it._replace(betas=BETAS, rows=(*ROWS, *ONCE), seeds=5, arguments=(*it.arguments, "--device=auto"))
+    return it
 
 
 def settings(row: str, task: Task, cell: Cell) -> dict:
@@ -95,8 +106,13 @@ def settings(row: str, task: Task, cell: Cell) -> dict:
         given = given | {"beta1": cell.betas[0], "beta2": cell.betas[1]}
     if row in ("MADA (the paper's settings)", "MADA (rule=authors)"):  # whose beta2 ends at 0.99, or where it starts
         given = given | {"domain": {"beta2": (0.501, max(0.99, cell.betas[1]))}}
-    given = given | {"learning_rate": cell.rate} | dict(cell.conditions)
-    return given | ({"min_lr": task.least * cell.rate} if task.least else {})
+    return given | at(task, cell)
+
+
+def at(task: Task, cell: Cell) -> dict:
+    """The settings that a cell has but for the betas."""
+    least = {"min_lr": task.least * cell.rate} if task.least else {}
+    return {"learning_rate": cell.rate} | dict(cell.conditions) | least
 
 
 def cells(task: Task) -> dict[str, list[Cell]]:
@@ -108,55 +124,31 @@ def cells(task: Task) -> dict[str, list[Cell]]:
     for row, conditions, rate in itertools.product(
         ("AdamW", "MADA"), CONDITIONS if task.conditions else (), task.rates
     ):
-        cell = Cell(rate, START, tuple(sorted(conditions.items())))
-        found[row].append(cell)
+        found[row].append(Cell(rate, START, tuple(sorted(conditions.items()))))
+    return found
+
+
+def small_part(rows: dict[str, list[Cell]]) -> dict[str, list[Cell]]:
+    """Of the cells those of the smoke scale: two rates from a good and a bad start."""
+    return {row: [cell for cell in some if not cell.conditions and cell.betas in (START, (0.99, 0.9))
+                  and cell.rate in sorted({it.rate for it in some})[:2]] for row, some in rows.items()}  # fmt: skip
+
+
+def made(task: Task, scale: str, seeds: int | None, rows: dict[str, list[Cell]], settings) -> dict:
+    """{(row, cell, seed): run}, seed by seed, in the order of what could refute the claim: the first two rows first."""
+    smoke = ("--steps=20",) if scale == "smoke" else ()
+    script, *arguments = (it if it.startswith("--") else str(ROOT / it) for it in task.arguments)
+    rows = small_part(rows) if scale == "smoke" else rows
+    first, found = list(rows)[:2], {}
+    base = run(script, *arguments, *smoke)
+    for group, i in itertools.product((first, [row for row in rows if row not in first]),
+                                      range(seeds or (2 if scale == "smoke" else task.seeds))):  # fmt: skip
+        for row in group:
+            for cell in rows[row]:
+                found[row, cell, FIRST_SEED + i] = base.but(**settings(row, task, cell), seed=FIRST_SEED + i)
     return found
 
 
 def runs(name: str, scale: str, seeds: int | None = None) -> dict[tuple[str, Cell, int], Run]:
-    """{(row, cell, seed): run} of a task, in the order of what could refute the claim: AdamW and MADA first."""
-    task = TASKS[name]
-    smoke = ("--steps=20",) if scale == "smoke" else ()
-    count = 2 if scale == "smoke" else seeds or task.seeds
-    rows = cells(task)
-    if scale == "smoke":
-        rows = {row: [cell for cell in some if cell.betas == START][:2] for row, some in rows.items()}
-    order = [(row, cell, FIRST_SEED + i) for group in (task.rows[:2], task.rows[2:]) for i in range(count)
-             for row in group for cell in rows[row]]  # fmt: skip
-    return {(row, cell, seed): run(*task.arguments, *smoke, **settings(row, task, cell), seed=seed)
-            for row, cell, seed in order}  # fmt: skip
-
-
-class Gap(NamedTuple):
-    """A row minus AdamW in a cell, over seeds that both have; positive is worse, whatever the unit."""
-
-    n: int
-    base: float  # AdamW's mean
-    mean: float
-    error: float  # standard error of the mean, 0 for one seed
-
-    def no_worse(self, errors=2.0) -> bool:
-        """At most `errors` standard errors, or half a per cent of AdamW's value."""
-        return self.mean <= max(errors * self.error, 0.005 * abs(self.base))
-
-    def excess(self) -> float:
-        """By how much of AdamW's value it is worse beyond what `no_worse` allows; 0 where it is not."""
-        return max(0.0, self.mean - max(2 * self.error, 0.005 * abs(self.base))) / abs(self.base)
-
-
-def gap(task: Task, ours: dict[int, float], theirs: dict[int, float]) -> Gap | None:
-    """ours, theirs: {seed: value}. A value that is not finite stands for the worst: it diverged."""
-    seeds = sorted({*ours} & {*theirs})
-    if not seeds:
-        return None
-    sign = -1 if task.higher else 1
-    both = [(ours[seed], theirs[seed]) for seed in seeds]
-    pairs = [0.0 if not math.isfinite(a) and not math.isfinite(b) else
-             sign * math.inf if not math.isfinite(a) else -sign * math.inf if not math.isfinite(b) else a - b
-             for a, b in both]  # fmt: skip
-    differences = [sign * difference for difference in pairs]
-    finite = all(map(math.isfinite, differences))
-    base = [b for _, b in both if math.isfinite(b)]
-    error = stdev(differences) / math.sqrt(len(seeds)) if finite and len(seeds) > 1 else 0.0
-    middle = mean(differences) if finite else max(differences, key=abs)
-    return Gap(len(seeds), mean(base) if base else math.inf, middle, error)
+    """{(row, cell, seed): run} of a task."""
+    return made(it := task(name, scale), scale, seeds, cells(it), settings)

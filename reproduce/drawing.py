@@ -22,6 +22,7 @@ SYMBOLS = {
 }
 COLORS = {  # of an optimizer and its variants, which differ by their lines; told apart by the colour-blind too
     "adam": "#0072B2",
+    "adamw": "#0072B2",
     "hyperadam": "#56B4E9",
     "avgrad": "#CC79A7",
     "amsgrad": "#882255",

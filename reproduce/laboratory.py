@@ -6,7 +6,7 @@ import os
 from statistics import mean
 from typing import NamedTuple
 
-from reproduce import figures, grid, store, tables
+from reproduce import figures, grid, rivals, store, tables
 from reproduce.experiments import CONTESTS, NAMES, PROFILE, SCALES
 from reproduce.outcomes import read
 from reproduce.pool import errors, execute, look
@@ -29,6 +29,8 @@ tried = set()  # runs that this process has done or seen fail
 
 def scales(name: str) -> list[str]:
     """Those at which a name can be shown."""
+    if name in rivals.NAMES:
+        return rivals.scales(name)
     contests = NAMES[name].contests
     return [it for it in SCALES if not contests or any(it in CONTESTS[contest].scales for contest in contests)]
 
@@ -58,9 +60,13 @@ class Estimate(NamedTuple):
         return f"{self.runs} runs, {self.missing} missing: {time}" + " of one worker" * (minutes is not None)
 
 
-def estimate(name: str, scale: str, seeds: int | None = None, with_grid: bool = True) -> Estimate:
+def estimate(
+    name: str, scale: str, seeds: int | None = None, with_grid: bool = True, task: str | None = None
+) -> Estimate:
     """What reproduce() would run, and how long the same rows took: those in results/, or else those in out/. Raises UserError."""
     check(name, scale)
+    if name in rivals.NAMES:
+        return Estimate(*rivals.estimate(name, scale, seeds, task))
     kind, contests, rest, _ = NAMES[name]
     if kind in ("bound", "proposition", "profile"):
         count = 1 if kind != "profile" else len(rest) * len(PROFILE[scale][1])
@@ -120,9 +126,15 @@ def reproduce(
     workers: int | None = None,
     draw: bool = False,
     with_grid: bool = True,
+    task: str | None = None,
 ) -> list[str]:
-    """One table or figure at one scale; draw: run nothing. Returns the errors of runs that failed. Raises UserError."""
+    """One table or figure at one scale; draw: run nothing; task: one of the contest's or the ablation's alone.
+
+    Returns the errors of runs that failed. Raises UserError.
+    """
     check(name, scale)
+    if name in rivals.NAMES:
+        return rivals.reproduce(name, scale, seeds, workers, draw, task)
     kind, contests, rest, _ = NAMES[name]
     contests, failed = [contest for contest in contests if scale in CONTESTS[contest].scales], []
     folder = store.RESULTS / name / scale

@@ -5,6 +5,7 @@
     python scripts/reproduce.py table5 --scale cpu --seeds 3        # hours on two cores; again: what is missing
     python scripts/reproduce.py all --scale smoke                   # everything, for minutes
     python scripts/reproduce.py table5 --scale cpu --draw           # no run: from what has ended so far
+    python scripts/reproduce.py contest --scale cpu --task digits   # AdamW against MADA: reproduce/contest.py
     python scripts/reproduce.py index                               # results/README.md from all summaries
 
 Writes results/NAME/SCALE/: the runs' metrics, summary.json, table.md, figure.png. The rows and scales are in
@@ -16,7 +17,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # before scripts/, whose reproduce.py is this file
-from reproduce import laboratory, pages, store
+from reproduce import laboratory, pages, rivals, store
 from reproduce.experiments import NAMES, SCALES
 from reproduce.pool import CannotWrite, Stopped
 from settings import UserError, one_line_errors
@@ -24,8 +25,9 @@ from settings import UserError, one_line_errors
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    known = [*NAMES, *rivals.NAMES]
     parser.add_argument(
-        "name", choices=[*NAMES, "all", "list", "index"], metavar="NAME", help=f"{', '.join(NAMES)}, all, list, index"
+        "name", choices=[*known, "all", "list", "index"], metavar="NAME", help=f"{', '.join(known)}, all, list, index"
     )
     parser.add_argument("--scale", default="smoke", choices=SCALES)
     parser.add_argument("--seeds", type=int, help="runs of each row; default: the scale's")
@@ -33,28 +35,32 @@ def main():
     parser.add_argument("--no_grid", action="store_true", help="at the paper's learning rates only")
     parser.add_argument("--draw", action="store_true", help="run nothing: from what has ended, and what results/ holds")
     parser.add_argument("--dry_run", action="store_true", help="run nothing: say how many runs, and about how long")
+    parser.add_argument("--task", help=f"one task alone of {' or '.join(rivals.NAMES)}")
     args = parser.parse_args()
+    how = args.seeds, not args.no_grid, args.task
     for name, least in (("seeds", 1), ("workers", 0)):
         if (value := getattr(args, name)) is not None and value < least:
             raise UserError(f"--{name} {value}: must be at least {least}")
+    if args.task is not None and args.name not in rivals.NAMES:
+        raise UserError(f"--task {args.task}: only {' and '.join(rivals.NAMES)} have tasks")
     if args.name == "index":
         (store.RESULTS / "README.md").write_text(pages.index(store.RESULTS))
         return
     if args.name == "list":
-        for name, it in NAMES.items():
-            print(f"{name:8s} {it.claim}")
+        for name in known:
+            print(f"{name:8s} {NAMES[name].claim if name in NAMES else rivals.claim(name)}")
             for scale in laboratory.scales(name):
-                print(f"           {scale:6s} {laboratory.estimate(name, scale, args.seeds, not args.no_grid)}")
+                print(f"           {scale:6s} {laboratory.estimate(name, scale, *how)}")
         return
-    names = [name for name in NAMES if args.scale in laboratory.scales(name)] if args.name == "all" else [args.name]
+    names = [name for name in known if args.scale in laboratory.scales(name)] if args.name == "all" else [args.name]
     if args.dry_run:
         for name in names:
-            print(f"{name:8s} {args.scale:6s} {laboratory.estimate(name, args.scale, args.seeds, not args.no_grid)}")
+            print(f"{name:8s} {args.scale:6s} {laboratory.estimate(name, args.scale, *how)}")
         return
     failed = []
     for name in names:
         try:
-            failed += laboratory.reproduce(name, args.scale, args.seeds, args.workers, args.draw, not args.no_grid)
+            failed += laboratory.reproduce(name, args.scale, args.seeds, args.workers, args.draw, *how[1:])
         except UserError as error:
             if args.name != "all" or isinstance(error, Stopped | CannotWrite):
                 raise

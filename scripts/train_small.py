@@ -11,6 +11,7 @@ episodes so far (cartpole, acrobot). It is lower for a better one.
 
 import math
 import sys
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +27,7 @@ import metrics
 import optim
 import settings
 from devices import hardware
+from reproduce import variants
 from settings import Diverged, UserError
 
 # what and where
@@ -56,6 +58,7 @@ debias: str | None = None  # what moving averages are divided by: "weights" that
 hyper_scale: str | None = None  # of the hyper-gradients: "relative", or "raw" as in the paper
 domain: dict | None = None  # {name: (low, high)}: bounds on learned coefficients in place of the optimizer's own
 rule: str | None = None  # MADA: "paper", or "authors" for what the released code computes
+variant: Literal["linear", "factor", "cosine"] | None = None  # of MADA, for the ablation: see reproduce/variants.py
 # -- end of settings
 
 OPTIMIZER_SETTINGS = ("beta1", "beta2", "beta3", "rho", "c", "gamma", "eps", "learn", "hyper_lr", "hyper_momentum",
@@ -245,8 +248,9 @@ def train(cfg, given=()):
     total = cfg.steps or task.steps
     task.steps = total
     params = list(task.model.parameters())
+    build = partial(variants.build, cfg.variant) if cfg.variant else optim.build
     try:
-        optimizer = optim.build(
+        optimizer = build(
             cfg.optimizer,
             [
                 {"params": [p for p in params if p.dim() >= 2], "weight_decay": cfg.weight_decay},

@@ -1,0 +1,135 @@
+"""The contest's pictures. Values far above the rest are drawn at the upper edge, as triangles."""
+
+import math
+import os
+from statistics import mean
+
+import numpy as np
+
+from reproduce.drawing import LINES, SYMBOLS, color, plt, pretty, save, styles
+
+TASK_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#332288", "#777777")
+MARKERS = "osD^vP*X"
+
+
+def edge(values: list[float], higher: bool) -> tuple[float, bool]:
+    """From which value on something is off the picture, and whether a logarithmic axis suits."""
+    good = sorted((value for value in values if math.isfinite(value)), reverse=higher)
+    best, middle = good[0], good[len(good) // 2]
+    if higher or best <= 0:
+        return (best - 3 * (best - middle) if higher else best + 3 * (middle - best)), False
+    return max(4 * middle, 1.5 * best), good[-1] > 2 * best
+
+
+def inside(value: float, worst: float, higher: bool) -> float:
+    """The value, or the edge of the picture for what lies beyond it, or diverged."""
+    return (max if higher else min)(value, worst) if math.isfinite(value) else worst
+
+
+def line(ax, xs: list, seeds: list[list[float]], worst: float, higher: bool, joined: bool, **style):
+    """Means over the seeds at xs, and the range of the seeds: as a line and a band, or as points with bars."""
+    middle = [inside(mean(each), worst, higher) for each in seeds]
+    low, high = ([inside(pick(each), worst, higher) for each in seeds] for pick in (min, max))
+    ax.plot(xs, middle, lw=1.6 * joined, marker=".", ms=6, **style)
+    if joined:
+        ax.fill_between(xs, low, high, color=style["color"], alpha=0.12, lw=0)
+    else:
+        ax.vlines(xs, low, high, color=style["color"], alpha=0.5, lw=1.5)
+    off = [(x, y) for x, y in zip(xs, middle, strict=True) if y == worst]
+    if off:
+        ax.plot(*zip(*off, strict=True), "v" if higher else "^", color=style["color"], ms=7, zorder=5)
+
+
+def task(panels: dict, path: str | os.PathLike, title: str, unit: str, higher: bool, caption: str):
+    """panels: {(what is on the x axis, whether it is a logarithmic number): {row: {x: [value of a seed, ...]}}}."""
+    every = [value for rows in panels.values() for at in rows.values() for some in at.values() for value in some]
+    worst, logarithmic = edge(every, higher)
+    fig, axes = plt.subplots(
+        1, len(panels), figsize=(4.7 * len(panels), 4.6), layout="constrained", squeeze=False, sharey=True
+    )
+    look = styles(list(dict.fromkeys(row for rows in panels.values() for row in rows)))
+    for ax, ((xlabel, number), rows) in zip(axes[0], panels.items(), strict=True):
+        places = list(dict.fromkeys(x for at in rows.values() for x in at))
+        for i, (row, at) in enumerate(rows.items()):
+            shift = 0 if number else 0.6 * ((i + 0.5) / len(rows) - 0.5)
+            each = sorted((x if number else places.index(x) + shift, seeds) for x, seeds in at.items())
+            line(ax, *zip(*each, strict=True), worst, higher, number, label=pretty(row), **look[row])
+        if number:
+            ax.set_xscale("log")
+            ax.set_xticks(sorted(places), [f"{x:g}" for x in sorted(places)])
+            ax.minorticks_off()
+        else:
+            ax.set_xticks(range(len(places)), places)
+        ax.set_xlabel(xlabel)
+    if logarithmic:
+        axes[0, 0].set_yscale("log")
+        axes[0, 0].yaxis.set_major_formatter("{x:g}")
+        axes[0, 0].yaxis.set_minor_formatter("{x:g}")
+    axes[0, 0].set_ylabel(unit)
+    handles = {label: handle for ax in axes[0] for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    fig.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=min(5, len(handles)), title=title)
+    save(fig, path, caption)
+
+
+def against(points: dict, path: str | os.PathLike, ours: str, theirs: str, caption: str):
+    """A point per cell: how far ours ends from the task's best, over how far theirs does.
+
+    points: {task: [(x, y), ...]}, both the distance to the best mean as a share of it; beyond 10 they are drawn at 10.
+    """
+    fig, ax = plt.subplots(figsize=(6.4, 6.4), layout="constrained")
+    low, high = 1e-3, 10
+    for (name, each), shade, marker in zip(points.items(), TASK_COLORS, MARKERS, strict=False):
+        xs, ys = np.clip(np.array(each), low, high).T
+        ax.plot(xs, ys, marker, color=shade, ms=5, alpha=0.55, mew=0, label=f"{name} ({len(each)})", clip_on=False)
+    ax.plot([low, high], [low, high], color="black", lw=0.8)
+    ax.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), aspect="equal")
+    ticks = (1e-3, 1e-2, 1e-1, 1, 10)
+    ax.set_xticks(ticks, ["0.1 %\nor less", "1 %", "10 %", "100 %", "1000 %\nor more"])
+    ax.set_yticks(ticks, ["0.1 %", "1 %", "10 %", "100 %", "1000 %"])
+    ax.set(xlabel=f"{theirs}: how far above the best mean of the task", ylabel=f"{ours}: how far above it")
+    ax.text(0.97, 0.03, f"{ours} is better", transform=ax.transAxes, ha="right", color=color(ours))
+    ax.text(0.03, 0.97, f"{theirs} is better", transform=ax.transAxes, va="top", color=color("adam"))
+    fig.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    save(fig, path, caption)
+
+
+def paths(panels: dict, path: str | os.PathLike, caption: str):
+    """Learned coefficients over time: panels {title: {start: {coefficient: (% of the run, [values of a seed, ...])}}}, a row each."""
+    fig, axes = plt.subplots(len(panels), len(SYMBOLS), figsize=(14, 0.8 + 2.3 * len(panels)), layout="constrained",
+                             squeeze=False, sharex=True)  # fmt: skip
+    for row, (title, starts) in zip(axes, panels.items(), strict=True):
+        for ax, (name, symbol) in zip(row, SYMBOLS.items(), strict=True):
+            for (start, found), shade, dash in zip(starts.items(), TASK_COLORS, LINES, strict=False):
+                at, seeds = found[name]
+                seeds = np.array(seeds, dtype=float)
+                ax.plot(at, seeds.mean(0), color=shade, lw=1.3, linestyle=dash, label=start)
+                ax.fill_between(at, seeds.min(0), seeds.max(0), color=shade, alpha=0.15, lw=0)
+            ax.set_title(symbol)
+            low, high = ax.get_ylim()
+            if high - low < 0.02:  # else rounding looks like motion
+                ax.set_ylim((low + high) / 2 - 0.01, (low + high) / 2 + 0.01)
+            ax.ticklabel_format(useOffset=False)
+        row[0].set_ylabel(title)
+    for ax in axes[-1]:
+        ax.set_xlabel("% of the run")
+    handles = {
+        label: handle for ax in axes[:, 0] for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
+    }
+    fig.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=len(handles))
+    save(fig, path, caption)
+
+
+def bars(panels: dict, path: str | os.PathLike, xlabel: str, caption: str):
+    """A mean with its standard error per row, side by side for tasks. panels: {task: {row: (mean, error)}}."""
+    labels = list(dict.fromkeys(row for rows in panels.values() for row in rows))[::-1]
+    fig, axes = plt.subplots(1, len(panels), figsize=(3.2 + 3.6 * len(panels), 1.2 + 0.26 * len(labels)), layout="constrained",
+                             squeeze=False, sharey=True)  # fmt: skip
+    for ax, (title, rows) in zip(axes[0], panels.items(), strict=True):
+        for place, label in enumerate(labels):
+            if label in rows:
+                middle, error = rows[label]
+                ax.errorbar(middle, place, xerr=2 * (error or 0), fmt="o", color=color(label), ms=4, capsize=3)
+        ax.axvline(0, color="black", lw=0.8)
+        ax.set(title=title, xlabel=xlabel, ylim=(-0.6, len(labels) - 0.4))
+        ax.set_yticks(range(len(labels)), labels)
+    save(fig, path, caption)

@@ -1,0 +1,157 @@
+"""Run what is missing of the contest or of the ablation, and bring it to results/NAME/SCALE/TASK.jsonl: a line per run.
+
+`what` is the module that says which runs there are: reproduce.contest or reproduce.ablation, with TASKS, SCALES, ROWS and
+runs(task, scale, seeds). Everything that is shown is made from these files.
+"""
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from statistics import mean
+from types import ModuleType
+
+import metrics
+from reproduce import pool, store
+from reproduce.contest import FIRST_SEED, Cell
+from reproduce.runs import NUMERICS, Run
+
+POINTS = 15  # of a curve
+
+
+def name_of(what: ModuleType) -> str:
+    return what.__name__.rpartition(".")[2]
+
+
+def file_of(what: ModuleType, scale: str, task: str) -> Path:
+    return store.RESULTS / name_of(what) / scale / f"{task}.jsonl"
+
+
+def rounded(value: float) -> float | None:
+    """With 5 significant digits; None where it is not finite."""
+    return float(f"{value:.5g}") if math.isfinite(value) else None
+
+
+def line(key: tuple[str, Cell, int], run: Run, folder: str | os.PathLike, what_is: str) -> dict | None:
+    """What is kept of a run that has ended, or None. Nothing is written to `folder`. what_is: the key of its result."""
+    state = pool.read(Path(folder, run.id))
+    if state["state"] != "done":
+        return None
+    row, cell, seed = key
+    header, records = metrics.read(os.path.join(folder, run.id))
+    values = [record[what_is] for record in records if what_is in record]
+    value = math.nan if state.get("diverged") or not values else values[-1]
+    logged = [record for record in records if "train_loss" in record]
+    every = max(1, math.ceil(len(logged) / POINTS))
+    logged = logged[(len(logged) - 1) % every :: every]  # the last one is among them
+    curve = {"iter": [it["iter"] for it in logged], "loss": [rounded(it["train_loss"]) for it in logged]}
+    for name in logged[-1].get("coefficients", {}) if logged else ():
+        curve[name] = [rounded(it["coefficients"][name]) for it in logged]
+    return {
+        "run": run.id,
+        "numerics": NUMERICS,
+        "row": row,
+        "rate": cell.rate,
+        "betas": list(cell.betas),
+        "conditions": dict(cell.conditions),
+        "seed": seed,
+        "value": value if math.isfinite(value) else None,
+        "diverged": not math.isfinite(value),
+        "seconds": state.get("seconds") and round(state["seconds"], 2),
+        **{name: header.get(name) for name in ("git", "torch", "device")},
+        "curve": curve,
+    }
+
+
+def key_of(found: dict) -> tuple[str, Cell, int]:
+    return (
+        found["row"],
+        Cell(found["rate"], tuple(found["betas"]), tuple(sorted(found["conditions"].items()))),
+        found["seed"],
+    )
+
+
+def read(path: Path) -> dict[tuple[str, Cell, int], dict]:
+    """{(row, cell, seed): line} of a file; {} where there is none."""
+    with contextlib.suppress(FileNotFoundError):
+        return {key_of(found): found for found in map(json.loads, path.read_text().splitlines())}
+    return {}
+
+
+def collect(what: ModuleType, scale: str, task: str, wanted: dict, folder: str | os.PathLike | None = None) -> None:
+    """Bring runs that have ended in `folder` (out/runs) to results/, beside those that are there and not replaced."""
+    path = file_of(what, scale, task)
+    known, key = read(path), what.TASKS[task].key
+    new = {at: found for at, run in wanted.items() if known.get(at, {}).get("run") != run.id
+           and (found := line(at, run, folder or store.WORK, key))}  # fmt: skip
+    if not new:
+        return
+    order = {at: place for place, at in enumerate(wanted)}
+    found = sorted((known | new).items(), key=lambda it: order.get(it[0], len(order)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".{os.getpid()}.part")
+    part.write_text("".join(json.dumps(it) + "\n" for _, it in found))
+    os.replace(part, path)
+
+
+def gather(what: ModuleType, scale: str, task: str) -> tuple[dict, int]:
+    """{row: {cell: {seed: line}}} of the runs that are asked for today, and how many lines are of others."""
+    known, found, others = read(file_of(what, scale, task)), {}, 0
+    seeds = max((seed for _, _, seed in known), default=FIRST_SEED) - FIRST_SEED + 1
+    wanted = what.runs(task, scale, seeds) if known else {}
+    for (row, cell, seed), it in known.items():
+        if (row, cell, seed) in wanted and wanted[row, cell, seed].id == it["run"]:
+            found.setdefault(row, {}).setdefault(cell, {})[seed] = it
+        else:
+            others += 1
+    return {row: found[row] for row in dict.fromkeys([*what.ROWS, *found]) if row in found}, others
+
+
+def values(found: dict) -> dict:
+    """Of lines their values, NaN of a run that diverged: {row: {cell: {seed: value}}}."""
+    return {row: {cell: {seed: math.nan if it["diverged"] else it["value"] for seed, it in seeds.items()}
+                  for cell, seeds in cells.items()} for row, cells in found.items()}  # fmt: skip
+
+
+def missing(what: ModuleType, scale: str, task: str, wanted: dict) -> dict:
+    """Of the wanted runs those that results/ does not hold."""
+    known = read(file_of(what, scale, task))
+    return {key: run for key, run in wanted.items() if known.get(key, {}).get("run") != run.id}
+
+
+def perform(what: ModuleType, scale: str, tasks: Iterable[str], seeds: int | None, workers: int | None) -> list[str]:
+    """Run what is missing: of each task, cheap ones first, AdamW and MADA; then the other rows. Returns errors of runs."""
+    failed = []
+    for part in (slice(2), slice(2, None)):
+        for task in tasks:
+            wanted = what.runs(task, scale, seeds)
+            rows = list(dict.fromkeys(row for row, _, _ in wanted))[part]
+            left = {key: run for key, run in missing(what, scale, task, wanted).items() if key[0] in rows}
+            if left:
+                print(f"{name_of(what)} {scale} {task}: {len(left)} runs of {', '.join(rows)}", flush=True)
+                try:
+                    states = pool.execute(list(left.values()), store.WORK, workers, True, keep_checkpoints=False)
+                    failed += pool.errors(states)
+                finally:  # stopped or not: what has ended is kept
+                    collect(what, scale, task, wanted)
+    return failed
+
+
+def estimate(what: ModuleType, scale: str, tasks: Iterable[str], seeds: int | None) -> tuple[int, int, float | None]:
+    """Runs in all, those that are missing, and the seconds of one worker for them: like the same row's, or the task's."""
+    count, left, seconds = 0, 0, 0.0
+    for task in tasks:
+        wanted = what.runs(task, scale, seeds)
+        lost = {key: run for key, run in missing(what, scale, task, wanted).items()
+                if pool.read(Path(store.WORK, run.id))["state"] != "done"}  # fmt: skip
+        count, left = count + len(wanted), left + len(lost)
+        timed = {}
+        for (row, _, _), it in read(file_of(what, scale, task)).items():
+            timed.setdefault(row, []).append(it["seconds"])
+        every = [each for some in timed.values() for each in some if each]
+        costs = [mean(filter(None, timed[row])) if any(timed.get(row, ())) else mean(every) if every else None
+                 for row, _, _ in lost]  # fmt: skip
+        seconds = None if seconds is None or None in costs else seconds + sum(costs)
+    return count, left, seconds

@@ -1,0 +1,51 @@
+"""The names that the paper has not, the contest and its ablation: run what is missing, and show what results/ holds."""
+
+import json
+import os
+
+from reproduce import contest, contest_report, contest_runs, store
+from reproduce.published import ROOT
+from settings import UserError
+
+NAMES = {"contest": (contest, contest_report.show)}  # {name: (which runs there are, what shows them)}
+
+
+def claim(name: str) -> str:
+    """What is asked, in a line."""
+    return NAMES[name][0].__doc__.splitlines()[0]
+
+
+def scales(name: str) -> list[str]:
+    return list(NAMES[name][0].SCALES)
+
+
+def chosen(name: str, scale: str, task: str | None) -> tuple[str, ...]:
+    """The tasks of a name at a scale, or the one that is asked for. Raises UserError."""
+    tasks = NAMES[name][0].SCALES[scale]
+    if task is not None and task not in tasks:
+        raise UserError(f"{name} has no task {task!r} at scale {scale}; it has {', '.join(tasks)}")
+    return (task,) if task else tasks
+
+
+def estimate(name: str, scale: str, seeds: int | None, task: str | None) -> tuple[int, int, float | None]:
+    """Runs, how many are missing, and the seconds of one worker for these. Raises UserError."""
+    return contest_runs.estimate(NAMES[name][0], scale, chosen(name, scale, task), seeds)
+
+
+def reproduce(name: str, scale: str, seeds: int | None, workers: int | None, draw: bool, task: str | None) -> list[str]:
+    """laboratory.reproduce() of these names. Returns the errors of runs that failed. Raises UserError."""
+    what, show = NAMES[name]
+    tasks, folder = chosen(name, scale, task), store.RESULTS / name / scale
+    failed = [] if draw else contest_runs.perform(what, scale, tasks, seeds, workers)
+    for each in tasks:  # what has ended here, or was started elsewhere
+        contest_runs.collect(what, scale, each, what.runs(each, scale, seeds))
+    folder.mkdir(parents=True, exist_ok=True)
+    summary = show(scale, folder, seeds)
+    if summary is None:
+        print(f"{name} {scale}: nothing has been run yet")
+        return failed
+    head = {"name": name, "scale": scale, "command": f"python scripts/reproduce.py {name} --scale {scale}"}
+    (folder / "summary.json").write_text(json.dumps(head | summary, indent=1) + "\n")
+    where = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
+    print(f"{where}: {', '.join(sorted(os.listdir(folder)))}")
+    return failed

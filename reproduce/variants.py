@@ -1,0 +1,84 @@
+"""What the ablation tries and optim/ does not offer: beta2 moved the other way, and a step of the coefficients by the cosine."""
+
+import torch
+from torch.func import jacfwd
+
+import optim
+from optim.mada import MADA, mada
+
+BUFFERS = ("m", "v", "s", "n", "l", "g_prev")
+
+
+def build(variant: str, name: str, params: list[dict], *, lr: float, max_grad_norm: float, **settings):
+    """As optim.build, but for the variant.
+
+    linear: beta2 moves as the other coefficients do; factor: 1 - beta2 moves by a factor, whatever hyper_scale is;
+    cosine: all six coefficients move by the cosine (class Eager), from their starts in `settings`.
+    """
+    if variant == "cosine":
+        start = {key: settings[key] for key in MADA.domain if settings[key] is not None}
+        return Eager(params, lr, cosine, max_grad_norm=max_grad_norm, **start)
+    optimizer = optim.build(name, params, lr=lr, max_grad_norm=max_grad_norm, **settings)
+    place = list(optimizer.domain).index("beta2")
+    for group in optimizer.param_groups:
+        group["in_time_scale"][place] = float(variant == "factor")
+    return optimizer
+
+
+def relative(g, d, slopes, q, rate):
+    """optim/'s own step, hyper_scale="relative": what the prototype is tested with. slopes: (N, 6), of d with respect to q."""
+    step = rate * (g @ slopes / g.abs().sum()).clamp(-10, 10)
+    factors = torch.arange(len(q)) == list(MADA.domain).index("beta2")
+    return torch.where(factors, 1 - (1 - q) * (-step).exp(), q + step)
+
+
+def cosine(g, d, slopes, q, rate):
+    """q + rate cos(g, slope) |d| / |slope|: no coordinates in it, so that beta2 needs no time scale of its own."""
+    norms = slopes.norm(dim=0)
+    step = (g @ slopes) / (g.norm() * norms) * d.norm() / norms
+    return q + rate * torch.where((norms > 0) & (g.norm() > 0), step, 0.0).clamp(-10, 10)
+
+
+class Eager(torch.optim.Optimizer):
+    """MADA's rule on all parameters as one vector, in plain torch by forward differentiation; move: a function as above."""
+
+    def __init__(self, params, lr, move, *, max_grad_norm, hyper_lr=1e-2, beta1=0.9, beta2=0.95, beta3=0.0, rho=1.0, c=1.0,
+                 gamma=1.0):  # fmt: skip
+        super().__init__(params, {"lr": lr, "weight_decay": 0.0})
+        self.move, self.limit, self.hyper_lr, self.t, self.last = move, max_grad_norm, hyper_lr, 0, None
+        self.q = torch.tensor([beta1, beta2, beta3, rho, c, gamma], dtype=torch.float64)
+        self.low, self.high = torch.tensor(list(MADA.domain.values()), dtype=torch.float64).unbind(1)
+        self.params = [p for group in self.param_groups for p in group["params"]]
+        zero = torch.zeros(sum(p.numel() for p in self.params), dtype=self.params[0].dtype)
+        self.buffers, self.weights = dict.fromkeys(BUFFERS, zero), torch.zeros(3, dtype=torch.float64)
+
+    @property
+    def coefficients(self) -> dict[str, float]:
+        return dict(zip(MADA.domain, self.q.tolist(), strict=True))
+
+    @staticmethod
+    def direction(q, g, buffers, weights, t):
+        """The update's direction, twice (jacfwd wants it beside its slopes), with the new buffers and gathered weights."""
+        weights = q[:3] * weights + (1 - q[:3])
+        names = dict(
+            zip((*MADA.domain, "bias1", "bias2", "bias3"), torch.cat([q, weights]).to(g.dtype).unbind(), strict=True)
+        )
+        d, new = mada(g, **buffers, **names, t=t, eps=1e-8, lion_betas=(0.95, 0.98), yogi=True, rule="paper",
+                      second_moment="avgrad")  # fmt: skip
+        return d, (d, new, weights)
+
+    @torch.no_grad()
+    def step(self):
+        g = torch.cat([p.grad.flatten() for p in self.params])
+        if self.last:
+            slopes, (d, self.buffers, self.weights) = jacfwd(self.direction, has_aux=True)(self.q, *self.last)
+            self.q = self.move(g.double(), d.double(), slopes.double(), self.q, self.hyper_lr).clamp(
+                self.low, self.high
+            )
+        self.t += 1
+        clipped = g * (self.limit / (g.norm() + 1e-6)).clamp(max=1.0)
+        self.last = clipped, self.buffers, self.weights, torch.tensor(float(self.t), dtype=g.dtype)
+        parts = self.direction(self.q, *self.last)[0].split([p.numel() for p in self.params])
+        rates = [(group["lr"], group["weight_decay"]) for group in self.param_groups for _ in group["params"]]
+        for p, part, (lr, decay) in zip(self.params, parts, rates, strict=True):
+            p.mul_(1 - lr * decay).sub_(lr * part.view_as(p))

@@ -1,0 +1,167 @@
+"""What a contest says: a row against AdamW, cell by cell, over runs with the same seed. Numbers only.
+
+values: {row: {cell: {seed: value}}} of a task; a value that is not finite belongs to a run that diverged. All gaps here are
+signed so that positive is worse, whatever the unit.
+"""
+
+import math
+from statistics import mean, median, stdev
+from typing import NamedTuple
+
+from reproduce.contest import START, Cell, Task
+
+ALLOWED = 0.005  # of AdamW's value: a gap that nobody would mind
+CLIFF = 0.5  # relative gap from which one of a pair has failed
+
+
+class Gap(NamedTuple):
+    """A row minus AdamW in a cell, over the seeds that both have."""
+
+    n: int
+    base: float  # AdamW's mean over its runs that did not diverge
+    mean: float
+    error: float  # standard error of the mean; 0 of one seed, or where a run diverged
+
+    @property
+    def clear(self) -> bool:
+        """Whether it is a difference: more than two standard errors, of more than one seed."""
+        return self.n > 1 and abs(self.mean) > 2 * self.error
+
+    def no_worse(self, errors: float = 2.0) -> bool:
+        """At most so many standard errors, or half a per cent of AdamW's value."""
+        return self.mean <= max(errors * self.error, ALLOWED * abs(self.base))
+
+    def excess(self) -> float:
+        """By how much of AdamW's value it is worse beyond what `no_worse` allows; 0 where it is not."""
+        beyond = self.mean - max(2 * self.error, ALLOWED * abs(self.base))
+        return beyond / abs(self.base) if beyond > 0 else 0.0
+
+
+def difference(task: Task, ours: float, theirs: float) -> float:
+    """Of a pair: one that diverged is infinitely worse than one that did not, and two that did are equal."""
+    good = math.isfinite(ours), math.isfinite(theirs)
+    if all(good):
+        return (theirs - ours) if task.higher else (ours - theirs)
+    return 0.0 if not any(good) else math.inf if good[1] else -math.inf
+
+
+def relative(task: Task, ours: float, theirs: float) -> float:
+    """The difference over the larger of the two sizes: from -1 to 1 for values of one sign, ±1 where one run diverged.
+
+    It is bounded, so that one run that ends at 1e11 counts like any that has failed: at 0.5 the loss is twice as high.
+    """
+    found = difference(task, ours, theirs)
+    if not math.isfinite(found):
+        return math.copysign(1.0, found)
+    return found / max(abs(ours), abs(theirs)) if found else 0.0
+
+
+def gap(task: Task, ours: dict[int, float], theirs: dict[int, float]) -> Gap | None:
+    """ours, theirs: {seed: value}. None where they have no seed in common."""
+    seeds = sorted({*ours} & {*theirs})
+    if not seeds:
+        return None
+    pairs = [difference(task, ours[seed], theirs[seed]) for seed in seeds]
+    base = [theirs[seed] for seed in seeds if math.isfinite(theirs[seed])]
+    finite = all(map(math.isfinite, pairs))
+    error = stdev(pairs) / math.sqrt(len(pairs)) if finite and len(pairs) > 1 else 0.0
+    infinite = math.inf if math.inf in pairs else -math.inf  # a run of ours that diverged outweighs one of theirs
+    return Gap(len(seeds), mean(base) if base else math.inf, mean(pairs) if finite else infinite, error)
+
+
+def best(task: Task, cells: dict[Cell, dict[int, float]]) -> Cell | None:
+    """The cell with the best mean, of those with all seeds, none of which diverged."""
+    most = max((len(it) for it in cells.values()), default=0)
+    means = {cell: mean(it.values()) for cell, it in cells.items() if len(it) == most}
+    means = {cell: value for cell, value in means.items() if math.isfinite(value)}
+    return (max if task.higher else min)(means, key=means.get) if means else None
+
+
+def tuned(task: Task, ours: dict, theirs: dict, betas: tuple | None = START) -> dict | None:
+    """Each at its best rate from these betas (None: at its best rate and betas): {"ours": cell, "theirs": cell, "gap": Gap}.
+
+    The cells are chosen by the numbers that are shown, for both alike.
+    """
+    found = [best(task, {cell: it for cell, it in cells.items()
+                         if not cell.conditions and betas in (None, cell.betas)}) for cells in (ours, theirs)]  # fmt: skip
+    if None in found or (both := gap(task, ours[found[0]], theirs[found[1]])) is None:
+        return None
+    return {"ours": found[0], "theirs": found[1], "gap": both}
+
+
+def undone(task: Task, ours: dict, theirs: dict) -> dict[Cell, float]:
+    """{cell: share of the damage undone} where bad betas harm AdamW: from these betas it is worse than at the same rate from
+    (0.9, 0.95), by the measure of Gap.no_worse. The share is 1 - (ours - AdamW from there) / (AdamW - AdamW from there), cut
+    to lie in [0, 1].
+    """
+    found = {}
+    for cell, runs in ours.items():
+        reference = theirs.get(Cell(cell.rate, START), {})
+        harm = gap(task, theirs.get(cell, {}), reference)
+        left = gap(task, runs, reference)
+        if cell.betas == START or cell.conditions or harm is None or left is None or harm.no_worse():
+            continue
+        if harm.mean == math.inf:
+            found[cell] = float(left.mean < math.inf)
+        else:
+            found[cell] = min(1.0, max(0.0, 1 - left.mean / harm.mean))
+    return found
+
+
+def summary(task: Task, values: dict, row: str = "MADA") -> dict | None:
+    """A row against AdamW over the cells in which both have two seeds or more; None where there is none."""
+    ours, theirs = values.get(row, {}), values.get("AdamW", {})
+    gaps = {cell: gap(task, it, theirs.get(cell, {})) for cell, it in ours.items()}
+    gaps = {cell: it for cell, it in gaps.items() if it and it.n > 1}
+    if not gaps:
+        return None
+    pairs = {(cell, seed): relative(task, ours[cell][seed], theirs[cell][seed])
+             for cell in gaps for seed in ours[cell] if seed in theirs[cell]}  # fmt: skip
+    seeds = sorted({seed for _, seed in pairs})
+    by_seed = [mean(it for (_, other), it in pairs.items() if other == seed) for seed in seeds]
+    repaired = undone(task, {cell: ours[cell] for cell in gaps}, theirs)
+    worst = max(gaps, key=lambda cell: (gaps[cell].excess(), mean(it for (at, _), it in pairs.items() if at == cell)))
+    return {
+        "gaps": gaps,
+        "seeds": sorted({it.n for it in gaps.values()}),
+        "below": sum(it.mean < 0 for it in gaps.values()),
+        "no_worse": sum(it.no_worse() for it in gaps.values()),
+        "no_worse_1": sum(it.no_worse(1) for it in gaps.values()),
+        "resolution": median(2 * it.error / abs(it.base) for it in gaps.values()),
+        "relative": mean(by_seed),
+        "relative_error": stdev(by_seed) / math.sqrt(len(by_seed)) if len(by_seed) > 1 else None,
+        "relative_median": median(pairs.values()),
+        "pairs": len(pairs),
+        "failed": sum(it > CLIFF for it in pairs.values()),
+        "saved": sum(it < -CLIFF for it in pairs.values()),
+        "worst": worst,
+        "start": tuned(task, ours, theirs),
+        "anywhere": tuned(task, ours, theirs, None),
+        "undone": repaired,
+        "level": sum(gap(task, ours[cell], theirs[Cell(cell.rate, START)]).no_worse() for cell in repaired),
+    }  # fmt: skip
+
+
+class Goal(NamedTuple):
+    what: str
+    found: str
+    met: bool
+
+
+def goals(found: dict[str, dict]) -> list[Goal]:
+    """The goals that were set before the contest; found: {task: summary of MADA}."""
+    cells = sum(len(it["gaps"]) for it in found.values())
+    fine = sum(it["no_worse"] for it in found.values())
+    most = max(gap.excess() for it in found.values() for gap in it["gaps"].values())
+    tuned = [it["start"]["gap"] for it in found.values() if it["start"]]
+    better, clear = sum(it.mean < 0 for it in tuned), sum(it.mean < 0 and it.clear for it in tuned)
+    shares = [share for it in found.values() for share in it["undone"].values()]
+    return [
+        Goal("MADA no worse than AdamW in at least 95 % of the cells", f"{fine} of {cells}", fine >= 0.95 * cells),
+        Goal("no cell more than 2 % above AdamW beyond that", f"at most {100 * most:.1f} %", most <= 0.02),
+        Goal("better than AdamW on at least 3 tasks, each at its best rate from (0.9, 0.95)",
+             f"{better} of {len(tuned)}, by more than two standard errors on {clear}", better >= 3),
+        Goal("at least 90 % of the damage of bad betas undone",
+             f"{100 * mean(shares):.0f} % in the mean of {len(shares)} cells" if shares else "no cell is damaged",
+             bool(shares) and mean(shares) >= 0.9),
+    ]  # fmt: skip

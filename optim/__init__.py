@@ -4,7 +4,7 @@ from torch.optim import SGD, Adam, AdamW
 
 from .adan import Adan
 from .avgrad import AVGrad
-from .build import OPTIMIZERS, build, resolved, signature
+from .build import OPTIMIZERS, build, flat, resolved, signature
 from .engine import ParameterizedOptimizer
 from .hyperadam import HyperAdam
 from .lion import Lion
@@ -24,6 +24,7 @@ __all__ = [
     "ParameterizedOptimizer",
     "Yogi",
     "build",
+    "flat",
     "resolved",
     "signature",
 ]

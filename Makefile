@@ -1,17 +1,24 @@
 # make quickstart: a GPT learns Shakespeare under MADA, on whatever device there is.   make check: ruff.
+# make compare: the same under MADA and under AdamW, and one picture of both, in twice the time.
 # make test: the whole test suite.   make test-fast: the optimizers and the trainer, less what takes seconds.
 PYTHON ?= python3
 PYTEST = OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n auto --maxprocesses 8
 QUICK = $(shell .venv/bin/python -c "import torch; print('shakespeare_char' + '_cpu' * (not torch.cuda.is_available()))")
 OUT = $(if $(findstring cpu,$(QUICK)),out/shakespeare-char-cpu,out/shakespeare-char)
 
-.PHONY: quickstart check test test-fast
+.PHONY: quickstart compare check test test-fast
 
 quickstart: .venv/installed
 	.venv/bin/python data/shakespeare_char/prepare.py
 	.venv/bin/python train.py config/train_$(QUICK).py --overwrite=True
 	.venv/bin/python scripts/plot.py $(OUT)
 	.venv/bin/python scripts/sample.py $(OUT)/ckpt_best.pt
+
+compare: .venv/installed
+	.venv/bin/python data/shakespeare_char/prepare.py
+	.venv/bin/python train.py config/train_$(QUICK).py --overwrite=True
+	.venv/bin/python train.py config/train_$(QUICK).py --optimizer=adam --out_dir=$(OUT)-adam --overwrite=True
+	.venv/bin/python scripts/plot.py $(OUT) $(OUT)-adam
 
 check: .venv/installed
 	.venv/bin/ruff check .

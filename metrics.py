@@ -110,11 +110,13 @@ class Metrics:
     """Writes the record of one run. A resumed run keeps the lines up to its checkpoint and goes on after them.
 
     header: dict, the first line; start: iter of the checkpoint that is resumed (0: a new run); total: steps in all.
-    wandb: arguments of wandb.init, or None. Raises UserError where the file cannot be written; later, what cannot
+    wandb: arguments of wandb.init, or None; tensorboard: whether to write its event files, too. Raises UserError where the file cannot be written; later, what cannot
     be written waits until it can, and where nobody reads what is printed, the run goes on.
     """
 
-    def __init__(self, out_dir: str, header: dict, start: int, total: int, wandb: dict | None = None):
+    def __init__(
+        self, out_dir: str, header: dict, start: int, total: int, wandb: dict | None = None, tensorboard: bool = False
+    ):
         self.path, self.pending, self.notes, self.wandb = os.path.join(out_dir, FILE), b"", [], None
         records, damaged = [], 0
         if start:
@@ -144,6 +146,7 @@ class Metrics:
 
             mode = os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
             self.wandb = init(config=header, mode=mode, **wandb)
+        self.tensorboard = event_files(out_dir, start) if tensorboard else None
 
     def say(self, line: str) -> None:
         """A line for whoever watches. Once nobody can be written to, that is noted in the record, and it is quiet."""
@@ -176,6 +179,9 @@ class Metrics:
         self.append(record | ({"notes": notes} if notes else {}))
         if self.wandb is not None:
             self.wandb.log(record, step=record["iter"])
+        if self.tensorboard is not None:
+            for name, value in numbers(record):
+                self.tensorboard.add_scalar(name, value, record["iter"])
 
     def append(self, record):
         """Add a line to the file, with those that waited; where the disk is full, none of it, and it waits."""
@@ -204,6 +210,26 @@ class Metrics:
             self.bar.close()
         if self.wandb is not None:
             self.wandb.finish()
+        if self.tensorboard is not None:
+            self.tensorboard.close()
+
+
+def event_files(out_dir, start):
+    """TensorBoard's writer, which hides what was written before by a run that is overwritten, or after step `start`."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise UserError("tensorboard_log=True: tensorboard is not installed; pip install tensorboard") from None
+    return SummaryWriter(out_dir, purge_step=start + 1 if start else 0)
+
+
+def numbers(record, prefix=""):
+    """The numbers of a record but its step, nested ones as group/name."""
+    for name, value in record.items():
+        if isinstance(value, dict):
+            yield from numbers(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float) and name != "iter":
+            yield prefix + name, value
 
 
 class Silence:

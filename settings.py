@@ -99,23 +99,33 @@ def declared(script: str) -> dict[str, Setting]:
     return settings
 
 
-def parse(settings: dict[str, Setting], arguments: typing.Iterable[str]) -> tuple[dict, dict]:
+class Given(dict):
+    """The settings that were set, {name: value}; in_files: names of those that only config files set."""
+
+    in_files: frozenset[str] = frozenset()
+
+
+def parse(settings: dict[str, Setting], arguments: typing.Iterable[str]) -> tuple[dict, Given]:
     """Command-line arguments, without the script's name -> (all settings, those that were set).
 
     Raises UserError. `--help` prints every setting with its default and reason, and exits.
     """
     if "--help" in arguments or "-h" in arguments:
         show_help(settings)
-    given = {}
+    given, in_files = Given(), set()
     for argument in arguments:  # files first, whatever the order: the command line wins
         if not argument.startswith("-"):
-            given.update(read_file(settings, argument, given))
+            found = read_file(settings, argument, given)
+            given.update(found)
+            in_files |= found.keys()
     for argument in arguments:
         if argument.startswith("-"):
             name, equals, text = argument.removeprefix("--").partition("=")
             if not equals or not argument.startswith("--"):
                 raise UserError(f"{argument}: write --name=value (--help lists the names)")
             given[name] = checked(settings, name, literal(text), "the command line")
+            in_files.discard(name)
+    given.in_files = frozenset(in_files)
     return {name: setting.default for name, setting in settings.items()} | given, given
 
 

@@ -104,6 +104,7 @@ max_bad_steps: Count = 30  # stop after so many steps in a row whose loss or gra
 wandb_log = False  # also log to Weights & Biases, from rank 0; offline where WANDB_API_KEY is not set
 wandb_project = "mada"  # project there
 wandb_run_name: str | None = None  # None: the name of out_dir
+tensorboard_log = False  # also write TensorBoard's event files to out_dir: tensorboard --logdir out shows all runs
 # -- end of settings
 
 SETTINGS = settings.declared(__file__)
@@ -180,6 +181,20 @@ def make_optimizer(cfg, model):
         raise UserError(str(error)) from None
 
 
+def fitting(cfg, given):
+    """The settings without those that config files make for another optimizer than the one that is used, and which these are."""
+    try:
+        known = optim.flat(cfg["optimizer"])
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    others = [
+        name
+        for name, value in section("hyperparameters", cfg).items()
+        if value is not None and name not in known and name in getattr(given, "in_files", ())
+    ]
+    return cfg | dict.fromkeys(others), others
+
+
 def train(cfg: dict, given: Collection[str] = ()) -> float | None:
     """One training run. cfg: all settings; given: names of those that were set rather than defaulted.
 
@@ -188,6 +203,7 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
     """
     with ExitStack() as at_end:
         # settings: those given, and of a run that goes on its own
+        cfg, left_out = fitting(cfg, given)
         at_end.enter_context(checkpoints.hold(cfg["out_dir"]))
         checkpoint, resolved = checkpoints.start(cfg, given, SETTINGS)
         cfg = SimpleNamespace(**resolved)
@@ -273,10 +289,12 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
             }
             name = cfg.wandb_run_name or os.path.basename(os.path.normpath(cfg.out_dir))
             wandb = {"project": cfg.wandb_project, "name": name} if cfg.wandb_log else None
-            log = metrics.Metrics(cfg.out_dir, header, it, cfg.max_iters, wandb)
+            log = metrics.Metrics(cfg.out_dir, header, it, cfg.max_iters, wandb, cfg.tensorboard_log)
             at_end.callback(log.close)
         if problem:
             log.say(f"without torch.compile, which does not work here: {problem}")
+        if left_out:
+            log.say(f"left out of the config: {', '.join(left_out)}, which {cfg.optimizer} has not")
         log.say(f"{parameters:,} parameters, optimizer {cfg.optimizer}, on {ranks} x {hardware(device)}, {dtype}")
         log.say(f"{cfg.dataset}: {meta['counts']['train']:,} + {meta['counts']['val']:,} tokens from {meta['source']}")
         log.say(

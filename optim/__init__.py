@@ -4,7 +4,7 @@ from torch.optim import SGD, Adam, AdamW
 
 from .adan import Adan
 from .avgrad import AVGrad
-from .build import OPTIMIZERS, build, resolved, signature
+from .build import OPTIMIZERS, build, flat, resolved, signature
 from .engine import ParameterizedOptimizer
 from .groups import hidden_matrices, param_groups
 from .hyperadam import HyperAdam
@@ -25,6 +25,7 @@ __all__ = [
     "ParameterizedOptimizer",
     "Yogi",
     "build",
+    "flat",
     "hidden_matrices",
     "param_groups",
     "resolved",

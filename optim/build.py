@@ -71,10 +71,15 @@ def build(name, params, *, hidden=(), max_grad_norm=None, **settings):
     return optimizer
 
 
+def flat(name):
+    """`signature` under the names that `build` takes: beta1, beta2, ... beside `betas`."""
+    arguments = signature(name)
+    return arguments | {f"beta{i}": beta for i, beta in enumerate(arguments.get("betas", ()), start=1)}
+
+
 def resolved(name, settings):
     """What `build` makes of the flat `settings` that it knows: {setting: value}, with defaults in place of None."""
-    defaults = signature(name)
-    defaults |= {f"beta{i}": beta for i, beta in enumerate(defaults.get("betas", ()), start=1)}
+    defaults = flat(name)
     known = {key: value for key, value in settings.items() if key in defaults and key not in ("params", "betas")}
     matrix = torch.zeros(1, 1, requires_grad=True)
     group = build(name, [{"params": [matrix]}], hidden=[matrix], **known | {"lr": 1.0}).param_groups[0]

@@ -1,6 +1,7 @@
 """Splitting a model's parameters as people do: hidden matrices, other matrices, vectors."""
 
-import torch
+from collections.abc import Iterable
+
 from torch import Tensor, nn
 
 
@@ -69,9 +70,11 @@ def param_groups(
     return groups
 
 
-def split_hidden(groups: list[dict], hidden: list[torch.Tensor]) -> list[dict]:
-    """The same groups, each divided into those of its parameters that are in `hidden`, marked muon=True, and the others."""
-    hidden = set(hidden)
+def split_hidden(groups: Iterable[dict] | Iterable[Tensor], hidden: Iterable[Tensor]) -> list[dict]:
+    """Param groups (or tensors), divided into those of their parameters that are in `hidden`, marked muon=True, and the
+    others."""
+    groups, hidden = list(groups), set(hidden)
+    groups = groups if isinstance(groups[0], dict) else [{"params": groups}]
     divided = []
     for group in groups:
         for muon in (True, False):

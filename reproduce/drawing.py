@@ -296,27 +296,3 @@ def convex(records: list[dict], path: str | os.PathLike, caption: str):
     axes[2].set_yscale("symlog", linthresh=1e-3)
     fig.legend(*axes[0].get_legend_handles_labels(), ncols=5, loc="outside upper center")
     save(fig, path, caption)
-
-
-def run(header: dict, records: list[dict], path: str | os.PathLike):
-    """One run: losses above, coefficients below."""
-    config, unit = header["config"], {"char": "character", "bytes": "byte"}.get(header["data"]["tokenizer"], "token")
-    steps, values = series(records, "coefficients")
-    fig, axes = plt.subplots(
-        1 + bool(steps), 1, figsize=(7, 3.5 * (1 + bool(steps))), sharex=True, squeeze=False, layout="constrained"
-    )
-    shade = color(config["optimizer"])
-    for key, style in (("train_loss", {"alpha": 0.6}), ("val_loss", {"marker": "o", "ms": 4})):
-        axes[0, 0].plot(*series(records, key), label=key.replace("_", " "), lw=1.2, color=shade, **style)
-    title = f"{config['optimizer']} on {config['dataset']}: {header['parameters'] / 1e6:.1f}M parameters, seed {config['seed']}"
-    axes[0, 0].set(title=title, ylabel=f"loss (nats per {unit})", yscale="log")
-    for which in (axes[0, 0].yaxis.set_major_formatter, axes[0, 0].yaxis.set_minor_formatter):
-        which("{x:g}")
-    axes[0, 0].legend()
-    if steps:
-        for name in values[0]:
-            axes[1, 0].plot(steps, [value[name] for value in values], label=SYMBOLS.get(name, name), lw=1.2)
-        axes[1, 0].set_ylabel("coefficient")
-        axes[1, 0].legend(ncols=2)
-    axes[-1, 0].set_xlabel("step")
-    save(fig, path)

@@ -1,36 +1,94 @@
-"""Draw a run from its metrics.jsonl: losses, and the optimizer's coefficients where it learns any; or a figure of the paper.
+"""Draw runs from their metrics.jsonl: losses, and the optimizers' coefficients where they learn any; or a figure of the paper.
 
-python scripts/plot.py OUT_DIR                # writes OUT_DIR/curves.png
+python scripts/plot.py out/a                  # writes out/a/curves.png
+python scripts/plot.py out/a out/b out/c      # together: out/curves.png, or wherever --out says
+python scripts/plot.py out/a out/b --follow   # again every 10 seconds, until both are at their end or Ctrl-C
 python scripts/plot.py results/fig5/cpu       # again from the metrics in results/: reproduce.py fig5 --scale cpu --draw
 """
 
 import argparse
+import contextlib
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import metrics
-from reproduce import drawing, laboratory
+from reproduce import curves, laboratory
 from settings import UserError, one_line_errors
+
+
+def read(folders, live=False):
+    """{name: (header, records)} of runs; live: those that have not begun yet are left out. Raises UserError."""
+    runs = {}
+    for folder in folders:
+        name = folder if len(folders) == 1 else os.path.relpath(folder, common(folders))
+        try:
+            runs[name] = metrics.read(folder)
+        except OSError:
+            if not live:
+                raise UserError(
+                    f"{folder}: there is no {metrics.FILE}; name the out_dir of a run of train.py"
+                ) from None
+    return runs
+
+
+def common(folders):
+    """The folder that has all of them."""
+    if len({os.path.isabs(folder) for folder in folders}) > 1:
+        folders = map(os.path.abspath, folders)
+    return os.path.commonpath(folders) or "."
+
+
+def draw(runs, path):
+    """Write the picture. Raises UserError where it cannot be written."""
+    try:
+        curves.draw(runs, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
+    except (KeyError, TypeError):
+        raise UserError(f"{' '.join(runs)}: no metrics of a training run, which has an optimizer and losses") from None
+
+
+def follow(folders, path, seconds):
+    """Draw the runs whenever they have gone on, until all are at their end."""
+    drawn, ended = None, False
+    while not ended:
+        runs = read(folders, live=True)
+        last = {name: records[-1]["iter"] if records else 0 for name, (_, records) in runs.items()}
+        if runs and last != drawn:
+            draw(runs, path)
+            drawn = last
+        ended = len(runs) == len(folders) and all(
+            last[name] >= header["config"].get("max_iters", last[name] + 1) for name, (header, _) in runs.items()
+        )
+        if not ended:
+            time.sleep(seconds)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", metavar="OUT_DIR", help="folder of a run, with its metrics.jsonl, or one of results/")
-    out_dir = parser.parse_args().folder
-    if (summary := Path(out_dir, "summary.json")).exists():
+    parser.add_argument("folders", nargs="+", metavar="OUT_DIR", help="folder of a run, or one folder of results/")
+    parser.add_argument("--out", help="PNG file to write (default: curves.png in the folder that has all of them)")
+    parser.add_argument(
+        "--follow", nargs="?", type=float, const=10.0, metavar="SECONDS", help="draw live runs again and again"
+    )
+    args = parser.parse_args()
+    if (summary := Path(args.folders[0], "summary.json")).exists() and len(args.folders) == 1:
         it = json.loads(summary.read_text())
         return laboratory.reproduce(it["name"], it["scale"], draw=True)
-    try:
-        header, records = metrics.read(out_dir)
-    except OSError:
-        raise UserError(f"{out_dir}: there is no {metrics.FILE}; name the out_dir of a run of train.py") from None
-    except ValueError:
-        raise UserError(f"{out_dir}: there is no run in its {metrics.FILE}") from None
-    path = os.path.join(out_dir, "curves.png")
-    drawing.run(header, records, path)
+    if args.follow is not None and not args.follow > 0:
+        raise UserError(f"--follow {args.follow:g}: the seconds between two pictures must be more than 0")
+    folders = list(dict.fromkeys(map(os.path.normpath, args.folders)))
+    path = args.out or os.path.join(common(folders), "curves.png")
+    if args.follow is None:
+        draw(read(folders), path)
+    else:
+        print(f"{path} is drawn every {args.follow:g} seconds, until the runs are at their end or Ctrl-C", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            follow(folders, path, args.follow)
     print(path)
 
 

@@ -41,6 +41,7 @@ def prepare(name, *arguments, largest_file=None):
     return subprocess.run(
         [sys.executable, script(name), *map(str, arguments)],
         capture_output=True,
+        check=False,
         text=True,
         env=environment(),
         preexec_fn=limit,

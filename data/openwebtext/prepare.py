@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 from collections import deque
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from pathlib import Path
@@ -183,7 +183,16 @@ def tokenize(out, files, max_docs, workers):
         for file, size in zip((train, val), state["bytes"]):
             file.truncate(size)
             file.seek(size)
-        noted = -math.inf
+
+        def note(documents, sizes):
+            sync(train)
+            sync(val)
+            state.update(documents=documents, bytes=sizes)
+            with whole_file(progress) as file:
+                file.write(json.dumps(state).encode())
+
+        noter, noted = stack.enter_context(ThreadPoolExecutor(1)), -math.inf  # the disk may take its time
+        noting = noter.submit(len, "")
         for (piece, first, last, _, path), (count, to_val) in in_order(
             pool, encode, tasks(plan, done, total, made), workers
         ):
@@ -194,13 +203,11 @@ def tokenize(out, files, max_docs, workers):
             path.unlink()
             done += count
             bar.update(count)
-            if time.monotonic() >= noted + NOTED or done == total:
-                sync(train)
-                sync(val)
-                state.update(documents=done, bytes=[train.tell(), val.tell()])
-                with whole_file(progress) as file:
-                    file.write(json.dumps(state).encode())
-                noted = time.monotonic()
+            if noting.done() and time.monotonic() >= noted + NOTED:
+                noting.result()  # its error is ours
+                noting, noted = noter.submit(note, done, [train.tell(), val.tell()]), time.monotonic()
+        noting.result()
+        note(done, [train.tell(), val.tell()])
     return {"train": state["bytes"][0] // 2, "val": state["bytes"][1] // 2}, total
 
 

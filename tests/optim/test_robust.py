@@ -782,13 +782,18 @@ def test_build_takes_flat_settings():
     assert optim.build("adam", [p], beta2=0.95).param_groups[0]["betas"] == (0.9, 0.95)
 
 
+def split(params):
+    return list(params.values()), [p for p in params.values() if p.dim() == 2]
+
+
 @pytest.mark.parametrize("name", optim.OPTIMIZERS)
 def test_build_clips_and_skips_for_every_optimizer(name):
     """Clipping inside is clipping before; a gradient that is not finite changes nothing and is counted."""
     clipped, by_hand = problem.parameters(), problem.parameters()
     still = {"hyper_lr": 0.0} if name in ("mada", "hyperadam") else {}  # hyper-gradients are of the raw gradient
-    ours = optim.build(name, list(clipped.values()), lr=0.01, max_grad_norm=0.3, **still)
-    theirs = optim.build(name, list(by_hand.values()), lr=0.01, max_grad_norm=0, **still)
+    (params, hidden), others = (split(clipped), split(by_hand))
+    ours = optim.build(name, params, hidden=hidden, lr=0.01, max_grad_norm=0.3, **still)
+    theirs = optim.build(name, others[0], hidden=others[1], lr=0.01, max_grad_norm=0, **still)
     for t in range(1, 9):
         problem.train(ours, clipped, [t])
         problem.train(theirs, by_hand, [t], clip=0.3)

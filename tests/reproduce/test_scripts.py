@@ -3,7 +3,9 @@
 python -m pytest -q tests/reproduce/test_scripts.py        # a few seconds
 """
 
+import json
 import os
+import time
 
 import matplotlib.image
 import pytest
@@ -13,6 +15,8 @@ from prepare_script import SHARED
 
 import checkpoints
 import data.tokens
+import metrics
+from reproduce import curves, drawing
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +40,73 @@ def test_plot(script, out, tmp_path, optimizer):
     assert script("plot", folder) == (0, f"{folder}/curves.png\n", "")
     height, width = matplotlib.image.imread(folder / "curves.png").shape[:2]
     assert (height > width * 0.9) == (optimizer == "mada")  # two pictures above each other, or one
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that are drawn, which are not written."""
+    drawn = []
+    monkeypatch.setattr(curves, "save", lambda fig, path: drawn.append(fig))
+    return drawn
+
+
+def copies(out, folder, **runs):
+    """A run under other names, each of another optimizer -> their folders."""
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    for name, optimizer in runs.items():
+        header, *records = map(json.loads, lines)
+        header["config"]["optimizer"] = optimizer
+        if optimizer == "adam":
+            records = [{key: x for key, x in record.items() if key != "coefficients"} for record in records]
+        (folder / name).mkdir(parents=True)
+        (folder / name / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [header, *records]))
+    return [folder / name for name in runs]
+
+
+def test_several_runs_are_one_picture(script, out, tmp_path, figures):
+    folders = copies(out, tmp_path, a="adam", b="mada", c="hyperadam", d="mada")
+    assert script("plot", *folders) == (0, f"{tmp_path}/curves.png\n", "")
+    losses, *others = figures[0].axes
+    assert [text.get_text() for text in losses.get_legend().get_texts()] == ["a", "b", "c", "d"]
+    colors, lines = zip(*((line.get_color(), line.get_linestyle()) for line in losses.get_lines()[::2]), strict=True)
+    assert colors == tuple(map(drawing.color, ("adam", "mada", "hyperadam", "mada"))) and len(set(colors)) == 3
+    assert lines[1] != lines[3] and lines[0] == lines[1] == lines[2]
+    records = metrics.read(str(out))[1]
+    val = [(record["iter"], record["val_loss"]) for record in records if "val_loss" in record]
+    assert [tuple(map(float, point)) for point in losses.get_lines()[1].get_xydata()] == val
+    beta1 = [record["coefficients"]["beta1"] for record in records if "coefficients" in record]
+    assert [ax.get_title() for ax in others] == list(drawing.SYMBOLS.values())
+    assert all(len(ax.get_lines()) == 3 for ax in others) and others[0].get_lines()[2].get_ydata().tolist() == beta1
+    assert losses.get_ylabel() == "loss (nats per character)" and "4 runs on tiny" in losses.get_title()
+
+    assert script("plot", *folders[:2], "--out", "two.png")[:2] == (0, "two.png\n")  # one of which learns coefficients
+    assert [ax.get_ylabel() for ax in figures[1].axes][1] == "coefficient of b" and len(figures[1].axes) == 2
+    script("plot", folders[0])
+    assert len(figures[2].axes) == 1
+
+
+def test_live_runs_are_drawn_until_they_end(script, out, tmp_path, figures, monkeypatch):
+    first, second = copies(out, tmp_path, a="mada", b="adam")
+    lines = (second / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (second / "metrics.jsonl").unlink()
+    to_come = [lines[:1], lines[:9], lines[:9], lines, lines]
+
+    def sleep(seconds):
+        assert seconds == 0.5
+        (second / "metrics.jsonl").write_text("".join(to_come.pop(0)))
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    status, text, _ = script("plot", first, second, "--follow", "0.5")
+    assert status == 0 and text.splitlines()[-1] == f"{tmp_path}/curves.png" and to_come == [lines]
+    points = [[len(line.get_xdata()) for line in fig.axes[0].get_lines()[2:3]] for fig in figures]
+    assert points == [[], [0], [7], [30]]  # train losses of the second run; step 0 has none
+
+    def interrupted(seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", interrupted)
+    (second / "metrics.jsonl").write_text("".join(lines[:9]))
+    assert script("plot", first, second, "--follow")[0] == 0 and len(figures) == 5
 
 
 def test_sample_writes_as_much_as_is_asked(script, out):
@@ -83,7 +154,10 @@ def test_sample_begins_and_ends_with_gpt2s_end_of_text(script, monkeypatch, argu
     [
         ("plot", ["nowhere"], "nowhere: there is no metrics.jsonl"),
         ("plot", ["OUT/metrics.jsonl"], "name the out_dir of a run"),
-        ("plot", ["empty"], "empty: there is no run in its metrics.jsonl"),
+        ("plot", ["OUT", "nowhere"], "nowhere: there is no metrics.jsonl"),
+        ("plot", ["OUT", "--out", "nowhere/a.png"], "nowhere/a.png: cannot be written: No such file"),
+        ("plot", ["OUT", "--follow", "0"], "--follow 0: the seconds between two pictures"),
+        ("plot", ["empty"], "empty/metrics.jsonl is empty: the run in empty has logged nothing"),
         ("sample", ["nowhere/ckpt_best.pt"], "nowhere/ckpt_best.pt: no model can be read from it"),
         ("sample", ["OUT"], "no model can be read from it"),
         ("sample", ["OUT/metrics.jsonl"], "no model can be read from it"),

@@ -15,10 +15,11 @@ from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 import checkpoints
 import data.tokens
+import metrics
 import model
 import optim
 import train
-from settings import checked, declared, main, parse
+from settings import UserError, checked, declared, main, parse
 
 SETTINGS = declared(train.__file__)
 CONFIGS = sorted(path for path in (tiny.ROOT / "config").glob("*.py") if path.stem.startswith(("train_", "finetune_")))
@@ -195,6 +196,54 @@ def test_a_file_that_repeats_a_default_has_given_it():
         "optimizer": "mada",
         "beta1": None,
     }
+
+
+def test_what_only_files_set_is_known():
+    config = write("one.py", "n_layer = 3\nn_embd = 64")
+    assert parsed(config)[1].in_files == {"n_layer", "n_embd"}
+    assert (
+        parsed(config, "--n_embd=32", "--seed=1")[1].in_files == {"n_layer"}
+        and parsed("--n_embd=32")[1].in_files == set()
+    )
+
+
+FOR_MADA = "optimizer = 'mada'\nbeta1 = 0.8\nrho = 0.5\nhyper_lr = 0.1\nhyper_start = 2\nlearn = ('rho',)\n"
+
+
+def test_what_a_file_sets_for_another_optimizer_is_left_out(capsys):
+    config = write("mada.py", FOR_MADA)
+    train.train(*parsed(config, *tiny.arguments(optimizer="adam", max_iters=4)))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "left out of the config: rho, learn, hyper_lr, hyper_start, which adam has not"
+    assert sum("left out" in line for line in lines) == 1
+    kept = metrics.read("out")[0]["config"]
+    assert (kept["optimizer"], kept["beta1"], kept["rho"], kept["hyper_lr"], kept["learn"]) == (
+        "adam",
+        0.8,
+        None,
+        None,
+        None,
+    )
+    train.train(*parsed(config, *tiny.arguments(optimizer="adam", max_iters=8, init_from="resume")))
+    resumed = metrics.read("out")[1][-1]
+    train.train(*parsed(*tiny.arguments(optimizer="adam", beta1=0.8, out_dir="plain")))
+    assert resumed["iter"] == 8 and resumed["val_loss"] == metrics.read("plain")[1][-1]["val_loss"]
+
+
+def test_on_the_command_line_it_stays_an_error():
+    config = write("mada.py", FOR_MADA)
+    with pytest.raises(UserError, match="optimizer 'adam' has no setting 'rho'"):
+        train.train(*parsed(config, *tiny.arguments(optimizer="adam", rho=0.5)))
+    with pytest.raises(UserError, match="optimizer 'adm' does not exist: choose one of mada"):
+        train.train(*parsed(config, *tiny.arguments(optimizer="adm")))
+    assert not os.path.exists("out")
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_has_settings_that_adam_takes(config):
+    cfg, left_out = train.fitting(*parsed(str(config), "--optimizer=adam"))
+    optim.build("adam", [torch.zeros(1, requires_grad=True)], lr=1.0, **train.section("hyperparameters", cfg))
+    assert "beta1" not in left_out and "beta2" not in left_out
 
 
 def test_help_lists_every_setting_with_its_default_and_reason(capsys):

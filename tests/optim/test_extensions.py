@@ -5,6 +5,7 @@ python -m pytest tests/optim/test_extensions.py
 
 import importlib.util
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 import torch
@@ -33,7 +34,7 @@ def run(make, steps=20, **settings):
 class AdaBelief(reference.Plain):
     """Zhuang et al. (2020), Algorithm 2, with bias correction."""
 
-    defaults = {"betas": (0.9, 0.95), "eps": 1e-8}
+    defaults = MappingProxyType({"betas": (0.9, 0.95), "eps": 1e-8})
 
     def direction(self, g, state, betas, eps):
         state["m"] = betas[0] * state.get("m", 0) + (1 - betas[0]) * g

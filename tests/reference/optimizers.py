@@ -5,6 +5,7 @@ next loss through it. It takes any rule (g, state, q, t, eps) -> (direction, new
 """
 
 import math
+from types import MappingProxyType
 
 import torch
 
@@ -22,7 +23,7 @@ DOMAIN = {
 class Plain(torch.optim.Optimizer):
     """Decoupled weight decay, then x <- x - lr * self.direction(g, state, t, **settings of the group)."""
 
-    defaults = {}
+    defaults = MappingProxyType({})
 
     def __init__(self, params, lr, weight_decay=0.0, **settings):
         super().__init__(params, dict(lr=lr, weight_decay=weight_decay, **{**type(self).defaults, **settings}))
@@ -41,7 +42,7 @@ class Plain(torch.optim.Optimizer):
 class AVGrad(Plain):
     """MADA paper, eq. (5), with Adam's bias corrections: the second moment is the mean of all second moments so far."""
 
-    defaults = {"betas": (0.9, 0.95), "eps": 1e-8}
+    defaults = MappingProxyType({"betas": (0.9, 0.95), "eps": 1e-8})
 
     def direction(self, g, state, betas, eps):
         b1, b2 = betas
@@ -55,7 +56,7 @@ class AVGrad(Plain):
 class Yogi(Plain):
     """Zaheer et al. (2018), Algorithm 2: v <- v - (1 - b2) sign(v - g^2) g^2; from v = 0, with Adam's bias corrections."""
 
-    defaults = {"betas": (0.9, 0.999), "eps": 1e-3}
+    defaults = MappingProxyType({"betas": (0.9, 0.999), "eps": 1e-3})
 
     def direction(self, g, state, betas, eps):
         b1, b2 = betas
@@ -68,7 +69,7 @@ class Yogi(Plain):
 class Adan(Plain):
     """Xie et al. (2023), Algorithm 1, as published with no_prox=True: betas of g, of its difference, of the square."""
 
-    defaults = {"betas": (0.98, 0.92, 0.99), "eps": 1e-8}
+    defaults = MappingProxyType({"betas": (0.98, 0.92, 0.99), "eps": 1e-8})
 
     def direction(self, g, state, betas, eps):
         b1, b2, b3 = betas
@@ -84,7 +85,7 @@ class Adan(Plain):
 class Lion(Plain):
     """Chen et al. (2023), Algorithm 2."""
 
-    defaults = {"betas": (0.9, 0.99)}
+    defaults = MappingProxyType({"betas": (0.9, 0.99)})
 
     def direction(self, g, state, betas):
         m = state.get("m", torch.zeros_like(g))
@@ -232,16 +233,16 @@ class HyperDescent:
         if self.max_grad_norm is not None:
             norm = sum((part**2).sum() for part in g.values()).sqrt()
             g = {name: part * min(1.0, self.max_grad_norm / (norm.item() + 1e-6)) for name, part in g.items()}
-        for name in x:
+        for name, p in x.items():
             if name in frozen:
-                self.x[name] = x[name].clone().requires_grad_()
+                self.x[name] = p.clone().requires_grad_()
                 continue
             self.t[name] += 1
             direction, state = self.rule(g[name], self.state[name], q, self.t[name], self.bias(name), **self.settings)
             self.used[name].append(self.coefficients)
             self.state[name] = {key: part.detach() for key, part in state.items()}
             lr = self.lr[name] * lr_factor
-            self.x[name] = x[name].detach() * (1 - lr * self.weight_decay[name]) - lr * direction
+            self.x[name] = p.detach() * (1 - lr * self.weight_decay[name]) - lr * direction
         self.last_lr = {name: self.lr[name] * lr_factor for name in x}
         return value.item()
 

@@ -233,7 +233,7 @@ def one_line_errors(script: str):
         sys.exit(130)
     except Exception as error:  # a fault of the program's: its traceback is printed, but not where the ranks' is lost
         what = f"{name}: {type(error).__name__}: {error}"
-        tell_torchrun(what, after=20 if re.search("gloo|nccl|DistBackend|DistNetwork", what, re.I) else 10)
+        tell_torchrun(what, after=20 if re.search("gloo|nccl|DistBackend|DistNetwork", what, re.IGNORECASE) else 10)
         raise
 
 

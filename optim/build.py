@@ -1,7 +1,8 @@
 """From a name and flat settings to an optimizer: one row per optimizer, and nothing else in the repo knows their names."""
 
 import inspect
-from functools import partial
+from functools import cache, partial
+from types import MappingProxyType
 
 import torch
 from torch.optim import SGD, AdamW
@@ -28,6 +29,7 @@ OPTIMIZERS = {
 }
 
 
+@cache
 def signature(name):
     """{argument: default} of an optimizer's constructor, those in its `options` included."""
     if name not in OPTIMIZERS:
@@ -35,7 +37,7 @@ def signature(name):
     arguments = dict(inspect.signature(OPTIMIZERS[name]).parameters)
     if "options" in arguments:
         arguments |= inspect.signature(ParameterizedOptimizer.__init__).parameters
-    return {key: argument.default for key, argument in arguments.items()}
+    return MappingProxyType({key: argument.default for key, argument in arguments.items()})
 
 
 def build(name, params, *, max_grad_norm=None, **settings):
@@ -67,7 +69,7 @@ def build(name, params, *, max_grad_norm=None, **settings):
 
 def resolved(name, settings):
     """What `build` makes of the flat `settings` that it knows: {setting: value}, with defaults in place of None."""
-    defaults = signature(name)
+    defaults = dict(signature(name))
     defaults |= {f"beta{i}": beta for i, beta in enumerate(defaults.get("betas", ()), start=1)}
     known = {key: value for key, value in settings.items() if key in defaults and key not in ("params", "betas")}
     group = build(name, [torch.zeros(1, requires_grad=True)], **known | {"lr": 1.0}).param_groups[0]

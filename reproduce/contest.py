@@ -10,7 +10,7 @@ import math
 from statistics import mean, stdev
 from typing import NamedTuple
 
-from runs import Run, run
+from reproduce.runs import Run, run
 
 RAW = {"hyper_scale": "raw", "debias": "powers"}
 ROWS = {  # what somebody writes in place of AdamW; the first is what all are compared with

@@ -6,7 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from reproduce import contest
-from workers import execute
+from reproduce.pool import execute
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--scale", default="cpu")

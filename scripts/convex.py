@@ -84,7 +84,7 @@ def domain(hyper_scale):
 
 
 def step(buffers, rule, hyper_scale, debias, schedule, *arguments):
-    """One step of the online problem for one optimizer, in the order of MADA.md: all arguments are 0-D tensors."""
+    """One step of the online problem for one optimizer, in the order of optim/engine.py: all arguments are 0-D tensors."""
     named = dict(zip((*STATE, "lr", *HYPER, "grad", "t"), arguments, strict=True))
     state, q, w = ({name: named[name] for name in names} for names in (buffers, NAMES, WEIGHTS))
     x, grad, t = (named[name] for name in ("x", "grad", "t"))

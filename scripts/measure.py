@@ -48,9 +48,8 @@ def measure(arguments, ranks=1):
     arguments = [name if name.startswith("--") else str(ROOT / name) for name in arguments]
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] * (ranks > 1)
     with tempfile.TemporaryDirectory() as out_dir:
-        done = subprocess.run(
-            [sys.executable, *launcher, __file__, f"--child={out_dir}", *arguments], stderr=subprocess.PIPE, text=True
-        )
+        command = [sys.executable, *launcher, __file__, f"--child={out_dir}", *arguments]
+        done = subprocess.run(command, check=False, stderr=subprocess.PIPE, text=True)
         if done.returncode:
             lines = [line for line in done.stderr.splitlines() if line.startswith(f"{os.path.basename(__file__)}: ")]
             raise UserError(

@@ -1,4 +1,4 @@
-"""What the same settings compute stays what it is, or NUMERICS in runs.py is raised: old results are not taken for new.
+"""What the same settings compute stays what it is, or NUMERICS in reproduce/runs.py is raised: old results are not taken for new.
 
 python -m pytest tests/test_numerics.py
 python tests/test_numerics.py           # after a change that is meant: raise NUMERICS, then write the record anew
@@ -18,7 +18,7 @@ from reference import problem
 import data.tokens
 import metrics
 import optim
-import runs
+from reproduce import runs
 
 GOLDEN = Path(__file__).parent / "reference" / "golden.json"
 DOUBLE, SINGLE = 1e-10, 2e-3  # relative: of float64 on any machine, of float32 after a few steps on any machine
@@ -57,7 +57,7 @@ def golden():
     return record
 
 
-REASON = "the same settings compute something else: raise NUMERICS in runs.py, or mend what changed it"
+REASON = "the same settings compute something else: raise NUMERICS in reproduce/runs.py, or mend what changed it"
 
 
 @pytest.mark.parametrize("row", ROWS)

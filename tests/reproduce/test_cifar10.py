@@ -3,7 +3,6 @@
 python -m pytest -q tests/reproduce/test_cifar10.py        # a few seconds
 """
 
-import importlib.util
 import json
 import math
 
@@ -13,11 +12,10 @@ import tiny
 import torch
 
 import metrics
+from reproduce.pool import load
 from settings import UserError, declared, parse
 
-spec = importlib.util.spec_from_file_location("train_cifar10", tiny.ROOT / "scripts" / "train_cifar10.py")
-cifar = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(cifar)
+cifar = load(str(tiny.ROOT / "scripts" / "train_cifar10.py"))
 
 
 @pytest.fixture(autouse=True)

@@ -3,18 +3,16 @@
 python -m pytest -q tests/reproduce/test_convex.py        # a quarter of a minute
 """
 
-import sys
-
 import pytest
 import tiny
 import torch
 
 import metrics
 import optim
+from reproduce.pool import load
 from settings import Finished, UserError, declared, parse
 
-sys.path.insert(0, str(tiny.ROOT / "scripts"))
-import convex
+convex = load(str(tiny.ROOT / "scripts" / "convex.py"))
 
 HYPER_LR = {"beta1": 5e-4, "beta2": 5e-4, "beta3": 1e-1, "rho": 1e-1, "c": 1e-1, "gamma": 1e-2}
 STEPS = 250

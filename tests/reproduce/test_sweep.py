@@ -4,23 +4,22 @@ python -m pytest -q tests/reproduce/test_sweep.py
 """
 
 import csv
-import json
 import math
 import os
 import resource
+import runpy
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import tiny
-
-sys.path.insert(0, str(tiny.ROOT / "scripts"))
-import sweep
+from test_pool import running, states, until
 
 import metrics
+from reproduce import grid as cells_of
+from reproduce import runs
 from settings import UserError
 
 CELLS = """
@@ -55,8 +54,7 @@ def main(*arguments):
     """sweep.py in this process; its exit status."""
     before, sys.argv = sys.argv, ["sweep.py", *arguments]
     try:
-        with sweep.one_line_errors("sweep.py"):
-            sweep.main()
+        runpy.run_path(str(tiny.ROOT / "scripts" / "sweep.py"), run_name="__main__")
     except SystemExit as error:
         return error.code
     finally:
@@ -74,25 +72,6 @@ def start(*arguments, **options):
     )
 
 
-def attempts(out):
-    """{(run, number): content} of all attempts so far."""
-    found = {}
-    for path in Path(out).glob("*/attempt.*.json"):
-        text = path.read_text()
-        found[path.parent.name, int(path.name.split(".")[1])] = (
-            json.loads(text) if text else {"state": "running", "pid": 0}
-        )
-    return found
-
-
-def until(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not (result := condition()):
-        assert time.monotonic() < end
-        time.sleep(0.01)
-    return result
-
-
 def records(out):
     """What each run logged, without what a clock says."""
     return {
@@ -107,10 +86,6 @@ def assert_same(out, undisturbed):
     assert records(out) == records(undisturbed)
     assert Path(out, "summary.csv").read_bytes() == Path(undisturbed, "summary.csv").read_bytes()
     assert Path(out, "contours.png").read_bytes() == Path(undisturbed, "contours.png").read_bytes()
-
-
-def running(out):
-    return [it["pid"] for it in attempts(out).values() if it["state"] == "running" and it["pid"]]
 
 
 # what it leaves
@@ -137,8 +112,8 @@ def test_the_summary_has_the_columns_of_the_authors(grid, capsys):
         ("adam", "0.500000", "0.990000"),
         ("adam", "0.900000", "0.600000"),
     ]
-    runs, _ = sweep.cells(path, [])
-    last = metrics.read(out / runs[0].id)[1][-1]
+    every, _ = cells_of.cells(path, [])
+    last = metrics.read(out / every[0].id)[1][-1]
     assert table[0]["final_train_loss"] == f"{last['eval_train_loss']:.6f}" != f"{last['train_loss']:.6f}"
     assert table[0]["final_val_loss"] == f"{last['val_loss']:.6f}"
     assert not list(out.glob("*/*.pt"))  # hundreds of cells' checkpoints would fill a disk
@@ -149,15 +124,15 @@ def test_summary_and_picture_are_made_from_metrics_alone(grid, tmp_path):
     for file in out.glob("*/metrics.jsonl"):
         (tmp_path / file.parent.name).mkdir()
         (tmp_path / file.parent.name / "metrics.jsonl").write_bytes(file.read_bytes())
-    runs, _ = sweep.cells(path, [])
-    assert len(runs) == 8 and list(sweep.rows(runs, tmp_path)) == list(sweep.rows(runs, out))
+    every, _ = cells_of.cells(path, [])
+    assert len(every) == 8 and list(cells_of.rows(every, tmp_path)) == list(cells_of.rows(every, out))
 
 
 def test_ours_minus_theirs(grid, tmp_path, capsys):
     path, out = grid
-    theirs = sweep.read(out / "summary.csv")[:3]
+    theirs = cells_of.read(out / "summary.csv")[:3]
     theirs[0]["final_train_loss"] -= 0.25
-    sweep.write(theirs, tmp_path / "theirs.csv")
+    cells_of.write(theirs, tmp_path / "theirs.csv")
     assert (
         main(path, "--out", str(out), "--workers", "0", "--compare", str(tmp_path / "theirs.csv"), "--under", "9") == 0
     )
@@ -180,21 +155,31 @@ def test_a_dry_run_lists_the_cells_and_does_none(tmp_path, capsys):
 
 
 def test_the_sweeps_of_the_repository():
-    paper, _ = sweep.cells(str(tiny.ROOT / "config" / "sweep_shakespeare_betas.py"), [])
-    assert len(paper) == 825 and sweep.varied(paper) == ["beta1", "beta2"]
-    cpu, seconds = sweep.cells(str(tiny.ROOT / "config" / "sweep_shakespeare_betas_cpu.py"), [])
+    paper, _ = cells_of.cells(str(tiny.ROOT / "config" / "sweep_shakespeare_betas.py"), [])
+    assert len(paper) == 825 and cells_of.varied(paper) == ["beta1", "beta2"]
+    cpu, seconds = cells_of.cells(str(tiny.ROOT / "config" / "sweep_shakespeare_betas_cpu.py"), [])
     assert len(cpu) == 75 and len(cpu) / 2 * seconds < 30 * 60
+
+
+def test_thousands_of_cells_are_listed_at_once(tmp_path, monkeypatch):
+    """The base config is parsed once, not per cell."""
+    parsed, parse = [], runs.parse
+    monkeypatch.setattr(runs, "parse", lambda *arguments: parsed.append(1) or parse(*arguments))
+    path = sweep_file(tmp_path, "seed = list(range(500))\nbeta1 = [0.1 * i for i in range(10)]\n")
+    assert len(cells_of.cells(path, [])[0]) == 5000 and len(parsed) == 2
 
 
 # cells
 
 
 def test_cells_from_lists_or_a_function_and_settings_of_all(tmp_path):
-    runs, _ = sweep.cells(sweep_file(tmp_path), ["--max_iters=4", "--seed=7"])
-    assert len(runs) == 8 and all((run.cfg["max_iters"], run.cfg["seed"]) == (4, 7) for run in runs)
+    every, _ = cells_of.cells(sweep_file(tmp_path), ["--max_iters=4", "--seed=7"])
+    assert len(every) == 8 and all((run.cfg["max_iters"], run.cfg["seed"]) == (4, 7) for run in every)
     function = "def cells():\n    for seed in (1, 2, 2):\n        yield dict(seed=seed, optimizer='adam')\n"
-    runs, _ = sweep.cells(sweep_file(tmp_path, function), [])
-    assert [run.cfg["seed"] for run in runs] == [1, 2] and sweep.varied(runs) == ["seed"]  # a cell given twice is one
+    every, _ = cells_of.cells(sweep_file(tmp_path, function), [])
+    assert [run.cfg["seed"] for run in every] == [1, 2] and cells_of.varied(every) == [
+        "seed"
+    ]  # a cell given twice is one
 
 
 @pytest.mark.parametrize(
@@ -212,7 +197,7 @@ def test_cells_from_lists_or_a_function_and_settings_of_all(tmp_path):
 def test_a_bad_sweep_file_ends_with_one_line(tmp_path, capsys, text, message):
     path = sweep_file(tmp_path, text)
     with pytest.raises(UserError, match=f"^{path}: .*{message}"):
-        sweep.cells(path, [])
+        cells_of.cells(path, [])
     assert main(path, "--out", str(tmp_path / "out")) == 2
     assert capsys.readouterr().err.count("\n") == 1 and not (tmp_path / "out").exists()
 
@@ -224,6 +209,7 @@ def test_a_bad_sweep_file_ends_with_one_line(tmp_path, capsys, text, message):
         (["--worker=3"], "no setting 'worker'"),
         (["--compare", "nowhere.csv"], "nowhere.csv: not a table"),
         (["--shard", "4/3"], "invalid shard value: '4/3'"),
+        (["--jobs", "0"], "--jobs 0: must be at least 1"),
     ],
 )
 def test_a_bad_command_line_ends_with_status_2(grid, capsys, arguments, message):
@@ -244,23 +230,25 @@ def test_a_diverged_cell_is_a_result_and_a_failed_one_is_run_again_on_demand_onl
     assert main(*arguments) == 2
     error = capsys.readouterr().err
     assert "beta1=2.0" in error and "1 of 3 runs failed; --retry_failed runs them again" in error
-    assert sorted(it["state"] for it in attempts(tmp_path / "out").values()) == ["done", "done", "failed"]
-    table = sweep.read(tmp_path / "out" / "summary.csv")
+    assert sorted(it["state"] for it in states(tmp_path / "out").values()) == ["done", "done", "failed"]
+    table = cells_of.read(tmp_path / "out" / "summary.csv")
     assert [math.isfinite(row["final_train_loss"]) for row in table] == [True, False]
-    assert (main(*arguments), len(attempts(tmp_path / "out"))) == (2, 3)
-    assert (main(*arguments, "--retry_failed"), len(attempts(tmp_path / "out"))) == (2, 4)
+    before = states(tmp_path / "out")
+    assert main(*arguments) == 2 and states(tmp_path / "out") == before
+    assert main(*arguments, "--retry_failed") == 2
+    again = [key for key, it in states(tmp_path / "out").items() if it != before[key]]
+    assert [before[key]["state"] for key in again] == ["failed"]
 
 
 def test_shards_are_a_partition(grid, tmp_path):
     path, _out = grid
     for i, count in ((1, 3), (2, 6), (3, 8)):
         assert main(path, "--out", str(tmp_path), "--workers", "0", "--shard", f"{i}/3", "--max_iters=1") == 0
-        assert len(attempts(tmp_path)) == count
-    assert {it["state"] for it in attempts(tmp_path).values()} == {"done"}
-    assert {number for _, number in attempts(tmp_path)} == {1}
+        assert len(states(tmp_path)) == count
+    assert {it["state"] for it in states(tmp_path).values()} == {"done"}
 
 
-# whatever dies: tests/reproduce/test_runs.py has more of it
+# whatever dies: tests/reproduce/test_pool.py has more of it
 
 
 def test_two_invocations_share_the_work_and_replace_a_killed_worker(grid, tmp_path):
@@ -270,9 +258,8 @@ def test_two_invocations_share_the_work_and_replace_a_killed_worker(grid, tmp_pa
     for process in both:
         output, error = process.communicate(timeout=120)
         assert process.returncode == 0 and "8 of 8 cells" in output and "Traceback" not in error, error
-    found = attempts(tmp_path)
-    assert sum(it["state"] == "done" for it in found.values()) == 8 and len(found) <= 9
-    assert len({it["pid"] for it in found.values()}) >= 2
+    found = states(tmp_path).values()
+    assert [it["state"] for it in found] == ["done"] * 8 and len({it["pid"] for it in found}) >= 2
     assert_same(tmp_path, undisturbed)
 
 

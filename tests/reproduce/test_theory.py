@@ -3,13 +3,9 @@
 python -m pytest -q tests/reproduce/test_theory.py        # seconds
 """
 
-import sys
-
 import numpy as np
-import tiny
 
-sys.path.insert(0, str(tiny.ROOT / "scripts"))
-import theory
+from reproduce import theory
 
 
 def test_the_bound_is_least_at_beta2():

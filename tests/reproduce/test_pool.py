@@ -1,6 +1,6 @@
-"""runs.py and workers.py: many runs, each once, whatever is killed meanwhile. They are of a toy that takes half a second.
+"""reproduce/pool.py: many runs, each once, whatever is killed meanwhile. They are of a toy that takes half a second.
 
-python -m pytest -q tests/reproduce/test_runs.py
+python -m pytest -q tests/reproduce/test_pool.py
 """
 
 import errno
@@ -10,14 +10,14 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import tiny
+from filelock import FileLock
 
 import metrics
-import runs
-import workers
-from runs import Board
+from reproduce import pool, runs
 from settings import UserError
 
 TOY = """
@@ -68,40 +68,43 @@ def train(cfg, given):
 
 
 @pytest.fixture
-def toy(tmp_path, monkeypatch):
+def toy(tmp_path):
     """A function: settings -> Run of the toy script."""
     path = tmp_path / "toy_script.py"
     path.write_text(TOY.format(root=str(tiny.ROOT)))
-    monkeypatch.delitem(sys.modules, "toy_script", raising=False)
-    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     return lambda **settings: runs.run(str(path), **settings)
 
 
 def execute(folder, some, **options):
-    return workers.execute(some, str(folder), **{"workers": 0, "progress": lambda states: None} | options)
+    return pool.execute(some, str(folder), **{"workers": 0} | options)
 
 
 def start(folder, some, count=2):
     """execute() in a process of its own."""
     given = [(run.script, run.given) for run in some]
     code = (
-        f"import sys; sys.path.insert(0, {str(tiny.ROOT)!r}); import settings, runs, workers\n"
+        f"import sys; sys.path.insert(0, {str(tiny.ROOT)!r})\n"
+        "import settings; from reproduce import pool, runs\n"
         f"with settings.one_line_errors('many'):\n"
-        f"    workers.execute([runs.Run(*it) for it in {given!r}], {str(folder)!r}, workers={count})"
+        f"    pool.execute([runs.Run(*it) for it in {given!r}], {str(folder)!r}, workers={count})"
     )
     return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
 
 
-def attempts(folder):
-    """The content of all attempts so far."""
-    return [json.loads(path.read_text() or "{}") for path in sorted(folder.glob("*/attempt.*.json"))]
+def states(folder):
+    """{id: what state.json says} of all runs that have been begun."""
+    return {path.parent.name: json.loads(path.read_text()) for path in Path(folder).glob("*/state.json")}
+
+
+def alive(pid):
+    return os.path.exists(f"/proc/{pid}") and Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
 
 
 def running(folder):
-    return [it["pid"] for it in attempts(folder) if it.get("state") == "running" and runs.alive(it["pid"])]
+    return [it["pid"] for it in states(folder).values() if it["state"] == "running" and alive(it["pid"])]
 
 
-def until(condition, seconds=30):
+def until(condition, seconds=60):
     end = time.monotonic() + seconds
     while not (result := condition()):
         assert time.monotonic() < end
@@ -138,9 +141,11 @@ def test_an_id_is_that_of_the_resolved_settings(toy, tmp_path):
     assert toy(seed=1, wandb_log=True, out_dir="elsewhere").id == toy().id == toy(seed=1, nothing=None).id
     assert len({toy().id, toy(seed=2).id, toy(nothing=2).id, toy(pause=1).id}) == 4
     assert toy(pause=1).id == toy(pause=1.0).id == runs.run(str(tmp_path / "toy_script.py"), "--pause=1").id
+    assert toy(seed=3).id == toy(seed=4, pause=1).but(seed=3, pause=0.005).id
     assert toy(seed=3).id == "10771df24f26"  # in other processes, on other days
-    with pytest.raises(UserError, match="no setting 'sead'; the nearest is 'seed'"):
-        toy(sead=1)
+    for wrong in (toy, toy().but):
+        with pytest.raises(UserError, match="no setting 'sead'; the nearest is 'seed'"):
+            wrong(sead=1)
 
 
 # states
@@ -148,14 +153,15 @@ def test_an_id_is_that_of_the_resolved_settings(toy, tmp_path):
 
 def test_the_same_call_again_does_nothing_and_a_longer_list_only_what_is_missing(toy, tmp_path):
     some = [toy(seed=seed, pause=0.0) for seed in (1, 2, 1)]
-    states = execute(tmp_path / "out", some)
-    assert {state["state"] for state in states.values()} == {"done"} and len(states) == 2  # a run given twice is one
+    found = execute(tmp_path / "out", some)
+    assert {it["state"] for it in found.values()} == {"done"} and len(found) == 2  # a run given twice is one
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/*")}
-    assert execute(tmp_path / "out", some) == states
+    assert execute(tmp_path / "out", some) == found
     execute(tmp_path / "out", [*some, toy(seed=3, pause=0.0)], keep_checkpoints=False)
     after = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/*")}
     assert before.items() < after.items()
-    assert sorted(path.name for path in after.keys() - before.keys()) == ["attempt.1.json", "log.txt", metrics.FILE]
+    new = sorted(path.name for path in after.keys() - before.keys())
+    assert new == ["lock", "log.txt", metrics.FILE, "state.json"]
 
 
 def test_shards_are_a_partition(toy, tmp_path):
@@ -164,62 +170,63 @@ def test_shards_are_a_partition(toy, tmp_path):
     assert [len(shard) for shard in shards] == [3, 2, 2] and set.union(*shards) == {run.id for run in some}
 
 
-def test_a_failed_run_has_its_error_and_is_done_again_only_on_demand(toy, tmp_path):
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_failed_run_has_its_error_and_is_done_again_only_on_demand(toy, tmp_path, workers):
     some = [toy(trouble=trouble) for trouble in ("raise OSError('no such luck')", "raise settings.UserError('bad x')")]
-    first, second = execute(tmp_path / "out", some).values()
+    first, second = execute(tmp_path / "out", some, workers=workers).values()
     assert first["state"] == "failed" and first["error"].startswith("Traceback") and "no such luck" in first["error"]
     assert (second["state"], second["error"]) == ("failed", "bad x")
-    assert [state["attempt"] for state in execute(tmp_path / "out", some).values()] == [1, 1]
-    assert [state["attempt"] for state in execute(tmp_path / "out", some, retry_failed=True).values()] == [2, 2]
-    assert steps(tmp_path / "out", some[0]) == 50 and len(attempts(tmp_path / "out")) == 4
+    assert pool.errors({"a": first, "b": second}) == ["OSError: no such luck", "bad x"]
+    again = execute(tmp_path / "out", some, workers=workers)
+    assert list(again.values()) == [first, second]
+    again = execute(tmp_path / "out", some, workers=workers, retry_failed=True)
+    assert [it["error"] for it in again.values()] == [first["error"], "bad x"]
+    assert all(it["seconds"] != before["seconds"] for it, before in zip(again.values(), (first, second), strict=True))
+    assert steps(tmp_path / "out", some[0]) == 50
 
 
 def test_a_run_that_diverges_is_done(toy, tmp_path):
     some = [toy(pause=0.0, trouble="raise settings.Diverged('not finite')"), toy(seed=-1), toy(seed=1)]
-    states = execute(tmp_path / "out", some).values()
-    assert [(state["state"], state["diverged"]) for state in states] == [
-        ("done", True),
-        ("done", True),
-        ("done", False),
-    ]
+    found = execute(tmp_path / "out", some).values()
+    assert [(it["state"], it["diverged"]) for it in found] == [("done", True), ("done", True), ("done", False)]
 
 
 def test_a_run_that_kills_its_workers_fails(toy, tmp_path):
-    run = toy(pause=0.0, trouble="os.kill(os.getpid(), signal.SIGKILL)")
-    state = execute(tmp_path / "out", [run], workers=1)[run.id]
-    assert state["state"] == "failed" and "5 workers died here" in state["error"] and state["attempt"] <= 8
+    both = [toy(pause=0.0, trouble="os.kill(os.getpid(), signal.SIGKILL)"), toy(pause=0.0)]
+    found = execute(tmp_path / "out", both, workers=1)
+    assert found[both[0].id]["state"] == "failed" and "5 workers died here" in found[both[0].id]["error"]
+    assert found[both[1].id]["state"] == "done"
 
 
-def test_a_worker_elsewhere_lives_as_long_as_its_heart_beats(toy, tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "DEAD", 0.3)
-    run, board, path = toy(), Board(tmp_path), tmp_path / toy().id / "attempt.1.json"
-    path.parent.mkdir()
-    for text in ('{"state": "running", "host": "elsewhere", "pid": 1, "where": null}', ""):
-        path.write_text(text)
-        for _ in range(5):
-            os.utime(path)
-            assert board.look(run)["state"] == "running"
-            time.sleep(0.1)
-        time.sleep(0.3)
-        assert board.look(run)["state"] == "pending"
+def test_a_run_is_running_only_as_long_as_its_lock_is_held(toy, tmp_path):
+    path = tmp_path / toy().id
+    path.mkdir()
+    assert pool.look(toy(), tmp_path) == {"state": "pending"}
+    pool.write(path, state="running", where=None, deaths=0)
+    assert pool.look(toy(), tmp_path)["state"] == "pending"
+    with FileLock(path / "lock"):
+        code = f"import sys; sys.path.insert(0, {str(tiny.ROOT)!r}); from reproduce import pool, runs\n"
+        code += f"print(pool.look(runs.Run({toy().script!r}, {{}}), {str(tmp_path)!r})['state'])"
+        assert subprocess.check_output([sys.executable, "-c", code], text=True) == "running\n"
 
 
-def test_a_worker_that_lost_its_run_ends_at_once(toy, tmp_path):
-    run = toy(seed=5, pause=0.1)
-    code = (
-        f"import sys; sys.path.insert(0, {str(tiny.ROOT)!r}); import runs, workers; workers.BEAT = 0.05\n"
-        f"workers.execute([runs.Run({run.script!r}, {run.given!r})], {str(tmp_path / 'out')!r}, workers=0)"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
-    until(lambda: steps(tmp_path / "out", run) > 2)
-    assert Board(tmp_path / "out").claim(run, 2)
-    assert process.wait(timeout=10) == workers.FRESH
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"state": "asleep"}', "\0" * 40])
+def test_a_damaged_state_is_a_pending_run(toy, tmp_path, text):
+    (tmp_path / toy().id).mkdir()
+    (tmp_path / toy().id / "state.json").write_text(text)
+    assert pool.look(toy(), tmp_path) == {"state": "pending"}
+    assert execute(tmp_path, [toy(pause=0.0), toy()])[toy().id]["state"] == "done"
 
 
-def test_only_one_claim_succeeds(toy, tmp_path):
-    boards = [Board(tmp_path) for _ in range(20)]
-    assert sum(board.claim(toy(), 1) for board in boards) == 1
-    assert sum(board.claim(toy(), 2) for board in boards) == 1
+def test_what_the_former_pool_has_done_is_done_after_one_line(toy, tmp_path):
+    """Its attempt.N.json of a finished run is a state.json: the line is in reproduce/pool.py."""
+    (tmp_path / toy().id).mkdir()
+    (tmp_path / toy().id / "attempt.1.json").write_text('{"state": "stopped", "host": [], "pid": 1}')
+    ended = '{"state": "done", "diverged": false, "host": ["a"], "pid": 1, "seconds": 2.0}'
+    (tmp_path / toy().id / "attempt.2.json").write_text(ended)
+    (line,) = [line.strip() for line in pool.__doc__.splitlines() if line.strip().startswith("for file in")]
+    subprocess.run(["bash", "-c", line.replace("FOLDER", str(tmp_path))], check=True)
+    assert execute(tmp_path, [toy()])[toy().id] == json.loads(ended) and not (tmp_path / toy().id / "log.txt").exists()
 
 
 # whatever is killed
@@ -232,7 +239,7 @@ def test_killed_workers_are_replaced(some, undisturbed, tmp_path):
     until(lambda: max(steps(tmp_path / "out", run) for run in some) > 30)
     os.kill(until(lambda: running(tmp_path / "out"))[0], signal.SIGKILL)
     error = process.communicate(timeout=60)[1]
-    assert process.returncode == 0 and "4 of 4 runs done" in error and "Traceback" not in error, error
+    assert process.returncode == 0 and "4 of 4 runs: 4 done" in error and "Traceback" not in error, error
     assert values(tmp_path / "out", some) == undisturbed
 
 
@@ -249,10 +256,10 @@ def test_an_invocation_that_is_killed_is_gone_on_with(some, undisturbed, tmp_pat
     error = process.communicate(timeout=30)[1]
     if name in ("SIGTERM", "SIGINT"):
         assert process.returncode == 2 and error.splitlines()[-1].startswith("many: stopped with "), error
-        assert "Traceback" not in error
-    until(lambda: not any(map(runs.alive, pids)), 10)  # without their invocation they end by themselves
+    assert "Traceback" not in error, error
+    until(lambda: not any(map(alive, pids)), 10)  # without their invocation they end by themselves
     before = [steps(tmp_path / "out", run) for run in some]
-    assert 30 < max(before) < 100 and "done" not in [it["state"] for it in attempts(tmp_path / "out")]
+    assert 30 < max(before) < 100 and "done" not in [it["state"] for it in states(tmp_path / "out").values()]
     execute(tmp_path / "out", some)
     assert values(tmp_path / "out", some) == undisturbed
     resumed = [metrics.read(tmp_path / "out" / run.id)[0].get("resumed_at") for run in some]
@@ -264,9 +271,9 @@ def test_an_invocation_that_is_killed_is_gone_on_with(some, undisturbed, tmp_pat
 
 def test_ctrl_c_without_workers(toy, tmp_path, undisturbed):
     run = toy(seed=0, trouble="cfg['init_from'] == 'resume' or signal.raise_signal(signal.SIGINT)")
-    with pytest.raises(workers.Stopped, match="^stopped with 1 runs left; the same command goes on"):
+    with pytest.raises(pool.Stopped, match="^stopped with 1 runs left; the same command goes on"):
         execute(tmp_path / "out", [run])
-    assert [it["state"] for it in attempts(tmp_path / "out")] == ["stopped"] and steps(tmp_path / "out", run) == 50
+    assert states(tmp_path / "out") == {} and steps(tmp_path / "out", run) == 50
     execute(tmp_path / "out", [run])
     assert values(tmp_path / "out", [run]) == undisturbed[:1]
 
@@ -275,16 +282,28 @@ def test_two_invocations_share_the_work(some, undisturbed, tmp_path):
     both = [start(tmp_path / "out", some, 1) for _ in range(2)]
     for process in both:
         error = process.communicate(timeout=60)[1]
-        assert process.returncode == 0 and "4 of 4 runs done" in error, error
-    assert [it["state"] for it in attempts(tmp_path / "out")] == ["done"] * 4
-    assert len({it["pid"] for it in attempts(tmp_path / "out")}) == 2
+        assert process.returncode == 0 and "4 of 4 runs: 4 done" in error, error
+    found = states(tmp_path / "out").values()
+    assert [it["state"] for it in found] == ["done"] * 4 and len({it["pid"] for it in found}) == 2
+    assert values(tmp_path / "out", some) == undisturbed
+    assert all("resumed_at" not in metrics.read(tmp_path / "out" / run.id)[0] for run in some)  # each once
+
+
+def test_two_invocations_one_of_which_is_killed(some, undisturbed, tmp_path):
+    """The other one takes over what it was at."""
+    both = [start(tmp_path / "out", some, 1) for _ in range(2)]
+    until(lambda: len(running(tmp_path / "out")) == 2)
+    both[0].kill()
+    both[0].communicate()
+    error = both[1].communicate(timeout=60)[1]
+    assert both[1].returncode == 0 and "4 of 4 runs: 4 done" in error, error
     assert values(tmp_path / "out", some) == undisturbed
 
 
 # a full disk
 
 
-@pytest.mark.parametrize("place", ["ckpt_last.pt.part", "attempt.1.json.part"])
+@pytest.mark.parametrize("place", ["ckpt_last.pt.part", "state.json.part"])
 def test_a_full_disk_loses_nothing(some, undisturbed, tmp_path, place):
     """/dev/full stands for it, in one of the files: workers report it, and later all goes on."""
     for run in some:
@@ -298,21 +317,25 @@ def test_a_full_disk_loses_nothing(some, undisturbed, tmp_path, place):
     )
     for run in some:
         (tmp_path / "out" / run.id / place).unlink(missing_ok=True)
-    assert {Board(tmp_path / "out").look(run)["state"] for run in some} == {"pending"}
+    assert {pool.look(run, tmp_path / "out")["state"] for run in some} == {"pending"}
     execute(tmp_path / "out", some)
     assert values(tmp_path / "out", some) == undisturbed
 
 
-def test_a_disk_too_full_for_a_claim(some, undisturbed, tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
+@pytest.mark.parametrize("where", ["mkdir", "running", "done"])
+def test_a_disk_that_is_too_full_for_a_state(some, undisturbed, tmp_path, monkeypatch, where):
+    def full(*_, **found):
+        if found.get("state", "mkdir") == where:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(*_, **found)
 
+    write = pool.write
     with (
         monkeypatch.context() as patch,
-        pytest.raises(workers.CannotWrite, match="out cannot be written: .*No space left"),
+        pytest.raises(pool.CannotWrite, match="out cannot be written: .*No space left"),
     ):
-        patch.setattr(json, "dump", full)
+        patch.setattr(*((pool.Path, "mkdir") if where == "mkdir" else (pool, "write")), full)
         execute(tmp_path / "out", some)
-    assert attempts(tmp_path / "out") == []
+    assert {pool.look(run, tmp_path / "out")["state"] for run in some} == {"pending"}
     execute(tmp_path / "out", some)
     assert values(tmp_path / "out", some) == undisturbed

@@ -1,36 +1,29 @@
-"""The theory of section 4: the bound of Theorem 1 over rho (Figures 1 and 2), and Proposition 1, checked numerically.
-
-    python scripts/theory.py 10000 theory.json        # Figure 1; 1000: Figure 2; seconds
+"""The theory of section 4, numerically: the bound of Theorem 1 over rho (Figures 1 and 2), and Proposition 1.
 
 Theorem 1, eq. (6), with constants 1: E (1/T + ln(E)/T + max(0, ln(rho/beta2))), E = sqrt((rho + (1-rho) T) / (1-beta2)).
 Proposition 1: with alpha_t = alpha / sqrt(t), rho_t <= 1 / (t (1-beta2) + 1) is enough for a step size alpha_t / sqrt(V_t)
 that never grows. V comes from optim/mada.py without bias correction, as in the paper, for gradients that test it hard.
 """
 
-import argparse
-import json
-import sys
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import metrics
 from devices import hardware
 from optim.mada import mada
-from settings import UserError, one_line_errors
 
 BETA2 = 0.9
 
 
-def bound(rho, T, beta2=BETA2):
+def bound(rho: float | np.ndarray, T: int, beta2: float = BETA2) -> float | np.ndarray:
     """The right-hand side of eq. (6) with constants 1."""
     E = np.sqrt((rho + (1 - rho) * T) / (1 - beta2))
     return E * (1 / T + np.log(E) / T + np.log(np.maximum(rho / beta2, 1)))
 
 
-def gradients(T, count=200):
+def gradients(T: int, count: int = 200) -> torch.Tensor:
     """(T, 4 * count): normal, heavy-tailed, rare spikes, and silence after a burst; each with every scale."""
     rng = torch.Generator().manual_seed(0)
     normal = torch.randn(T, 4, count, generator=rng, dtype=torch.float64)
@@ -41,7 +34,7 @@ def gradients(T, count=200):
     return normal.flatten(1)
 
 
-def growth(rho_at, T=2000, beta2=BETA2):
+def growth(rho_at: Callable[[int], float], T: int = 2000, beta2: float = BETA2) -> float:
     """The largest factor by which alpha_t / sqrt(V_t) grows in a step, over gradients(T), with rho_t = rho_at(t)."""
     g = gradients(T)
     state = {name: torch.zeros_like(g[0]) for name in ("m", "v", "s")}
@@ -74,10 +67,21 @@ def growth(rho_at, T=2000, beta2=BETA2):
     return most
 
 
-def report(T):
-    """{"rho", "bound": of eq. (6) at each, "best_rho", "proposition1": {rule of rho_t: largest growth}, what it is for}."""
+def here() -> dict:
+    """What the numbers were computed with, in the keys of a run's header."""
+    return {"device": hardware("cpu"), "torch": torch.__version__, "git": metrics.git_revision()}
+
+
+def theorem(T: int) -> dict:
+    """{"rho", "bound": of eq. (6) at each, "best_rho", what it is for}."""
     rho = np.round(np.linspace(0, 1, 1001), 3)
-    limit = {
+    found = {"T": T, "beta2": BETA2, "constants": [1, 1, 1], "rho": rho.tolist(), "bound": bound(rho, T).tolist()}
+    return found | {"best_rho": float(rho[bound(rho, T).argmin()])} | here()
+
+
+def proposition() -> dict:
+    """{"growth": {rule of rho_t: largest growth of the step size in a step}, what it is for}."""
+    rules = {
         "rho_t = 1 / (t (1 - beta2) + 1), the bound": lambda t: 1 / (t * (1 - BETA2) + 1),
         "beta2 times the bound": lambda t: BETA2 / (t * (1 - BETA2) + 1),
         "rho_t = 0 (AVGrad)": lambda t: 0.0,
@@ -85,34 +89,5 @@ def report(T):
         "rho_t = 1 (Adam)": lambda t: 1.0,
         "below the bound, but not falling (0, then the bound, in turns)": lambda t: (t % 2) / (t * (1 - BETA2) + 1),
     }
-    return {
-        "T": T,
-        "beta2": BETA2,
-        "constants": [1, 1, 1],
-        "rho": rho.tolist(),
-        "bound": bound(rho, T).tolist(),
-        "best_rho": float(rho[bound(rho, T).argmin()]),
-        "proposition1": {name: growth(rho_at) for name, rho_at in limit.items()},
-        "device": hardware("cpu"),
-        "torch": torch.__version__,
-        "git": metrics.git_revision(),
-    }
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("T", type=int, help="number of steps")
-    parser.add_argument("out", type=Path, help="JSON file to write")
-    args = parser.parse_args()
-    if args.T < 1 or not args.out.resolve().parent.is_dir():
-        raise UserError(f"T = {args.T} must be at least 1, and {args.out.parent} a folder that is there")
-    found = report(args.T)
-    args.out.write_text(json.dumps(found) + "\n")
-    print(f"T = {args.T}: the bound is least at rho = {found['best_rho']}; beta2 = {found['beta2']}")
-    for name, most in found["proposition1"].items():
-        print(f"step size grows by a factor of {most:.4g} at most with {name}")
-
-
-if __name__ == "__main__":
-    with one_line_errors(__file__):
-        main()
+    found = {"beta2": BETA2, "T": 2000, "growth": {name: growth(rho_at) for name, rho_at in rules.items()}}
+    return found | here()

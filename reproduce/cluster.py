@@ -1,0 +1,52 @@
+"""execute() as jobs of a cluster's queue, through submitit: cluster="slurm", or "local" for processes of this machine.
+
+All jobs work at the same runs, in a folder that all nodes see; each run's lock says who does it. A job that is out of time or
+preempted is told before (SIGUSR2), writes its checkpoints, and is queued anew.
+"""
+
+import os
+import signal
+from pathlib import Path
+
+import submitit
+
+from reproduce.pool import Stopped, execute
+from reproduce.runs import ROOT, Run
+from settings import UserError
+
+
+class Job:
+    """One job: execute(*arguments, **options), as a callable that submitit can send and queue anew."""
+
+    def __init__(self, *arguments, **options):
+        self.arguments, self.options = arguments, options
+
+    def __call__(self) -> dict:
+        queue_anew = signal.signal(signal.SIGUSR2, lambda *_: signal.raise_signal(signal.SIGTERM))
+        try:
+            return execute(*self.arguments, **self.options)
+        except Stopped:
+            queue_anew(signal.SIGUSR2, None)  # submitit's handler, which calls checkpoint() and ends this process
+            raise
+
+    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
+        return submitit.helpers.DelayedSubmission(self)
+
+
+def submit(
+    runs: list[Run], folder: str, jobs: int, cluster: str = "slurm", queue: dict | None = None, **options
+) -> list:
+    """So many jobs that do the runs in `folder`. Returns submitit's jobs. Raises UserError.
+
+    queue: submitit's parameters by name, e.g. {"timeout_min": 720, "gpus_per_node": 1, "slurm_partition": "gpu"};
+    options: of execute().
+    """
+    os.environ["PYTHONPATH"] = os.pathsep.join([ROOT, *filter(None, [os.environ.get("PYTHONPATH")])])
+    folder = os.path.abspath(folder)
+    try:
+        executor = submitit.AutoExecutor(Path(folder, "jobs"), cluster, slurm_max_num_timeout=1000)
+        executor.update_parameters(**{"name": Path(folder).name, "slurm_signal_delay_s": 180} | (queue or {}))
+        with executor.batch():
+            return [executor.submit(Job(runs, folder, **options)) for _ in range(jobs)]
+    except (RuntimeError, ValueError, AssertionError, NameError, TypeError) as error:
+        raise UserError(f"cluster={cluster!r}, {queue}: {str(error).splitlines()[0]}") from None

@@ -1,0 +1,321 @@
+"""Pictures: seeds as bands, one colour per optimizer everywhere, and no number that is not handed in. It imports nothing of the repo."""
+
+import math
+import os
+import textwrap
+from collections import Counter
+from statistics import mean, stdev
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+SYMBOLS = {
+    "beta1": r"$\beta_1$",
+    "beta2": r"$\beta_2$",
+    "beta3": r"$\beta_3$",
+    "rho": r"$\rho$",
+    "c": "$c$",
+    "gamma": r"$\gamma$",
+}
+COLORS = {  # of an optimizer and its variants, which differ by their lines; told apart by the colour-blind too
+    "adam": "#0072B2",
+    "hyperadam": "#56B4E9",
+    "avgrad": "#CC79A7",
+    "amsgrad": "#882255",
+    "adan": "#009E73",
+    "lion": "#E69F00",
+    "yogi": "#999933",
+    "muon": "#332288",
+    "sgd": "#777777",
+    "momentum sgd": "#777777",
+    "mada": "#D55E00",
+    "mada-fs": "#F5A274",
+}
+LINES = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)), (0, (1, 4)), (0, (8, 3)))
+plt.rcParams |= {"axes.grid": True, "grid.alpha": 0.3, "font.size": 9, "axes.titlesize": 10, "legend.fontsize": 8}
+
+
+def family(label: str) -> str:
+    """The optimizer that a row's label begins with: "MADA (rho_0 = 0)" -> "mada"."""
+    name = label.lower().partition(" (")[0].partition(",")[0].removesuffix("-")
+    return name if name in COLORS else name.split()[0]
+
+
+def color(label: str) -> str:
+    return COLORS.get(family(label), "#000000")
+
+
+def pretty(label: str) -> str:
+    """A row's label with the paper's symbols."""
+    label = label.replace("rho_0", r"$\rho_0$").replace("beta2", r"$\beta_2$")
+    return (
+        label.replace("- (", r"$^-$ (") if "- (" in label else label.removesuffix("-") + r"$^-$" * label.endswith("-")
+    )
+
+
+def styles(labels: list[str]) -> dict[str, dict]:
+    """{label: color and linestyle}: variants of one optimizer have other lines."""
+    seen = Counter()
+    return {
+        label: {"color": color(label), "linestyle": LINES[(seen.update([family(label)]) or seen[family(label)]) - 1]}
+        for label in labels
+    }
+
+
+def save(fig, path: str | os.PathLike, caption: str = ""):
+    """Write a figure, whole or not at all, with its caption below it."""
+    if caption:
+        fig.supxlabel(textwrap.fill(caption, int(19 * fig.get_figwidth())), fontsize=7, x=0.01, ha="left")
+    fig.savefig(f"{path}.{os.getpid()}.part", dpi=150, format="png")
+    plt.close(fig)
+    os.replace(f"{path}.{os.getpid()}.part", path)
+
+
+def series(records: list[dict], key: str) -> tuple[list, list]:
+    """The steps at which `key` was logged, and its values there."""
+    pairs = [(record["iter"], record[key]) for record in records if key in record]
+    return [step for step, _ in pairs], [value for _, value in pairs]
+
+
+def band(ax, steps: list, seeds: list[list], **style):
+    """The mean over seeds as a line, and all of them as a band; each seed: values at `steps`."""
+    values = np.array(seeds, dtype=float)
+    ax.plot(steps, values.mean(0), lw=1.4, **style)
+    if len(values) > 1:
+        ax.fill_between(steps, values.min(0), values.max(0), color=style["color"], alpha=0.15, lw=0)
+
+
+def lines(ax, found: dict, xlabel: str, ylabel: str, **axes):
+    """found: {label: (steps, [values of a seed, ...])} on one panel."""
+    for label, style in styles(list(found)).items():
+        band(ax, *found[label], label=pretty(label), **style)
+    ax.set(xlabel=xlabel, ylabel=ylabel, **axes)
+    ax.legend()
+
+
+def curves(panels: dict, path: str | os.PathLike, ylabel: str, caption: str, **axes):
+    """panels: {title: {label: (steps, [values of a seed, ...])}}, side by side."""
+    fig, found = plt.subplots(1, len(panels), figsize=(4.6 * len(panels), 4.6), layout="constrained", squeeze=False)
+    for ax, (title, each) in zip(found[0], panels.items(), strict=True):
+        lines(ax, each, "step", ylabel, title=title, **axes)
+    save(fig, path, caption)
+
+
+def coefficients(lines: dict, path: str | os.PathLike, caption: str):
+    """A panel per coefficient. lines: {label: {coefficient: (% of the run, [values of a seed, ...])}}."""
+    fig, axes = plt.subplots(2, 3, figsize=(11, 6), layout="constrained", sharex=True)
+    for ax, (key, symbol) in zip(axes.flat, SYMBOLS.items(), strict=True):
+        for (label, found), style in zip(lines.items(), styles(list(lines)).values(), strict=True):
+            band(ax, *found[key], label=pretty(label), **style)
+        ax.set_title(symbol)
+        low, high = ax.get_ylim()
+        if high - low < 0.02:  # else rounding looks like motion
+            ax.set_ylim((low + high) / 2 - 0.01, (low + high) / 2 + 0.01)
+        ax.ticklabel_format(useOffset=False)
+    for ax in axes[1]:
+        ax.set_xlabel("% of the run")
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=len(lines))
+    save(fig, path, caption)
+
+
+def grid(rows: dict, path: str | os.PathLike, caption: str, x: str = "beta1", y: str = "beta2"):
+    """Figure 8: a row of panels per loss, an optimizer each, a square per cell; a cross where a run diverged.
+
+    rows: {what the loss is: {optimizer: {(x, y): loss}}}; each row has one logarithmic colour scale.
+    """
+    optimizers = list(next(iter(rows.values())))
+    shape = len(rows), len(optimizers)
+    fig, axes = plt.subplots(
+        *shape, figsize=(1.3 + 3.5 * shape[1], 3.2 * shape[0] + 0.4), squeeze=False, layout="constrained"
+    )
+    for i, (what, panels) in enumerate(rows.items()):
+        finite = sorted(z for panel in panels.values() for z in panel.values() if math.isfinite(z))
+        low, high = (finite[0], finite[int(0.9 * (len(finite) - 1))]) if finite else (1, 2)
+        scale = matplotlib.colors.LogNorm(low, max(high, 1.001 * low))  # the worst tenth has one colour
+        for ax, optimizer in zip(axes[i], optimizers, strict=True):
+            points = panels[optimizer]
+            xs, ys = (sorted({at[k] for at in points}) for k in (0, 1))
+            z = np.array([[points.get((a, b), math.nan) for a in xs] for b in ys])
+            ax.imshow(z, origin="lower", aspect="auto", norm=scale, cmap="viridis_r")
+            for (a, b), loss in points.items():
+                if not math.isfinite(loss):
+                    ax.plot(xs.index(a), ys.index(b), "x", color="red", ms=7)
+            every = max(1, len(xs) // 6)
+            ax.set_xticks(range(0, len(xs), every), [f"{a:g}" for a in xs[::every]])
+            every = max(1, len(ys) // 6)
+            ax.set_yticks(range(0, len(ys), every), [f"{b:g}" for b in ys[::every]])
+            ax.grid(False)
+            ax.set(title=f"{optimizer}: {what}", xlabel=f"initial {SYMBOLS[x]}")
+        axes[i, 0].set_ylabel(f"initial {SYMBOLS[y]}")
+        bar = fig.colorbar(matplotlib.cm.ScalarMappable(scale, "viridis_r"), ax=axes[i], extend="max")
+        bar.set_label(f"{what} (nats per character)")
+        ticks = np.geomspace(scale.vmin, scale.vmax, 6)
+        bar.set_ticks(ticks, labels=[f"{tick:.3g}" for tick in ticks], minor=False)
+        bar.minorticks_off()
+    save(fig, path, caption)
+
+
+def gaps(ours: dict, paper: dict, baseline: str, key: str, extra: list, path: str | os.PathLike, caption: str):
+    """What a table says: each row's paired differences to the baseline by seed, their mean and two standard errors; the paper's.
+
+    ours: {label: [difference of a seed, ...]}; paper: {label: difference}; extra: functions that draw on one more panel each.
+    """
+    labels = list(ours)[::-1]
+    fig, axes = plt.subplots(
+        1,
+        1 + len(extra),
+        figsize=(6.2 + 4.6 * len(extra), 1.4 + 0.36 * max(8, len(labels))),
+        layout="constrained",
+        squeeze=False,
+    )
+    ax = axes[0, 0]
+    for place, label in enumerate(labels):
+        values = ours[label]
+        if values:
+            ax.plot(values, [place] * len(values), "o", color=color(label), ms=4, alpha=0.6, zorder=3)
+            middle = mean(values)
+            error = 2 * stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0
+            ax.errorbar(middle, place, xerr=error, fmt="|", color=color(label), ms=12, mew=2, capsize=4)
+        if label in paper:
+            ax.plot(paper[label], place, "D", mfc="none", mec="black", ms=7, zorder=4)
+    ax.plot([], [], "o", color="gray", ms=4, label="ours, a seed")
+    ax.errorbar([], [], xerr=[], fmt="|", color="gray", ms=12, capsize=4, label="ours, mean and two standard errors")
+    ax.plot([], [], "D", mfc="none", mec="black", label="the paper")
+    ax.axvline(0, color="black", lw=0.8)
+    ax.set_yticks(range(len(labels)), [pretty(label) for label in labels])
+    ax.set(xlabel=f"{key}: difference to {baseline}", ylim=(-0.6, len(labels) - 0.4))
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+    for draw, more in zip(extra, axes[0, 1:], strict=True):
+        draw(more)
+    save(fig, path, caption)
+
+
+def rates(ax, found: dict, key: str):
+    """The final value over factors on the paper's learning rate. found: {label: {factor: [value of a seed, ...]}}."""
+    for label, style in styles(list(found)).items():
+        factors = sorted(found[label])
+        values = [found[label][factor] for factor in factors]
+        middle = [mean(each) for each in values]
+        ax.plot(factors, middle, "o-", ms=3, lw=1.4, label=pretty(label), color=style["color"])
+        ax.fill_between(
+            factors, [min(v) for v in values], [max(v) for v in values], color=style["color"], alpha=0.12, lw=0
+        )
+    every = sorted({factor for factors in found.values() for factor in factors})
+    ax.set_xscale("log")
+    ax.set_xticks(every, [f"x{factor:g}" for factor in every])
+    ax.minorticks_off()
+    ax.set(xlabel="factor on the learning rate", ylabel=key)
+    ax.legend(ncols=2)
+
+
+def bars(ours: dict, paper: dict, path: str | os.PathLike, caption: str):
+    """Appendix D. ours, paper: {label: (GB, seconds)}, each as multiples of Adam's at the same batch."""
+
+    def relative(found, i):
+        base = {label.partition(", ")[2]: it[i] for label, it in found.items() if label.partition(", ")[0] == "Adam"}
+        return {label: it[i] / base[label.partition(", ")[2]] for label, it in found.items()}
+
+    fig, axes = plt.subplots(1, 2, figsize=(11, 3.6), layout="constrained", sharey=True)
+    for ax, i, what in zip(axes, (1, 0), ("time per iteration", "peak memory"), strict=True):
+        mine, theirs = relative(ours, i), relative(paper, i)
+        labels = list(mine)[::-1]
+        ax.barh(
+            labels,
+            [mine[label] for label in labels],
+            color=[color(label) for label in labels],
+            height=0.6,
+            label="ours",
+        )
+        known = [label for label in labels if label in theirs]
+        ax.plot(
+            [theirs[label] for label in known],
+            known,
+            "D",
+            mfc="none",
+            mec="black",
+            label="the paper, where it has the row",
+        )
+        ax.set(xlabel=f"{what}, Adam's at that batch = 1", xlim=(0, None))
+    fig.legend(*axes[0].get_legend_handles_labels(), ncols=2, loc="outside upper center")
+    save(fig, path, caption)
+
+
+def bound(report: dict, path: str | os.PathLike, caption: str):
+    """Figures 1 and 2."""
+    fig, ax = plt.subplots(figsize=(6, 4.2), layout="constrained")
+    ax.plot(report["rho"], report["bound"], lw=1.6, color="black")
+    least = report["rho"].index(report["best_rho"])
+    for name, at in (("AVGrad", 0), ("Adam", -1)):
+        ax.plot(
+            report["rho"][at],
+            report["bound"][at],
+            "o",
+            color=color(name),
+            ms=8,
+            label=f"{name}: {report['bound'][at]:.3f}",
+            clip_on=False,
+            zorder=4,
+        )
+    ax.plot(
+        report["best_rho"],
+        report["bound"][least],
+        "*",
+        color=color("mada"),
+        ms=13,
+        label=rf"least, at $\rho$ = {report['best_rho']:g}: {report['bound'][least]:.3f}",
+        zorder=4,
+    )
+    ax.axvline(report["beta2"], color="gray", ls=":", label=rf"$\rho = \beta_2$ = {report['beta2']:g}")
+    ax.set(
+        xlabel=r"$\rho$  (0: AVGrad, 1: Adam)",
+        ylabel="right-hand side of (6)",
+        title=f"Theorem 1, T = {report['T']:,}",
+        yscale="log",
+    )
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter("{x:g}")
+    ax.legend()
+    save(fig, path, caption)
+
+
+def convex(records: list[dict], path: str | os.PathLike, caption: str):
+    """Figure 9: average regret, x and rho over steps."""
+    fig, axes = plt.subplots(1, 3, figsize=(14, 5), layout="constrained")
+    for ax, (key, label) in zip(
+        axes, (("regret", "average regret"), ("x", "$x_t$"), ("rho", r"$\rho_t$")), strict=True
+    ):
+        steps, values = series(records, key)
+        for name, style in styles(list(values[0])).items():
+            ax.plot(steps, [value[name] for value in values], lw=1.4, label=pretty(name), **style)
+        ax.set(xlabel="step", ylabel=label)
+        ax.xaxis.set_major_formatter(lambda x, _: f"{x / 1e6:g}M" if x else "0")
+    axes[2].set_yscale("symlog", linthresh=1e-3)
+    fig.legend(*axes[0].get_legend_handles_labels(), ncols=5, loc="outside upper center")
+    save(fig, path, caption)
+
+
+def run(header: dict, records: list[dict], path: str | os.PathLike):
+    """One run: losses above, coefficients below."""
+    config, unit = header["config"], {"char": "character", "bytes": "byte"}.get(header["data"]["tokenizer"], "token")
+    steps, values = series(records, "coefficients")
+    fig, axes = plt.subplots(
+        1 + bool(steps), 1, figsize=(7, 3.5 * (1 + bool(steps))), sharex=True, squeeze=False, layout="constrained"
+    )
+    shade = color(config["optimizer"])
+    for key, style in (("train_loss", {"alpha": 0.6}), ("val_loss", {"marker": "o", "ms": 4})):
+        axes[0, 0].plot(*series(records, key), label=key.replace("_", " "), lw=1.2, color=shade, **style)
+    title = f"{config['optimizer']} on {config['dataset']}: {header['parameters'] / 1e6:.1f}M parameters, seed {config['seed']}"
+    axes[0, 0].set(title=title, ylabel=f"loss (nats per {unit})", yscale="log")
+    for which in (axes[0, 0].yaxis.set_major_formatter, axes[0, 0].yaxis.set_minor_formatter):
+        which("{x:g}")
+    axes[0, 0].legend()
+    if steps:
+        for name in values[0]:
+            axes[1, 0].plot(steps, [value[name] for value in values], label=SYMBOLS.get(name, name), lw=1.2)
+        axes[1, 0].set_ylabel("coefficient")
+        axes[1, 0].legend(ncols=2)
+    axes[-1, 0].set_xlabel("step")
+    save(fig, path)

@@ -1,0 +1,233 @@
+"""Figures from what results/ holds, beside the authors' logs where there are any; called as the functions of tables.py."""
+
+import itertools
+import json
+import math
+from pathlib import Path
+
+import metrics
+from reproduce import drawing, grid, proportions, theory
+from reproduce.drawing import SYMBOLS, series
+from reproduce.outcomes import best_of, conditions, headers, spread
+from reproduce.pool import errors, execute
+from reproduce.published import PAPER, ROOT, authors
+from settings import UserError
+
+LOGS = {"Adam": "adam", "MADA": "mada_rho0_beta3_0.9", "MADA (rho_0 = 0)": "mada_rho0_beta3_0"}
+
+
+def smooth(values: list, width: int = 5) -> list:
+    """A running mean over the last `width` logged values."""
+    return [sum(values[max(0, i + 1 - width) : i + 1]) / min(i + 1, width) for i in range(len(values))]
+
+
+def curves(name: str, scale: str, folder: Path, runs: dict, rest: tuple, **_) -> dict | None:
+    """Figures 3 and 4: a loss over steps, at the paper's learning rate and at the best one of each; the authors'."""
+    key, *labels = rest
+    ((contest, ended),) = runs.items()
+    labels = [label for label in labels if label in ended]
+    if not labels:
+        return None
+    _, note = proportions.sentence(name, scale, contest, tuple(labels))
+    best = {label: best_of(ended[label], lambda run: run.value("val_loss"), "lower") for label in labels}
+
+    def drawn(factors):
+        found = {}
+        for label in labels:
+            whole = [run for run in ended[label].get(factors[label], []) if not run.header["diverged"]]
+            if whole:
+                steps, *_ = (series(run.records, key)[0] for run in whole)
+                first = next(i for i, step in enumerate(steps) if step >= steps[-1] / 10)  # before that all fall alike
+                values = [series(run.records, key)[1] for run in whole]
+                values = [smooth(each) if key == "train_loss" else each for each in values]
+                found[f"{label}, lr x{factors[label]:g}"] = steps[first:], [each[first:] for each in values]
+        return found
+
+    theirs = {label: authors(log) for label, log in LOGS.items()}
+    panels = {"ours, at the paper's learning rates": drawn(dict.fromkeys(labels, 1))}
+    if set(best.values()) != {1}:
+        panels["ours, each at its best learning rate"] = drawn(best)
+    panels["the authors' logs (GPT-2 125M)"] = {
+        label: (log["iteration"][5:], [log[key][5:]]) for label, log in theirs.items()
+    }
+    unit = "byte" if any(header["data"]["tokenizer"] == "bytes" for header in headers(ended)) else "token"
+    smoothed = " Training losses are running means over 5 logged steps." * (key == "train_loss")
+    drawing.curves(
+        panels,
+        folder / "figure.png",
+        f"{key.replace('_', ' ')} (nats per {unit}; the authors' per token)",
+        f"Mean and range over seeds.{smoothed} {note}",
+        xscale="log",
+    )
+    return {
+        "results": {
+            label: {"factor": best[label]}
+            | {
+                what: spread({run.seed: run.value(key) for run in ended[label][factor]})
+                for what, factor in (("at the paper's rate", 1), ("at its best rate", best[label]))
+                if factor in ended[label]
+            }
+            for label in labels
+        },
+        "authors": {label: log[key][-1] for label, log in theirs.items()},
+        "full_scale": proportions.sentence(name, scale, contest)[0],
+        "note": note,
+        "conditions": conditions(headers({label: ended[label] for label in labels})),
+    }
+
+
+def motion(steps: list, values: list) -> dict:
+    """What a coefficient does in a run: where it starts and ends, its extremes, and the path that it travels."""
+    path = sum(abs(b - a) for a, b in itertools.pairwise(values))
+    return {"start": values[0], "end": values[-1], "low": min(values), "high": max(values), "path": path}
+
+
+def coefficients(name: str, scale: str, folder: Path, runs: dict, rest: tuple, **_) -> dict | None:
+    """Figures 5 to 7: the learned coefficients over the run, beside the authors'."""
+    ((contest, ended),) = runs.items()
+    label, log = rest[0], authors(rest[1])
+    drawn = [which for which in (label, f"{label} (rule=authors)") if 1 in ended.get(which, {})]
+    if not drawn:
+        return None
+    whole, note = proportions.sentence(name, scale, contest, (label,))
+    lines, found = {}, {}
+    for which in drawn:
+        every = [series(run.records, "coefficients") for run in ended[which][1]]
+        steps, starts = every[0][0], [{key: run.header["config"][key] for key in SYMBOLS} for run in ended[which][1]]
+        defaults = {"c": 1.0, "gamma": 1.0, "rho": 1.0, "beta3": 0.0}
+        paths = {
+            key: [
+                [defaults[key] if start[key] is None else start[key], *[value[key] for value in values]]
+                for start, (_, values) in zip(starts, every, strict=True)
+            ]
+            for key in SYMBOLS
+        }
+        at = [0, *[100 * step / steps[-1] for step in steps]]
+        lines[f"{which}, ours"] = {key: (at, paths[key]) for key in SYMBOLS}
+        found[which] = {
+            str(run.seed): {key: motion(at, paths[key][i]) for key in SYMBOLS} for i, run in enumerate(ended[which][1])
+        }
+    at = [100 * step / log["iteration"][-1] for step in log["iteration"]]
+    lines["the authors' log"] = {key: (at, [log[key]]) for key in SYMBOLS}
+    drawing.coefficients(
+        lines,
+        folder / "figure.png",
+        f"Mean and range over {len(ended[label][1])} seeds, at the paper's learning rate. {note}",
+    )
+    return {
+        "results": found,
+        "authors": {key: motion(at, log[key]) for key in SYMBOLS},
+        "full_scale": whole,
+        "note": note,
+        "conditions": conditions(headers({which: {1: ended[which][1]} for which in drawn})),
+    }
+
+
+def stored(path: Path, draw: bool, compute) -> dict | None:
+    """What a deterministic computation has left in a file of results/; without `draw` it is done anew."""
+    if not draw:
+        path.write_text(json.dumps(compute()) + "\n")
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def bound(folder: Path, rest: tuple, draw: bool, **_) -> dict | None:
+    """Figures 1 and 2."""
+    report = stored(folder / "theory.json", draw, lambda: theory.theorem(*rest))
+    if report is None:
+        return None
+    drawing.bound(
+        report, folder / "figure.png", f"beta2 = {report['beta2']}, constants {report['constants']}; deterministic."
+    )
+    ends = {"AVGrad": report["bound"][0], "least": min(report["bound"]), "Adam": report["bound"][-1]}
+    return {
+        "results": {"best_rho": report["best_rho"], "beta2": report["beta2"], "T": report["T"], "bound": ends},
+        "full_scale": True,
+        "note": "Full scale: all constants 1.",
+        "conditions": conditions([report]),
+    }
+
+
+def proposition(folder: Path, draw: bool, **_) -> dict | None:
+    """Proposition 1, tried on gradients that test it hard."""
+    report = stored(folder / "theory.json", draw, theory.proposition)
+    if report is None:
+        return None
+    note = f"T = {report['T']:,} steps, beta2 = {report['beta2']}, 800 sequences of gradients: normal, heavy-tailed, spikes, silence after a burst."
+    rows = [f"| {rule} | {100 * (growth - 1):+.2f} % |" for rule, growth in report["growth"].items()]
+    head = ["| rule of rho_t | largest change of the step size in one step |", "| --- | --- |"]
+    (folder / "table.md").write_text(
+        "\n".join([note, "", "# prop1", "", *head, *rows, "", conditions([report])]) + "\n"
+    )
+    return {"results": report["growth"], "full_scale": True, "note": note, "conditions": conditions([report])}
+
+
+def convex(name: str, scale: str, folder: Path, runs: dict, **_) -> dict | None:
+    """Figure 9: average regret, x and rho over steps."""
+    ended = runs["convex"].get("all")
+    if not ended:
+        return None
+    records, header = ended[1][0].records, ended[1][0].header
+    whole, note = proportions.sentence(name, scale, "convex")
+    cfg = header["config"]
+    other = [f"{row}: {it['learning_rate']:g}" for row, it in cfg["optimizers"].items() if "learning_rate" in it]
+    rates = "; ".join([format(cfg["learning_rate"], "g"), *other])
+    drawing.convex(records, folder / "figure.png", f"Deterministic; {cfg['schedule']} learning rate {rates}. {note}")
+    last = records[-1]
+    arrival = {row: next((record["iter"] for record in records if record["x"][row] < -0.95), None) for row in last["x"]}
+    return {
+        "results": {key: last[key] for key in ("x", "regret", "rho", "c", "iter")} | {"reaches -0.95 at": arrival},
+        "settings": cfg,
+        "full_scale": whole,
+        "note": note,
+        "conditions": conditions([header]),
+    }
+
+
+def cells(name: str, scale: str, folder: Path, rest: dict, draw: bool, workers: int | None, seeds: int | None, **_):
+    """Figure 8: the cells of a sweep file, once per seed, and the same picture of the authors' cells."""
+    file, default_seeds = rest[scale]
+    before = folder / "summary.json"
+    if draw:
+        if not before.exists():
+            return None
+        under = json.loads(before.read_text())["conditions"]
+    else:
+        out = ROOT / "out" / "sweeps" / Path(file).stem
+        runs = {
+            seed: grid.cells(str(ROOT / file), [f"--seed={seed}"])[0]
+            for seed in range(1337, 1337 + (seeds or default_seeds))
+        }
+        every = [cell for some in runs.values() for cell in some]
+        if failed := errors(execute(every, out, workers, True, keep_checkpoints=False)):
+            raise UserError(
+                f"{len(failed)} cells failed: {'; '.join(dict.fromkeys(failed))}; the same command tries them again "
+                f"({out}/ID/log.txt)"
+            )
+        for seed, some in runs.items():
+            grid.write(list(grid.rows(some, out)), folder / f"cells-seed{seed}.csv")
+        under = conditions([metrics.read(out / cell.id)[0] for cell in every])
+    ours = [grid.read(path) for path in sorted(folder.glob("cells-seed*.csv"))]
+    theirs = grid.read(PAPER / "authors_shakespeare_grid.csv")
+    whole, note = proportions.sentence(name, scale)
+    for tables, picture, what in (
+        (ours, "figure.png", f"Ours, mean over {len(ours)} seed{'s' * (len(ours) > 1)}. {note}"),
+        (theirs and [theirs], "authors.png", "The authors' cells, one seed."),
+    ):
+        panels = {loss: grid.panels(tables, f"final_{loss.replace(' ', '_')}") for loss in ("train loss", "val loss")}
+        drawing.grid(
+            panels, folder / picture, f"{what} A cross: a run diverged. The worst tenth of the cells has one colour."
+        )
+    return {
+        "results": {
+            loss: {"ours": [finite(grid.shares(table, loss)) for table in ours], "authors": grid.shares(theirs, loss)}
+            for loss in grid.LOSSES
+        },
+        "full_scale": whole,
+        "note": note,
+        "conditions": under,
+    }
+
+
+def finite(numbers: dict) -> dict:
+    """Without what JSON has no word for: null stands for the infinite loss of a diverged cell."""
+    return {key: value if math.isfinite(value) else None for key, value in numbers.items()}

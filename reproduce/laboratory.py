@@ -1,0 +1,163 @@
+"""Reproduce a name at a scale: run what is missing, resume what was cut off, and make its table or figure and summary.json."""
+
+import datetime
+import json
+import os
+from statistics import mean
+from typing import NamedTuple
+
+from reproduce import figures, grid, store, tables
+from reproduce.experiments import CONTESTS, NAMES, PROFILE, SCALES
+from reproduce.outcomes import read
+from reproduce.pool import errors, execute, look
+from reproduce.published import PUBLISHED, ROOT
+from settings import UserError
+
+KINDS = {
+    "losses": tables.losses,
+    "perplexities": tables.perplexities,
+    "profile": tables.profile,
+    "bound": figures.bound,
+    "proposition": figures.proposition,
+    "curves": figures.curves,
+    "coefficients": figures.coefficients,
+    "grid": figures.cells,
+    "convex": figures.convex,
+}
+tried = set()  # runs that this process has done or seen fail
+
+
+def scales(name: str) -> list[str]:
+    """Those at which a name can be shown."""
+    contests = NAMES[name].contests
+    return [it for it in SCALES if not contests or any(it in CONTESTS[contest].scales for contest in contests)]
+
+
+def check(name: str, scale: str):
+    """Raises UserError where the name does not have the scale."""
+    if scale not in scales(name):
+        raise UserError(f"{name} has no scale {scale}; it has {', '.join(scales(name))}")
+
+
+class Estimate(NamedTuple):
+    runs: int  # of the name at the scale
+    missing: int  # of these
+    seconds: float | None  # of one worker for what is missing; None where nothing like it has been timed
+
+    def __str__(self) -> str:
+        if not self.missing:
+            return f"{self.runs} runs, all there"
+        minutes = None if self.seconds is None else self.seconds / 60
+        time = (
+            "not timed yet"
+            if minutes is None
+            else f"about {minutes:.0f} min"
+            if minutes < 90
+            else f"about {minutes / 60:.0f} h"
+        )
+        return f"{self.runs} runs, {self.missing} missing: {time}" + " of one worker" * (minutes is not None)
+
+
+def estimate(name: str, scale: str, seeds: int | None = None, with_grid: bool = True) -> Estimate:
+    """What reproduce() would run, and how long the same rows took: those in results/, or else those in out/. Raises UserError."""
+    check(name, scale)
+    kind, contests, rest, _ = NAMES[name]
+    if kind in ("bound", "proposition", "profile"):
+        count = 1 if kind != "profile" else len(rest) * len(PROFILE[scale][1])
+        path = store.RESULTS / name / scale / ("measured.json" if kind == "profile" else "theory.json")
+        return Estimate(count, 0 if path.exists() else count, None if kind == "profile" else 10.0)
+    missing, all_runs, seconds, known = [], 0, [], {}
+    if kind == "grid":
+        file, default_seeds = rest[scale]
+        out = ROOT / "out" / "sweeps" / os.path.basename(file).removesuffix(".py")
+        for seed in range(1337, 1337 + (seeds or default_seeds)):
+            every, says = grid.cells(str(ROOT / file), [f"--seed={seed}"])
+            all_runs += len(every)
+            if not (store.RESULTS / name / scale / f"cells-seed{seed}.csv").exists():
+                found = [look(cell, out) for cell in every]
+                seconds += [it["seconds"] for it in found if it["state"] == "done"]
+                missing += [says for it in found if it["state"] != "done"]
+        each = mean(seconds) if seconds else missing[0] if missing else None
+        return Estimate(all_runs, len(missing), each and each * len(missing))
+    for contest in (contest for contest in contests if scale in CONTESTS[contest].scales):
+        found = store.cells(contest, scale, seeds, with_grid, waiting=True)
+        all_runs += len(found)
+        for key, cell in found.items():
+            path = store.file_of(contest, scale, *key)
+            state = look(cell, store.WORK)
+            header = read(path)[0] if path.exists() else {}
+            took = None if header.get("resumed_at") else header.get("seconds")
+            known.setdefault((contest, key[0]), []).extend(it for it in (took or state.get("seconds"),) if it)
+            if not store.fresh(path, cell) and state["state"] != "done":
+                missing.append((contest, key[0]))
+    every = [it for some in known.values() for it in some]
+    costs = [mean(known[row]) if known[row] else mean(every) if every else None for row in missing]
+    return Estimate(all_runs, len(missing), None if None in costs else sum(costs))
+
+
+def perform(contest: str, scale: str, seeds: int | None, workers: int | None, with_grid: bool) -> list[str]:
+    """Run what results/ does not hold of a contest, and bring it there. Returns the errors of runs that failed."""
+    failed, keep = [], bool(CONTESTS[contest].scales[scale].evaluated)
+    while True:
+        found = store.cells(contest, scale, seeds, with_grid)
+        missing = [
+            cell
+            for key, cell in found.items()
+            if not store.fresh(store.file_of(contest, scale, *key), cell) and cell.id not in tried
+        ]
+        tried.update(cell.id for cell in missing)
+        if missing:
+            failed += errors(execute(missing, store.WORK, workers, True, keep_checkpoints=keep))
+        store.collect(contest, scale, found)
+        if not missing:  # nor has a run ended that others waited for
+            return failed
+
+
+def reproduce(
+    name: str,
+    scale: str,
+    seeds: int | None = None,
+    workers: int | None = None,
+    draw: bool = False,
+    with_grid: bool = True,
+) -> list[str]:
+    """One table or figure at one scale; draw: run nothing. Returns the errors of runs that failed. Raises UserError."""
+    check(name, scale)
+    kind, contests, rest, _ = NAMES[name]
+    contests, failed = [contest for contest in contests if scale in CONTESTS[contest].scales], []
+    folder = store.RESULTS / name / scale
+    folder.mkdir(parents=True, exist_ok=True)
+    for contest in contests:
+        if draw:  # what has ended meanwhile
+            store.collect(contest, scale, store.cells(contest, scale, seeds, with_grid))
+        else:
+            failed += perform(contest, scale, seeds, workers, with_grid)
+    summary = KINDS[kind](
+        name=name,
+        scale=scale,
+        folder=folder,
+        runs={contest: store.gather(contest, scale) for contest in contests},
+        rest=rest,
+        draw=draw,
+        workers=workers,
+        seeds=seeds,
+    )
+    if summary is None:
+        print(f"{name} {scale}: nothing has been run yet")
+        return failed
+    path, before = folder / "summary.json", {}
+    if draw and path.exists():
+        before = {key: value for key, value in json.loads(path.read_text()).items() if key in ("command", "date")}
+    options = f" --seeds {seeds}" * (seeds is not None) + " --no_grid" * (not with_grid)
+    head = {
+        "name": name,
+        "scale": scale,
+        "source": PUBLISHED[name]["source"],
+        "command": f"python scripts/reproduce.py {name} --scale {scale}{options}",
+        "date": f"{datetime.date.today()}",
+        "logs": [os.path.relpath(store.home(contest, scale), store.RESULTS) for contest in contests],
+    }
+    path.write_text(json.dumps(head | before | summary, indent=1) + "\n")
+    where = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
+    print(f"{where}: {', '.join(sorted(os.listdir(folder)))}")
+    return failed

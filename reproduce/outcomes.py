@@ -1,0 +1,117 @@
+"""What finished runs are worth: means and spreads over seeds, and when a difference is one."""
+
+import math
+from pathlib import Path
+from statistics import mean, stdev
+from typing import NamedTuple
+
+import metrics
+
+
+class Ended(NamedTuple):
+    """A finished run as results/ has it."""
+
+    seed: int
+    header: dict
+    records: list
+    evaluation: dict  # {data set: {"perplexity": ...}}
+
+    def value(self, key: str) -> float:
+        """The last one of the metrics; NaN of a run that diverged."""
+        values = [record[key] for record in self.records if key in record]
+        return math.nan if self.header.get("diverged") or not values else values[-1]
+
+    def perplexity(self, name: str) -> float | None:
+        """None where it was not taken; NaN of a run that diverged."""
+        return math.nan if self.header.get("diverged") else self.evaluation.get(name, {}).get("perplexity")
+
+
+def read(path: Path) -> tuple[dict, list]:
+    """A run's file in results/: header, records."""
+    header, *records = map(metrics.from_line, path.read_bytes().splitlines())
+    return header, records
+
+
+def spread(values: dict) -> dict:
+    """Of the finite ones of {seed: value}, without None: {"n", "diverged", "mean", "sd", "values"}."""
+    values = {seed: value for seed, value in values.items() if value is not None}
+    good = [value for value in values.values() if math.isfinite(value)]
+    middle, sd = (mean(good) if good else None), (stdev(good) if len(good) > 1 else None)
+    return {"n": len(values), "diverged": len(values) - len(good), "mean": middle, "sd": sd, "values": values}
+
+
+def text(it: dict | None, digits: int) -> str:
+    """A spread in words."""
+    if it is None or it["mean"] is None:
+        return "diverged" if it and it["n"] else "-"
+    sd = "" if it["sd"] is None else f" ± {it['sd']:.{digits}f}"
+    return f"{it['mean']:.{digits}f}{sd}" + f" ({it['diverged']} diverged)" * (it["diverged"] > 0)
+
+
+class Gap(NamedTuple):
+    """The paired difference of two rows: runs with the same seed have the same initial weights and batches."""
+
+    mean: float
+    error: float | None  # its standard error; None of one seed
+    n: int  # seeds that both have
+    same: int  # of these, those in which it has the sign of the mean
+
+    @property
+    def clear(self) -> bool:
+        """The criterion for a difference, here and in every verdict: more than two paired standard errors."""
+        return self.error is not None and abs(self.mean) > 2 * self.error
+
+    def words(self, better: str, digits: int) -> str:
+        sign = "better" if (self.mean < 0) == (better == "lower") else "worse"
+        if self.error is None:
+            return f"{self.mean:+.{digits}f} (one seed)"
+        word = sign if self.clear else "not told apart"
+        return f"{self.mean:+.{digits}f} ± {self.error:.{digits}f}, {word} ({self.same}/{self.n})"
+
+
+def gap(it: dict | None, baseline: dict | None) -> Gap | None:
+    """Of two spreads, over the seeds in which both are finite; None where there is none."""
+    if not it or not baseline or it is baseline:
+        return None
+    both = [
+        value - baseline["values"][seed]
+        for seed, value in it["values"].items()
+        if seed in baseline["values"] and math.isfinite(value - baseline["values"][seed])
+    ]
+    if not both:
+        return None
+    error = stdev(both) / math.sqrt(len(both)) if len(both) > 1 else None
+    return Gap(mean(both), error, len(both), sum(each * mean(both) > 0 for each in both))
+
+
+def best_of(factors: dict[float, list[Ended]], value, better: str) -> float:
+    """The factor on the learning rate with the best mean, of those with as many seeds as factor 1, none of which diverged."""
+    found = {factor: spread({run.seed: value(run) for run in runs}) for factor, runs in factors.items()}
+    n = found[1]["n"] if 1 in found else 0
+    means = {factor: it["mean"] for factor, it in found.items() if it["n"] >= max(n, 1) and not it["diverged"]}
+    return (min if better == "lower" else max)(means, key=means.get) if means else 1
+
+
+def headers(runs: dict) -> list[dict]:
+    """The first lines of the metrics of {label: {factor: [Ended, ...]}}."""
+    return [run.header for factors in runs.values() for ended in factors.values() for run in ended]
+
+
+def conditions(headers: list[dict]) -> str:
+    """Hardware, versions, data and time of runs, from their headers, as a sentence."""
+
+    def some(key):
+        return list(dict.fromkeys(str(header[key]) for header in headers if header.get(key) is not None))
+
+    whole = [it["seconds"] for it in headers if it.get("seconds") and not it.get("resumed_at")]
+    data = dict.fromkeys(header["data"]["source"] for header in headers if "data" in header)
+    words = [f"{len(headers)} run{'s' * (len(headers) > 1)} on {' or '.join(some('device'))}"]
+    if threads := some("cpu_threads"):
+        words.append(f"CPU threads: {', '.join(threads)}")
+    if whole:
+        words.append(f"{mean(whole):.0f} s{' each' * (len(whole) > 1)}")
+    if resumed := sum(bool(it.get("resumed_at")) for it in headers):
+        words.append(f"{resumed} of them in several legs")
+    words += [f"torch {', '.join(some('torch'))}", f"commit {', '.join(git[:7] + git[40:] for git in some('git'))}"]
+    changed = " (+: with changes that were not committed)" * any(git.endswith("+") for git in some("git"))
+    return ", ".join(words) + changed + "." + f" Data: {'; '.join(data)}." * bool(data)

@@ -1,0 +1,100 @@
+"""What a scale does to the paper's proportions, computed from the configs: the first line of every table and figure."""
+
+import os
+
+from reproduce import store
+from reproduce.experiments import CONTESTS, GRID, NAMES, PROFILE
+from reproduce.grid import cells
+from reproduce.runs import ROOT, run
+
+
+def waiting(cfg: dict, of: str) -> float | None:
+    """hyper_start as a percentage of other steps; None where nothing waits."""
+    return 100 * cfg["hyper_start"] / max(1, cfg[of]) if cfg["hyper_start"] else None
+
+
+def decayed(cfg: dict) -> float:
+    """Weight decay times the sum of the learning rates: by how much, to first order, decay shrinks a weight in all."""
+    rise, peak, last = cfg["warmup_iters"], cfg["learning_rate"], cfg["min_lr"]
+    return cfg["weight_decay"] * (rise * peak / 2 + (cfg["max_iters"] - rise) * (peak + last) / 2)
+
+
+LANGUAGE = {  # of train.py's settings
+    "data": lambda cfg: cfg["dataset"],
+    "layers": lambda cfg: cfg["n_layer"],
+    "width": lambda cfg: cfg["n_embd"],
+    "context": lambda cfg: cfg["block_size"],
+    "steps": lambda cfg: cfg["max_iters"],
+    "sequences per step": lambda cfg: cfg["batch_size"],
+    "warm-up as % of the steps": lambda cfg: 100 * cfg["warmup_iters"] / cfg["max_iters"],
+    "hyper_start as % of the steps": lambda cfg: waiting(cfg, "max_iters"),
+    "hyper_start as % of the warm-up": lambda cfg: waiting(cfg, "warmup_iters"),
+    "peak rate": lambda cfg: cfg["learning_rate"],
+    "last over peak rate as %": lambda cfg: 100 * cfg["min_lr"] / cfg["learning_rate"],
+    "weight decay x sum of rates": decayed,
+    "dropout": lambda cfg: cfg["dropout"],
+}
+VISION = {name: lambda cfg, name=name: cfg[name] or 50_000 for name in ("images", "batch_size")}
+VISION["epochs"] = lambda cfg: cfg["epochs"]
+CONVEX = {"T": lambda cfg: cfg["steps"]}
+QUANTITIES = {"train.py": LANGUAGE, "train_cifar10.py": VISION, "convex.py": CONVEX}
+
+
+def number(value: str | float) -> str:
+    """With two or more significant digits, and no exponent where none is needed."""
+    if isinstance(value, str):
+        return value
+    if value >= 1000:
+        return f"{value:,.0f}"
+    return (
+        f"{value:.0e}".replace("e-0", "e-") if 0 < value < 0.005 else f"{value:.2g}" if value < 100 else f"{value:.0f}"
+    )
+
+
+def differences(pairs: dict, quantities: dict) -> list[str]:
+    """pairs: {label: (the paper's settings, ours)} -> the quantities that differ, in words, by groups of labels."""
+    found = []
+    for name, quantity in quantities.items():
+        groups = {}
+        for label, settings in pairs.items():
+            paper, ours = map(quantity, settings)
+            if None not in (paper, ours):
+                groups.setdefault((number(ours), number(paper)), []).append(label)
+        most = max(groups, key=lambda group: len(groups[group]), default=None)
+        for (ours, paper), labels in groups.items():
+            if ours != paper:
+                of = "" if (ours, paper) == most else f" for {', '.join(labels)}"
+                found.append(f"{name}{of} {ours} ({paper})")
+    return found
+
+
+def sentence(name: str, scale: str, contest: str | None = None, labels: tuple = ()) -> tuple[bool, str]:
+    """Whether a name, or these rows of a contest, keep the paper's proportions at a scale; and the sentence that says so."""
+    kind, contests, rest, _ = NAMES[name]
+    if kind == "grid":
+        ours, paper = (cells(os.path.join(ROOT, GRID[at][0]), [])[0] for at in (scale, "paper"))
+        where = [f"cells {len({(it.cfg['beta1'], it.cfg['beta2']) for it in ours})} ({len(paper) // 3})"] * (
+            len(ours) != len(paper)
+        )
+        found, note = where + differences({"": (paper[0].cfg, ours[0].cfg)}, LANGUAGE), ""
+    elif kind == "profile":
+        (files, batches, ranks), (_, large, all_ranks) = PROFILE[scale], PROFILE["paper"]
+        row = rest["MADA"][0]
+        base = [
+            run("train.py", row, *where, *next(iter(what.values()))).cfg
+            for where, what in ((PROFILE["paper"][0], large), (files, batches))
+        ]
+        names = ("data", "layers", "width", "context", "sequences per step")
+        found = differences({"": base}, {name: LANGUAGE[name] for name in names})
+        found += [f"processes {ranks} ({all_ranks})"] * (ranks != all_ranks)
+        note = ""
+    else:
+        contest = contest or contests[0]
+        script = os.path.basename(CONTESTS[contest].script)
+        labels = labels or CONTESTS[contest].rows
+        rows = {
+            label: (store.base(contest, label, None).cfg, store.base(contest, label, scale).cfg) for label in labels
+        }
+        found, note = differences(rows, QUANTITIES[script]), CONTESTS[contest].scales[scale].note
+    head = f"Reduced ({scale}), ours and in brackets the paper's: {'; '.join(found)}." if found else "Full scale."
+    return not found, f"{head} {note}".strip()

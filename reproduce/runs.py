@@ -1,0 +1,66 @@
+"""What a training run is: a flat script like train.py with its settings, and an id.
+
+    one = run("train.py", "config/train_shakespeare_char_cpu.py", beta1=0.8)
+    two = one.but(beta1=0.9)                  # the base config is not parsed anew: a grid of thousands is listed at once
+
+The id is the hash of what decides the result: the script, the resolved settings with the optimizer's own defaults, the data,
+and NUMERICS, the version of the arithmetic.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+from functools import cache, cached_property
+
+import data.tokens
+import optim
+from settings import checked, declared, parse
+
+NUMERICS = 1  # to be raised when the same settings compute something else; tests/test_numerics.py says when
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+declared = cache(declared)
+
+
+class Run:
+    """script: its path; given: {setting: value}, those that are not the script's defaults; cfg: all of them."""
+
+    def __init__(self, script: str, given: dict):
+        self.script, self.given = script, given
+        self.cfg = {name: setting.default for name, setting in declared(script).items()} | given
+
+    def __reduce__(self):  # thousands are sent to each worker
+        return Run, (self.script, self.given)
+
+    @cached_property
+    def id(self) -> str:
+        """None, 0, False and the like do not count, so that a new setting whose default is one of these changes no id."""
+        known = declared(self.script)
+        what = {name: value for name, value in self.cfg.items() if not known[name].free}
+        with contextlib.suppress(ValueError):  # of settings that no optimizer takes: the run itself says so
+            what |= optim.resolved(what["optimizer"], what) if "optimizer" in what else {}
+        what = sorted((name, value) for name, value in what.items() if value)
+        text = repr([NUMERICS, os.path.basename(self.script), data_hash(self.cfg.get("dataset")), what])
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def but(self, **settings) -> "Run":
+        """This run with other settings. Raises UserError."""
+        known = declared(self.script)
+        return Run(self.script, self.given | {name: checked(known, name, it, "run") for name, it in settings.items()})
+
+
+def data_hash(dataset: str | None) -> str | dict | None:
+    """Of a prepared data set; where it is not, of the one that results/ was made with. None without a data set."""
+    prepared = os.path.join(data.tokens.FOLDER, str(dataset), "meta.json")
+    if os.path.exists(prepared):
+        with open(prepared) as file:
+            meta = json.load(file)
+        return meta.get("source_sha256") or meta["sha256"]
+    with open(os.path.join(ROOT, "results", "data.json")) as file:
+        return json.load(file).get(dataset)
+
+
+def run(script: str, *arguments: str, **settings) -> Run:
+    """The Run of a script under ROOT (or anywhere), with arguments as on its command line. Raises UserError."""
+    script = os.path.join(ROOT, script)
+    return Run(script, parse(declared(script), arguments)[1]).but(**settings)

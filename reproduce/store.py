@@ -1,0 +1,154 @@
+"""What results/ holds of a contest: which runs it wants, their metrics, and the perplexities of their checkpoints.
+
+results/NAME/SCALE/runs/CONTEST/ has a file of metrics per run, without this machine's paths; its first line names the run's
+id. Tables and figures are made from these files alone. Checkpoints and logs are in out/runs/ID/ (pool.py), so that names
+that need the same run share it.
+"""
+
+import itertools
+import json
+import math
+import os
+import re
+
+import checkpoints
+import data.tokens
+import metrics
+from reproduce import pool
+from reproduce.experiments import CONTESTS, NAMES
+from reproduce.outcomes import Ended, read
+from reproduce.published import ROOT
+from reproduce.runs import Run, declared, run
+from settings import UserError
+
+RESULTS, WORK = ROOT / "results", ROOT / "out" / "runs"
+said = set()  # what this process has said of missing data
+
+
+def home(contest: str, scale: str):
+    """Where the metrics of a contest's runs are: with the first name that shows them."""
+    first = next(name for name, it in NAMES.items() if contest in it.contests)
+    return RESULTS / first / scale / "runs" / contest
+
+
+def file_of(contest: str, scale: str, label: str, factor: float, seed: int):
+    """The file of a run's metrics."""
+    slug = re.sub("[^a-z0-9.=]+", "-", re.sub("-(?= |$)", " minus", label.lower())).strip("-")
+    return home(contest, scale) / f"{slug}{f'-lr-x{factor:g}' * (factor != 1)}-seed{seed}.jsonl"
+
+
+def base(contest: str, label: str, scale: str | None) -> Run:
+    """A row as its config files have it, on top of them those of the scale (None: the paper's own)."""
+    it = CONTESTS[contest]
+    row = it.rows[label][2:] if it.rows[label][0] == "final of" else it.rows[label]
+    files = it.scales[scale].files if scale else ()
+    return run(it.script, *(name if name.startswith("--") else str(ROOT / name) for name in (*row, *files)))
+
+
+def cells(contest: str, scale: str, seeds: int | None, grid: bool, waiting: bool = False) -> dict[tuple, Run]:
+    """{(label, factor on the learning rate, seed): Run}, without the rows that wait for another's end unless `waiting`."""
+    it, found, bases = CONTESTS[contest], {}, {}
+    how = it.scales[scale]
+    seeds = range(1337, 1337 + (seeds or how.seeds))
+    for factor, seed, label in itertools.product((1, *how.grid) if grid else (1,), seeds, it.rows):
+        if factor != 1 and it.tuned and label not in it.tuned:
+            continue
+        fixed = {}
+        if it.rows[label][0] == "final of":
+            end = file_of(contest, scale, it.rows[label][1], factor, seed)
+            if not end.exists() and not waiting:
+                continue
+            fixed = read(end)[1][-1]["coefficients"] if end.exists() else {}
+        if label not in bases:
+            bases[label] = base(contest, label, scale)
+        plain = bases[label]
+        own = fixed | ({"seed": seed} if "seed" in plain.cfg else {})
+        if factor != 1:
+            own |= {name: factor * plain.cfg[name] for name in ("learning_rate", "min_lr") if name in plain.cfg}
+        found[label, factor, seed] = plain.but(**own)
+    return found
+
+
+def fresh(path, cell: Run) -> bool:
+    """Whether results/ holds this very run."""
+    if not path.exists():
+        return False
+    with open(path) as file:
+        return json.loads(file.readline()).get("run") == cell.id
+
+
+def contradicts(header: dict, cell: Run) -> list[str]:
+    """The settings in which a file's run is not the one that is asked for now. Settings that came later do not count."""
+    before = {name: value for name, value in header["config"].items() if value != "resume"}  # in its last leg
+    known = declared(cell.script)
+    plain = {name: json.loads(json.dumps(it)) for name, it in cell.cfg.items() if not known[name].free}
+    return [name for name, value in plain.items() if name in before and before[name] != rounded(value)]
+
+
+def gather(contest: str, scale: str) -> dict:
+    """{label: {factor: [Ended, ...]}} of what results/ holds of a contest and its present settings."""
+    seeds = [int(path.stem.rpartition("seed")[2]) for path in home(contest, scale).glob("*-seed*.jsonl")]
+    found = {}
+    for (label, factor, seed), cell in cells(contest, scale, max(seeds, default=1337) - 1336, True).items():
+        path = file_of(contest, scale, label, factor, seed)
+        if not path.exists():
+            continue
+        header, records = read(path)
+        if other := contradicts(header, cell):
+            print(f"{path.name} is left out: it was run with another {', '.join(other)}")
+            continue
+        extra = path.with_suffix(".evaluation.json")
+        evaluation = json.loads(extra.read_text()) if extra.exists() else {}
+        ended = Ended(seed, header, records, evaluation if evaluation.get("run") == header["run"] else {})
+        found.setdefault(label, {}).setdefault(factor, []).append(ended)
+    return found
+
+
+def rounded(x):
+    """With 7 significant digits: files of half the size."""
+    if isinstance(x, dict):
+        return {key: rounded(value) for key, value in x.items()}
+    return float(f"{x:.7g}") if isinstance(x, float) else x
+
+
+def collect(contest: str, scale: str, found: dict[tuple, Run]):
+    """Copy the metrics of runs that have ended, without this machine's paths, and take their perplexities."""
+    for key, cell in found.items():
+        state, path = pool.look(cell, WORK), file_of(contest, scale, *key)
+        if state["state"] != "done":
+            continue
+        out_dir = os.path.join(WORK, cell.id)
+        header, records = metrics.read(out_dir)
+        del header["config"]["out_dir"]
+        header |= {"run": cell.id, "diverged": state.get("diverged", False), "seconds": state.get("seconds")}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"".join(metrics.to_line(rounded(record)) for record in [header, *records]))
+        checkpoint = os.path.join(out_dir, checkpoints.LAST)
+        wanted = CONTESTS[contest].scales[scale].evaluated
+        if wanted and key[1] == 1 and not header["diverged"] and os.path.exists(checkpoint):
+            there = path.with_suffix(".evaluation.json")
+            before = json.loads(there.read_text()) if there.exists() else {}
+            before = before if before.get("run") == cell.id else {"run": cell.id}
+            there.write_text(json.dumps(before | perplexities(checkpoint, wanted, before)) + "\n")
+
+
+def perplexities(checkpoint: str, names: dict, known: dict) -> dict:
+    """{column: loss and perplexity as in the paper's tables} of the data sets that are not known yet, if they are there.
+
+    names: {column: (data set, split)}.
+    """
+    found, names = {}, {column: name for column, name in names.items() if column not in known}
+    model, meta = checkpoints.load(checkpoint, "auto") if names else (None, None)
+    for column, (name, split) in names.items():
+        try:
+            split = data.tokens.Tokens(name, split, model.config.block_size)
+            if split.meta["tokenizer"] != meta["tokenizer"]:
+                raise UserError(f"the tokens of {name} are not the model's ({meta['tokenizer']})")
+        except UserError as error:
+            if error.args not in said:
+                said.add(error.args)
+                print(f"no perplexity on {name}: {error}")
+            continue
+        loss, windows = pool.load(str(ROOT / "scripts" / "evaluate.py")).Evaluation(model, 64).paper(split)
+        found[column] = {"loss": loss, "perplexity": math.exp(loss), "windows": windows, "source": split.meta["source"]}
+    return found

@@ -1,0 +1,244 @@
+"""Tables from what results/ holds, the paper's numbers beside ours: table.md, a picture of its gaps, and a summary of both.
+
+A function that shows something takes name, scale, folder, runs, rest, draw, workers, seeds; writes table.md or figure.png
+to folder and returns what summary.json is to hold, or None where there is nothing yet. runs: {contest: {label: {factor on the
+learning rate: [Ended, ...]}}}; rest: from experiments.NAMES; draw: nothing may be run. figures.py has the figures.
+"""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+from reproduce import drawing, proportions
+from reproduce.experiments import CONTESTS, NAMES, PROFILE
+from reproduce.outcomes import best_of, conditions, gap, headers, spread, text
+from reproduce.published import PUBLISHED, ROOT
+from settings import UserError
+
+AFTER = (
+    "Ours: mean ± standard deviation over n seeds at the paper's learning rate. Gap: mean of the differences to {baseline} in "
+    "the same seed ± its standard error, and in how many of the seeds it has that sign; it is called better or worse where "
+    "it is more than two standard errors."
+)
+AUTHORS = (
+    " rule=authors: what the released code computes, at the paper's hyper-learning-rates; under gradient accumulation that "
+    "code's acted like a fifth of them."
+)
+BEST = (
+    " Best lr: the best mean over these factors on that rate, of those where no run diverged, chosen by the very number that "
+    "is shown, so that a row whose seeds differ much is judged by its worst."
+)
+
+
+def table(title: str, note: str, head: list, lines: list[list], after: str) -> str:
+    """The text of a table.md."""
+    rows = ["| " + " | ".join(map(str, row)) + " |" for row in (head, ["---"] * len(head), *lines)]
+    return "\n".join([note, "", f"# {title}", "", *rows, "", after]).rstrip() + "\n"
+
+
+def summarized(runs: dict, labels: tuple, columns: dict, contest: str, published: dict) -> dict:
+    """{label: {"paper": numbers, "ours": spreads by column, "gaps", "best_factor", "tuned", "grid"}} of a table's rows.
+
+    columns: {heading: value of a run}; the first one is compared: with the contest's baseline, and over the factors.
+    """
+    better, baseline, key = CONTESTS[contest].better, CONTESTS[contest].baseline, next(iter(columns))
+    at = {
+        label: {
+            factor: {name: spread({run.seed: value(run) for run in ended}) for name, value in columns.items()}
+            for factor, ended in runs.get(label, {}).items()
+        }
+        for label in labels
+    }
+    best = {label: best_of(runs[label], columns[key], better) if label in runs else 1 for label in labels}
+
+    def compared(label, factors, column):
+        ours, base = (at.get(name, {}).get(factors[name], {}).get(column) for name in (label, baseline))
+        found = gap(ours, base) if label != baseline and baseline in at else None
+        return found and found._asdict() | {
+            "clear": found.clear,
+            "words": found.words(better, 2 + 2 * (key != "accuracy")),
+        }
+
+    ones = dict.fromkeys([*labels, baseline], 1)
+    return {
+        label: {
+            "paper": published.get(label, []),
+            "ours": at[label].get(1, {}),
+            "gaps": {name: compared(label, ones, name) for name in columns},
+            "grid": {factor: it[key] for factor, it in sorted(at[label].items()) if it[key]["n"]},
+            "best_factor": best[label],
+            "tuned": compared(label, best, key),
+        }
+        for label in labels
+    }
+
+
+def markdown(rows: dict, columns: dict, baseline: str, spreads: bool, digits: int) -> tuple[list, list[list]]:
+    """Head and lines of a table. spreads: the paper's numbers are a mean and a standard deviation."""
+
+    def of_paper(row):
+        if spreads and row["paper"]:
+            return [" ± ".join(f"{number:.{digits}f}" for number in row["paper"])]
+        return [f"{number:g}" for number in row["paper"]]
+
+    key, width = next(iter(columns)), max(len(of_paper(row)) for row in rows.values())
+    factors = sorted({factor for row in rows.values() for factor in row["grid"]} - {1})
+    head, lines = ["optimizer"], []
+    for i, name in enumerate(columns):
+        head += [f"{name}: paper", "ours"] if i < width else [name]
+    head += [f"paper's gap to {baseline}", "our gap"]
+    head += [f"{key} at lr x{factor:g}" for factor in factors]
+    head += ["best lr", "gap, each at its best lr"] if factors else []
+    for label, row in rows.items():
+        cells = [label]
+        for i, name in enumerate(columns):
+            cells += [*(of_paper(row) or ["-"] * width)[i : i + 1], text(row["ours"].get(name), digits)]
+        both = label != baseline and row["paper"] and rows.get(baseline, {}).get("paper")
+        cells += [f"{row['paper'][0] - both[0]:+.4g}" if both else ""]
+        cells += [row["gaps"][key]["words"] if row["gaps"][key] else ""]
+        cells += [text(row["grid"].get(factor), digits) for factor in factors]
+        if factors:
+            tuned = len(row["grid"]) > 1
+            cells += [f"x{row['best_factor']:g}" * tuned, row["tuned"]["words"] if tuned and row["tuned"] else ""]
+        lines.append([*cells, row["ours"].get(key, {}).get("n", 0)])
+    return [*head, "n"], lines
+
+
+def picture(rows: dict, runs: dict, contest: str, key: str, path: Path, caption: str):
+    """The gaps to the baseline, and beside them the grid of learning rates or the accuracy over epochs."""
+    baseline, extra = CONTESTS[contest].baseline, []
+    ours, theirs = {}, {}
+    for label, row in rows.items():
+        it, base = (each["ours"].get(key, {}).get("values", {}) for each in (row, rows[baseline]))
+        if label != baseline:
+            pairs = [value - base[seed] for seed, value in it.items() if seed in base]
+            ours[label] = [value for value in pairs if math.isfinite(value)]
+            if row["paper"] and rows[baseline]["paper"]:
+                theirs[label] = row["paper"][0] - rows[baseline]["paper"][0]
+    grid = {
+        label: {factor: [x for x in it["values"].values() if math.isfinite(x)] for factor, it in row["grid"].items()}
+        for label, row in rows.items()
+        if len(row["grid"]) > 1
+    }
+    if grid:
+        extra.append(lambda ax: drawing.rates(ax, grid, key))
+    if key == "accuracy":
+        lines = {label: [drawing.series(run.records, key) for run in runs[label][1]] for label in rows if label in runs}
+        lines = {label: (found[0][0], [values for _, values in found]) for label, found in lines.items()}
+        extra.append(lambda ax: drawing.lines(ax, lines, "step", "test accuracy (%)"))
+    drawing.gaps(ours, theirs, baseline, key, extra, path, caption)
+
+
+def contest_table(name: str, scale: str, contest: str, runs: dict, rest: tuple, columns: dict, folder: Path) -> tuple:
+    """The table of one contest, and what summary.json says of it."""
+    published = PUBLISHED[name].get(contest) or PUBLISHED[name]["rows"]
+    labels, baseline = rest or tuple(CONTESTS[contest].rows), CONTESTS[contest].baseline
+    rows = summarized(runs, labels, columns, contest, published)
+    whole, note = proportions.sentence(name, scale, contest, labels)
+    key = next(iter(columns))
+    head, lines = markdown(rows, columns, baseline, PUBLISHED[name].get("spread", False), 2 if key == "accuracy" else 4)
+    under = conditions(headers({label: runs[label] for label in labels if label in runs}))
+    after = AFTER.format(baseline=baseline) + AUTHORS * any("authors" in label for label in labels)
+    after += BEST * ("best lr" in head) + f"\n\n{under}"
+    title = f"{name}{f', {contest}' * (len(NAMES[name].contests) > 1)}; the paper: {PUBLISHED[name]['what']}"
+    several = f"figure-{contest}.png" if len(NAMES[name].contests) > 1 else "figure.png"
+    caption = f"{baseline}'s difference to itself is 0; each row at the paper's learning rate. {note}"
+    picture(rows, runs, contest, key, folder / several, caption)
+    summary = {"rows": rows, "columns": list(columns), "full_scale": whole, "note": note, "conditions": under}
+    return table(title, note, head, lines, after), summary
+
+
+def shown(name: str, scale: str, folder: Path, runs: dict, rest: tuple, columns_of) -> dict | None:
+    """The tables of a name's contests, one below the other. columns_of: contest -> {heading: value of a run}."""
+    parts, summary = [], {}
+    for contest, ended in runs.items():
+        if ended:
+            part, summary[contest] = contest_table(name, scale, contest, ended, rest, columns_of(contest), folder)
+            parts.append(part)
+        else:
+            parts.append(f"{contest}: nothing has been run at this scale.\n")
+    if not summary:
+        return None
+    parts += [
+        f"{contest}: not a part of this scale; it has {', '.join(CONTESTS[contest].scales)}.\n"
+        for contest in NAMES[name].contests
+        if contest not in runs
+    ]
+    (folder / "table.md").write_text("\n".join(parts))
+    return {"contests": summary}
+
+
+def losses(name: str, scale: str, folder: Path, runs: dict, rest: tuple, **_) -> dict | None:
+    """Tables 2, 4 and 5: the last value of one key of the metrics."""
+
+    def columns(contest):
+        key = CONTESTS[contest].value
+        found = {key.replace("_", " "): lambda run: run.value(key)}
+        return found | ({"best epoch": lambda run: run.value("best_accuracy")} if key == "accuracy" else {})
+
+    return shown(name, scale, folder, runs, rest, columns)
+
+
+def perplexities(name: str, scale: str, folder: Path, runs: dict, rest: tuple, **_) -> dict | None:
+    """Tables 3, 6 and 7: perplexities of the last checkpoints, and where the paper has it the validation loss."""
+
+    def columns(_):
+        return {
+            kind: (lambda run: run.value("val_loss")) if kind == "loss" else (lambda run, it=kind: run.perplexity(it))
+            for kind in PUBLISHED[name]["columns"]
+        }
+
+    return shown(name, scale, folder, runs, rest, columns)
+
+
+def measure(arguments: list[str], ranks: int) -> dict:
+    """What scripts/measure.py prints. Raises UserError."""
+    script = str(ROOT / "scripts" / "measure.py")
+    command = [sys.executable, script, f"--ranks={ranks}", *arguments]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(done.stderr.strip().splitlines()[-1].removeprefix("measure.py: "))
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def profile(name: str, scale: str, folder: Path, draw: bool, rest: dict, **_) -> dict | None:
+    """Appendix D: memory and time per iteration."""
+    files, batches, ranks = PROFILE[scale]
+    path = folder / "measured.json"
+    found, published = json.loads(path.read_text()) if path.exists() else {}, PUBLISHED[name]["rows"]
+    for batch, settings in batches.items() if not draw else ():
+        for label, arguments in rest.items():
+            key, what = f"{label}, {batch}" if batch else label, [*arguments, *files, *settings]
+            if found.get(key, {}).get("settings") != [what, ranks]:
+                print(f"measuring {key}")
+                found[key] = measure(what, ranks) | {"settings": [what, ranks]}
+                path.write_text(json.dumps(found, indent=1) + "\n")
+    if not found:
+        return None
+    whole, note = proportions.sentence(name, scale)
+    note += " Memory is the process's, Python and torch included." * any(
+        "CPU" in it["device"] or "cores" in it["device"] for it in found.values()
+    )
+    lines = [
+        [
+            label,
+            *([f"{number:g}" for number in published[label]] if label in published else ["-", "-"]),
+            f"{it['peak_gb']:.2f}",
+            f"{it['seconds']:.3f}",
+            it["steps"],
+        ]
+        for label, it in found.items()
+    ]
+    under = conditions([it | {"seconds": None} for it in found.values()])  # those are a step's, not a run's
+    head = ["", "paper: GB", "paper: s per iteration", "ours: GB", "ours: s per iteration", "steps timed"]
+    after = (
+        "Ours: peak memory of a process that does nothing else, and the median time of its steps after the first three."
+    )
+    title = f"{name}: {PUBLISHED[name]['what']}"
+    (folder / "table.md").write_text(table(title, note, head, lines, f"{after}\n\n{under}"))
+    drawing.bars(
+        {label: (it["peak_gb"], it["seconds"]) for label, it in found.items()}, published, folder / "figure.png", note
+    )
+    return {"results": found, "full_scale": whole, "note": note, "conditions": under}

@@ -1,0 +1,321 @@
+"""reproduce/: rows become runs, runs become tables and figures, at smoke scale.
+
+python -m pytest -q tests/reproduce/test_laboratory.py        # a minute
+"""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import tiny
+
+import data.tokens
+import train
+from reproduce import experiments, figures, grid, laboratory, outcomes, proportions, runs, store, tables
+from reproduce.laboratory import reproduce
+from reproduce.published import PUBLISHED
+from settings import UserError
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    """A folder for results, and the tiny data set under the name of Shakespeare's."""
+    folder = tiny.write_data(tmp_path / "data")
+    (folder / "tiny").rename(folder / "shakespeare_char")
+    monkeypatch.setattr(data.tokens, "FOLDER", folder)
+    monkeypatch.setattr(store, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(store, "WORK", tmp_path / "runs")
+    monkeypatch.setattr(laboratory, "tried", set())
+    return tmp_path / "results"
+
+
+def summary(results, name, scale="smoke"):
+    return json.loads((results / name / scale / "summary.json").read_text())
+
+
+def test_every_row_of_every_scale_is_a_run(results):
+    for name, contest in experiments.CONTESTS.items():
+        for scale in contest.scales:
+            found = store.cells(name, scale, None, grid=True)
+            assert len({cell.id for cell in found.values()}) == len(found)  # no row says the same as another
+    for name, it in experiments.NAMES.items():
+        assert name in PUBLISHED and all(contest in experiments.CONTESTS for contest in it.contests)
+        assert it.kind in laboratory.KINDS and it.claim and laboratory.scales(name)
+
+
+def test_a_table_is_made_resumed_and_drawn_again(results, script, monkeypatch):
+    contest = experiments.CONTESTS["gpt2-medium"]
+    reproduce("table7", "smoke", seeds=2, workers=0, with_grid=False)
+    found = summary(results, "table7")["contests"]["gpt2-medium"]["rows"]
+    assert len(found) == len(contest.rows)
+    assert {row["ours"]["loss"]["n"] for row in found.values()} == {2} and found["MADA"]["paper"][0] == 2.6422
+    text = (results / "table7" / "smoke" / "table.md").read_text()
+    assert (
+        text.startswith("Reduced (smoke), ours and in brackets the paper's: data shakespeare_char")
+        and "| Adam | 2.6527 |" in text
+        and str(results.parent) not in text
+    )
+    monkeypatch.setattr(laboratory, "execute", lambda *args, **kwargs: 1 / 0)
+    monkeypatch.setattr(store, "WORK", results / "none")  # a clean clone: what results/ holds is not run again
+    reproduce("table7", "smoke", seeds=2, workers=0, with_grid=False)
+    assert summary(results, "table7")["contests"]["gpt2-medium"]["rows"] == found
+    assert script("plot", results / "table7" / "smoke")[0] == 0  # from the committed metrics alone
+    assert summary(results, "table7")["contests"]["gpt2-medium"]["rows"] == found
+    for path in results.rglob("*.jsonl"):
+        assert str(results.parent) not in path.read_text()
+    assert len(list(results.rglob("*.jsonl"))) == 2 * len(contest.rows)
+
+
+def test_perplexities_belong_to_their_run(results, monkeypatch):
+    """Those of another run, or of data that were missing, are taken when they can be; a diverged run has none."""
+    smoke = experiments.GPT2_SCALES["smoke"]._replace(
+        evaluated={
+            "openwebtext": ("shakespeare_char", "val"),
+            "wikitext": ("wikitext", "val"),
+            "lambada": ("lambada", "test"),
+        }
+    )
+    only = experiments.CONTESTS["gpt2-medium"]._replace(
+        rows={"Adam": experiments.CONTESTS["gpt2-medium"].rows["Adam"]}, scales={"smoke": smoke}
+    )
+    monkeypatch.setitem(experiments.CONTESTS, "gpt2-medium", only)
+    reproduce("table7", "smoke", seeds=1, workers=0, with_grid=False)
+    taken = summary(results, "table7")["contests"]["gpt2-medium"]["rows"]["Adam"]["ours"]
+    assert taken["openwebtext"]["n"] == 1 and taken["wikitext"]["n"] == 0
+    path = store.file_of("gpt2-medium", "smoke", "Adam", 1, 1337)
+    extra = path.with_suffix(".evaluation.json")
+    known = json.loads(extra.read_text())
+    extra.write_text(json.dumps(known | {"run": "another"}))
+    assert store.gather("gpt2-medium", "smoke")["Adam"][1][0].evaluation == {}
+    (data.tokens.FOLDER / "wikitext").symlink_to(data.tokens.FOLDER / "shakespeare_char")
+    reproduce("table7", "smoke", draw=True)
+    (ended,) = store.gather("gpt2-medium", "smoke")["Adam"][1]
+    assert ended.perplexity("wikitext") == ended.perplexity("openwebtext") == known["openwebtext"]["perplexity"]
+    ended.header["diverged"] = True
+    assert ended.perplexity("wikitext") != ended.perplexity("wikitext") and ended.perplexity("x") != ended.perplexity(
+        "x"
+    )
+
+
+def test_a_column_that_is_taken_at_one_learning_rate_has_no_best_one():
+    def ended(**evaluation):
+        return [outcomes.Ended(seed, {"diverged": False}, [{"val_loss": 2.0}], evaluation) for seed in range(2)]
+
+    found = {label: {1: ended(a={"perplexity": 7.0}), 4: ended()} for label in ("Adam", "MADA")}
+    columns = {"loss": lambda run: run.value("val_loss"), "a": lambda run: run.perplexity("a")}
+    for name, value in columns.items():
+        one = {name: value}
+        rows = tables.summarized(found, ("Adam", "MADA"), one, "gpt2", {"Adam": [1.0]})
+        head, lines = tables.markdown(rows, one, "Adam", False, 4)
+        assert ("best lr" in head) == (name == "loss")
+        assert all(len(line) == len(head) for line in lines)
+
+
+def test_best_of_whole_sets_of_seeds():
+    def ended(*losses):
+        return [outcomes.Ended(seed, {}, [{"val_loss": loss}], {}) for seed, loss in enumerate(losses)]
+
+    factors = {1: ended(3.0, 3.0), 4: ended(2.0, 2.2), 16: ended(1.0), 64: ended(1.0, float("nan"))}
+    assert outcomes.best_of(factors, lambda run: run.value("val_loss"), "lower") == 4
+
+
+def test_runs_with_other_settings_are_left_out_and_of_another_version_shown_but_run_again(results, capsys):
+    reproduce("table7", "smoke", seeds=2, workers=0, with_grid=False)
+    store.file_of("gpt2-medium", "smoke", "Adam", 1, 1337).unlink()
+
+    def changed(label, seed, **what):
+        path = store.file_of("gpt2-medium", "smoke", label, 1, seed)
+        header, *records = path.read_text().splitlines()
+        header = json.loads(header)
+        header["config"] |= what.pop("config", {})
+        path.write_text("\n".join([json.dumps(header | what), *records]))
+
+    changed("MADA", 1337, config={"learning_rate": 1.0})
+    changed("MADA", 1338, run="another", config={"init_from": "resume"})
+    found = store.gather("gpt2-medium", "smoke")
+    assert [[run.seed for run in found[label][1]] for label in ("Adam", "MADA")] == [[1338], [1338]]
+    assert "mada-seed1337.jsonl is left out: it was run with another learning_rate" in capsys.readouterr().out
+    cells = store.cells("gpt2-medium", "smoke", 2, False)
+    stale = [key for key, cell in cells.items() if not store.fresh(store.file_of("gpt2-medium", "smoke", *key), cell)]
+    assert stale == [("Adam", 1, 1337), ("MADA", 1, 1338)]
+
+
+def test_mada_fs_starts_where_mada_ended(results, monkeypatch):
+    few = {
+        label: row
+        for label, row in experiments.CONTESTS["gpt2"].rows.items()
+        if label in ("Adam", "MADA", "MADA-FS", "MADA-")
+    }
+    monkeypatch.setitem(experiments.CONTESTS, "gpt2", experiments.CONTESTS["gpt2"]._replace(rows=few))
+    reproduce("fig7", "smoke", seeds=1, workers=0, with_grid=False)
+    ends = {label: outcomes.read(store.file_of("gpt2", "smoke", label, 1, 1337)) for label in few}
+    header, _records = ends["MADA-FS"]
+    last = ends["MADA"][1][-1]["coefficients"]
+    assert {name: header["config"][name] for name in last} == last and header["config"]["learn"] == []
+    assert (results / "fig7" / "smoke" / "figure.png").exists()
+    assert summary(results, "fig7")["authors"]["beta1"]["end"] == 0.99
+
+
+def test_a_difference_is_one_when_it_is_more_than_two_paired_standard_errors():
+    def words(ours, base, better="lower"):
+        a, b = (outcomes.spread(dict(enumerate(values))) for values in (ours, base))
+        return outcomes.gap(a, b).words(better, 2)
+
+    assert words([1.1, 1.3], [1.0, 1.2]) == "+0.10 ± 0.00, worse (2/2)"  # seeds differ by more than the rows
+    assert words([1.1, 1.3], [1.0, 1.2], "higher") == "+0.10 ± 0.00, better (2/2)"
+    assert words([0.9, 1.4], [1.0, 1.2]) == "+0.05 ± 0.15, not told apart (1/2)"
+    assert words([1.0], [1.5]) == "-0.50 (one seed)"
+    found = outcomes.spread({1: 1.0, 2: float("nan"), 3: None})
+    assert found | {"values": [*found["values"]]} == {"n": 2, "diverged": 1, "mean": 1.0, "sd": None, "values": [1, 2]}
+    gap = outcomes.gap(
+        outcomes.spread({1: 1.0, 3: 3.0, 4: float("nan")}), outcomes.spread({1: 1.5, 2: 0.0, 3: 1.0, 4: 1.0})
+    )
+    assert (gap.mean, gap.n, gap.same) == (0.75, 2, 1)
+    assert outcomes.gap(found, found) is None is outcomes.gap(found, outcomes.spread({9: 1.0}))
+
+
+@pytest.mark.parametrize("name, made", [("fig1", "figure.png"), ("prop1", "table.md"), ("fig9", "figure.png")])
+def test_what_needs_no_model(results, name, made, monkeypatch):
+    reproduce(name, "smoke", workers=0)
+    assert (results / name / "smoke" / made).stat().st_size > (10_000 if made.endswith("png") else 300)
+    before = summary(results, name)
+    monkeypatch.setattr(figures.theory, "theorem", None)
+    monkeypatch.setattr(figures.theory, "proposition", None)
+    reproduce(name, "smoke", draw=True)
+    assert summary(results, name) == before
+
+
+def test_the_grid_of_figure_8_over_seeds(results, monkeypatch, tmp_path):
+    monkeypatch.setattr(figures, "ROOT", tmp_path)  # where out/sweeps is
+    file = str(tiny.ROOT / "config" / "sweep_shakespeare_betas_smoke.py")
+    monkeypatch.setitem(experiments.NAMES, "fig8", experiments.NAMES["fig8"]._replace(rest={"smoke": (file, 2)}))
+    reproduce("fig8", "smoke", workers=0)
+    found = summary(results, "fig8")
+    train, val = (found["results"][key] for key in ("final_train_loss", "final_val_loss"))
+    assert [it["cells"] for it in train["ours"]] == [4, 4] and train["ours"] != val["ours"]
+    assert train["authors"]["below adam"] == pytest.approx(269 / 275)  # their table
+    assert val["authors"]["below adam"] == pytest.approx(7 / 275)
+    (tmp_path / "out").rename(tmp_path / "gone")
+    reproduce("fig8", "smoke", draw=True)
+    assert summary(results, "fig8") == found
+
+
+def test_diverged_cells_are_the_worst():
+    rows = [
+        {"optimizer": name, "beta1_0": 0.1, "beta2_0": beta2, "final_train_loss": loss}
+        for beta2, losses in (
+            (0.5, (float("nan"), 2.0, 1.0)),
+            (0.6, (float("nan"), 2.0, float("nan"))),
+            (0.7, (1.0, 2.0, 3.0)),
+        )
+        for name, loss in zip(("adam", "hyperadam", "mada"), losses, strict=True)
+    ]
+    found = grid.shares(rows, "final_train_loss")
+    assert found["below adam"] == found["below hyperadam"] == pytest.approx(1 / 3)
+    assert found["median of mada"] == 3.0 and found["median of adam"] == float("inf")
+    panels = grid.panels([rows, rows], "final_train_loss")
+    assert panels["mada"][0.1, 0.5] == 1.0 and panels["adam"][0.1, 0.5] != panels["adam"][0.1, 0.5]
+
+
+# what a scale does to the paper's proportions, and what it costs
+
+
+def test_the_proportions_are_those_of_the_audit():
+    """Counted by hand from the configs, once."""
+    _, language = proportions.sentence("table2", "cpu", "gpt2")
+    for words in (
+        "warm-up as % of the steps 5 (2)",
+        "hyper_start as % of the steps 1.7 (0.05)",
+        "hyper_start as % of the warm-up 33 (2.5)",
+        "last over peak rate as % for Lion 2.5 (10)",
+        "context 128 (1,024)",
+        "weight decay x sum of rates 0.018 (3.1)",
+    ):
+        assert f"{words};" in language.replace(").", ");") or f"{words}." in language, words
+    _, shakespeare = proportions.sentence("fig8", "cpu")
+    for words in ("peak rate 4e-3 (1e-3)", "warm-up as % of the steps 14 (2)", "dropout 0 (0.2)", "cells 25 (275)"):
+        assert words in shakespeare
+    assert "last over peak rate as % 7.5 (10)" in shakespeare and "context 64 (256)" in shakespeare
+    whole, note = proportions.sentence("table2", "paper", "gpt2")
+    assert whole and "Clipping" in note and "ours" in note
+
+
+def test_decay_times_rates_is_the_sum_over_steps():
+    for files in (["config/train_gpt2_adam.py", "config/scale_gpt2_cpu.py"], ["config/train_shakespeare_char.py"]):
+        cfg = runs.run("train.py", *[str(tiny.ROOT / file) for file in files]).cfg
+        rates = [train.learning_rate_at(it, SimpleNamespace(**cfg)) for it in range(1, cfg["max_iters"] + 1)]
+        assert proportions.decayed(cfg) == pytest.approx(cfg["weight_decay"] * sum(rates), rel=2e-3)
+
+
+def test_what_it_takes_is_said_before(results, script):
+    cells = len(store.cells("gpt2-medium", "smoke", 1, False))
+    dry = ("reproduce", "table7", "--scale", "smoke", "--seeds", 1, "--no_grid", "--dry_run")
+    assert script(*dry) == (0, f"table7   smoke  {cells} runs, {cells} missing: not timed yet\n", "")
+    assert not results.exists()
+    reproduce("table7", "smoke", seeds=1, workers=0, with_grid=False)
+    assert laboratory.estimate("table7", "smoke", 1, False) == (cells, 0, 0)
+    for label, seconds in (("Adam", 60.0), ("MADA", 120.0), ("MADA (rule=authors)", 180.0)):
+        path = store.file_of("gpt2-medium", "smoke", label, 1, 1337)
+        header, *records = path.read_text().splitlines()
+        path.write_text("\n".join([json.dumps(json.loads(header) | {"seconds": seconds}), *records]))
+    assert laboratory.estimate("table7", "smoke", 3, False) == (3 * cells, 2 * cells, 2 * 360.0)
+    status, listed, _ = script("reproduce", "list")
+    assert status == 0 and all(f"\n{name} " in f"\n{listed}" for name in experiments.NAMES)
+
+
+def test_failed_runs_are_said_once_and_tried_again(results, script, monkeypatch):
+    there = data.tokens.FOLDER
+    monkeypatch.setattr(data.tokens, "FOLDER", results)  # no data there
+    command = ("reproduce", "table7", "--scale", "smoke", "--seeds", 1, "--workers", 0, "--no_grid")
+    status, _, error = script(*command)
+    assert status == 2
+    assert error.splitlines()[-1].startswith("reproduce.py: 3 failed: dataset='shakespeare_char': there is no data/")
+    assert not list(results.rglob("*.md"))
+    with pytest.raises(UserError, match="^table4 has no scale cpu; it has smoke, paper"):
+        reproduce("table4", "cpu")
+    monkeypatch.setattr(data.tokens, "FOLDER", there)
+    monkeypatch.setattr(laboratory, "tried", set())  # another process
+    assert script(*command)[0] == 0
+    assert summary(results, "table7")["contests"]["gpt2-medium"]["rows"]["Adam"]["ours"]["loss"]["n"] == 1
+    assert summary(results, "table7")["command"].endswith("table7 --scale smoke --seeds 1 --no_grid")
+
+
+def test_all_goes_on_after_what_cannot_be_done(results, script, monkeypatch):
+    done = []
+
+    def reproduce_one(name, *rest):
+        done.append(name)
+        if name == "fig8":
+            raise UserError("no data")
+        return ["out of memory"] if name == "table7" else []
+
+    monkeypatch.setattr(laboratory, "reproduce", reproduce_one)
+    status, _, error = script("reproduce", "all", "--scale", "cpu")
+    assert status == 2 and "2 failed: out of memory; no data; the same command tries again" in error
+    assert done == [name for name in experiments.NAMES if name != "table4"]  # which has no cpu scale
+
+
+def test_profile_measures_processes_of_its_own(results, monkeypatch, tmp_path):
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts" / "measure.py").write_text(  # the real one, on the tiny data set
+        f"import runpy, sys\nsys.path[:0] = [{str(tiny.ROOT)!r}]\nimport data.tokens\n"
+        f"data.tokens.FOLDER = {str(data.tokens.FOLDER)!r}\n"
+        f"main = runpy.run_path({str(tiny.ROOT / 'scripts' / 'measure.py')!r})\n"
+        "main['child'].__globals__['__file__'] = __file__\n"
+        "with main['one_line_errors'](__file__):\n    main['main'](*sys.argv[1:])\n"
+    )
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    settings = ("--batch_size=8", "--micro_batch_size=2", "--max_iters=5")
+    monkeypatch.setitem(experiments.PROFILE, "smoke", (("config/scale_gpt2_smoke.py",), {"": settings}, 2))
+    few = {label: experiments.NAMES["profile"].rest[label] for label in ("Adam", "MADA")}
+    monkeypatch.setitem(experiments.NAMES, "profile", experiments.NAMES["profile"]._replace(rest=few))
+    reproduce("profile", "smoke")
+    found = summary(results, "profile")
+    assert {it["ranks"] for it in found["results"].values()} == {2}
+    assert "| Adam | 15.5 | 0.65 |" in (results / "profile" / "smoke" / "table.md").read_text()
+    assert all(it["peak_gb"] > 0.05 and it["seconds"] > 0 for it in found["results"].values())
+    with pytest.raises(UserError, match="n_embd=16 must be a multiple"):
+        tables.measure(["config/train_gpt2_adam.py", "config/scale_gpt2_smoke.py", "--n_head=3"], 1)
+    monkeypatch.setattr(tables, "measure", lambda *args: 1 / 0)
+    reproduce("profile", "smoke")  # nothing is measured twice
+    assert summary(results, "profile")["results"] == found["results"]

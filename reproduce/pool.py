@@ -39,7 +39,6 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-import checkpoints
 from reproduce.runs import Run
 from settings import Diverged, Finished, UserError
 
@@ -133,7 +132,7 @@ def cannot_write(error: BaseException | None) -> bool:
 
 def attempt(run: Run, path: Path, keep_checkpoints: bool) -> dict:
     """Do a run whose lock we hold, here and now. Returns its state. Raises CannotWrite, and KeyboardInterrupt if stopped."""
-    before, checkpoint = read(path), path / checkpoints.LAST
+    before, checkpoint = read(path), path / "ckpt_last.pt"
     where = checkpoint.stat().st_mtime_ns if checkpoint.exists() else None
     deaths = before["deaths"] + 1 if before["state"] == "running" and before["where"] == where else 0
     if deaths == DEATHS:
@@ -163,7 +162,8 @@ def attempt(run: Run, path: Path, keep_checkpoints: bool) -> dict:
         raise
     found = write(path, **found, seconds=time.monotonic() - began)
     if found["state"] == "done" and not keep_checkpoints:
-        checkpoints.clear(str(path))
+        for checkpoint in path.glob("ckpt_*.pt"):
+            checkpoint.unlink()
     gc.collect()
     return found
 
@@ -207,10 +207,10 @@ def worker(index: int, runs: list[Run], folder: str, keep_checkpoints: bool, rep
         multiprocessing.parent_process().join()
         os.kill(os.getpid(), signal.SIGTERM)  # there is nobody left to work for
 
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # how a cluster warns the job, which stops its workers
-    threading.Thread(target=follow, daemon=True).start()
     try:
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # how a cluster warns the job, which stops its workers
+        signal.signal(signal.SIGTERM, stop)
+        threading.Thread(target=follow, daemon=True).start()
         with contextlib.suppress(Exception):  # what is wrong with a script is said of its runs
             for script in {run.script for run in runs}:
                 load(script)
@@ -232,9 +232,7 @@ def start(*arguments) -> tuple[connection.Connection, multiprocessing.Process]:
     reader, writer = context.Pipe(duplex=False)
     process = context.Process(target=worker, args=(*arguments, writer))
     threads = os.environ.get("OMP_NUM_THREADS")
-    handler = signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # ctrl-C reaches all processes; the first one stops the others
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C reaches all; this process stops the others
     os.environ["OMP_NUM_THREADS"] = threads or "1"  # rounding depends on the number of threads
     try:
         process.start()

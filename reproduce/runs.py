@@ -13,8 +13,6 @@ import json
 import os
 from functools import cache, cached_property
 
-import data.tokens
-import optim
 from settings import checked, declared, parse
 
 NUMERICS = 1  # to be raised when the same settings compute something else; tests/test_numerics.py says when
@@ -37,8 +35,11 @@ class Run:
         """None, 0, False and the like do not count, so that a new setting whose default is one of these changes no id."""
         known = declared(self.script)
         what = {name: value for name, value in self.cfg.items() if not known[name].free}
-        with contextlib.suppress(ValueError):  # of settings that no optimizer takes: the run itself says so
-            what |= optim.resolved(what["optimizer"], what) if "optimizer" in what else {}
+        if "optimizer" in what:
+            import optim  # torch: not for who has no optimizer
+
+            with contextlib.suppress(ValueError):  # of settings that no optimizer takes: the run itself says so
+                what |= optim.resolved(what["optimizer"], what)
         what = sorted((name, value) for name, value in what.items() if value)
         text = repr([NUMERICS, os.path.basename(self.script), data_hash(self.cfg.get("dataset")), what])
         return hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -51,7 +52,11 @@ class Run:
 
 def data_hash(dataset: str | None) -> str | dict | None:
     """Of a prepared data set; where it is not, of the one that results/ was made with. None without a data set."""
-    prepared = os.path.join(data.tokens.FOLDER, str(dataset), "meta.json")
+    if dataset is None:
+        return None
+    import data.tokens  # torch, likewise
+
+    prepared = os.path.join(data.tokens.FOLDER, dataset, "meta.json")
     if os.path.exists(prepared):
         with open(prepared) as file:
             meta = json.load(file)

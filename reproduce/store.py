@@ -5,16 +5,19 @@ id. Tables and figures are made from these files alone. Checkpoints and logs are
 that need the same run share it.
 """
 
+import contextlib
 import itertools
 import json
 import math
 import os
 import re
 
+import numpy as np
+
 import checkpoints
 import data.tokens
 import metrics
-from reproduce import pool
+from reproduce import ngrams, pool
 from reproduce.experiments import CONTESTS, NAMES
 from reproduce.outcomes import Ended, read
 from reproduce.published import ROOT
@@ -94,7 +97,7 @@ def gather(contest: str, scale: str) -> dict:
         if not path.exists():
             continue
         header, records = read(path)
-        if other := contradicts(header, cell):
+        if header.get("run") != cell.id and (other := contradicts(header, cell)):
             print(f"{path.name} is left out: it was run with another {', '.join(other)}")
             continue
         extra = path.with_suffix(".evaluation.json")
@@ -130,6 +133,18 @@ def collect(contest: str, scale: str, found: dict[tuple, Run]):
             before = json.loads(there.read_text()) if there.exists() else {}
             before = before if before.get("run") == cell.id else {"run": cell.id}
             there.write_text(json.dumps(before | perplexities(checkpoint, wanted, before)) + "\n")
+
+
+def ngram_losses(contest: str, scale: str) -> list[float] | None:
+    """ngrams.losses of the text of a scale that reads bytes or characters: kept beside its runs, taken where the text is there."""
+    path, cfg = home(contest, scale).with_suffix(".ngrams.json"), base(contest, CONTESTS[contest].baseline, scale).cfg
+    if not path.exists() and "block_size" in cfg and path.parent.is_dir():
+        with contextlib.suppress(UserError):
+            train, val = (data.tokens.Tokens(cfg["dataset"], split, cfg["block_size"]) for split in ("train", "val"))
+            if train.meta["tokenizer"] in ("bytes", "char"):
+                arrays = (np.fromfile(split.path, split.meta["dtype"]) for split in (train, val))
+                path.write_text(json.dumps(ngrams.losses(*arrays)) + "\n")
+    return json.loads(path.read_text()) if path.exists() else None
 
 
 def perplexities(checkpoint: str, names: dict, known: dict) -> dict:

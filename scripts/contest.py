@@ -1,6 +1,7 @@
 """For now: run the contest. See reproduce/contest.py."""
 
-import argparse, sys
+import argparse
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -104,7 +104,7 @@ def running(folder):
     return [it["pid"] for it in states(folder).values() if it["state"] == "running" and alive(it["pid"])]
 
 
-def until(condition, seconds=60):
+def until(condition, seconds=180):
     end = time.monotonic() + seconds
     while not (result := condition()):
         assert time.monotonic() < end
@@ -238,7 +238,7 @@ def test_killed_workers_are_replaced(some, undisturbed, tmp_path):
         os.kill(pid, signal.SIGKILL)
     until(lambda: max(steps(tmp_path / "out", run) for run in some) > 30)
     os.kill(until(lambda: running(tmp_path / "out"))[0], signal.SIGKILL)
-    error = process.communicate(timeout=60)[1]
+    error = process.communicate(timeout=180)[1]
     assert process.returncode == 0 and "4 of 4 runs: 4 done" in error and "Traceback" not in error, error
     assert values(tmp_path / "out", some) == undisturbed
 
@@ -253,11 +253,11 @@ def test_an_invocation_that_is_killed_is_gone_on_with(some, undisturbed, tmp_pat
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
     process.send_signal(getattr(signal, name.replace("all", "SIGKILL")))
-    error = process.communicate(timeout=30)[1]
+    error = process.communicate(timeout=180)[1]
     if name in ("SIGTERM", "SIGINT"):
         assert process.returncode == 2 and error.splitlines()[-1].startswith("many: stopped with "), error
     assert "Traceback" not in error, error
-    until(lambda: not any(map(alive, pids)), 10)  # without their invocation they end by themselves
+    until(lambda: not any(map(alive, pids)))  # without their invocation they end by themselves
     before = [steps(tmp_path / "out", run) for run in some]
     assert 30 < max(before) < 100 and "done" not in [it["state"] for it in states(tmp_path / "out").values()]
     execute(tmp_path / "out", some)
@@ -281,7 +281,7 @@ def test_ctrl_c_without_workers(toy, tmp_path, undisturbed):
 def test_two_invocations_share_the_work(some, undisturbed, tmp_path):
     both = [start(tmp_path / "out", some, 1) for _ in range(2)]
     for process in both:
-        error = process.communicate(timeout=60)[1]
+        error = process.communicate(timeout=180)[1]
         assert process.returncode == 0 and "4 of 4 runs: 4 done" in error, error
     found = states(tmp_path / "out").values()
     assert [it["state"] for it in found] == ["done"] * 4 and len({it["pid"] for it in found}) == 2
@@ -295,7 +295,7 @@ def test_two_invocations_one_of_which_is_killed(some, undisturbed, tmp_path):
     until(lambda: len(running(tmp_path / "out")) == 2)
     both[0].kill()
     both[0].communicate()
-    error = both[1].communicate(timeout=60)[1]
+    error = both[1].communicate(timeout=180)[1]
     assert both[1].returncode == 0 and "4 of 4 runs: 4 done" in error, error
     assert values(tmp_path / "out", some) == undisturbed
 
@@ -310,7 +310,7 @@ def test_a_full_disk_loses_nothing(some, undisturbed, tmp_path, place):
         (tmp_path / "out" / run.id).mkdir(parents=True)
         (tmp_path / "out" / run.id / place).symlink_to("/dev/full")
     process = start(tmp_path / "out", some)
-    error = process.communicate(timeout=60)[1]
+    error = process.communicate(timeout=180)[1]
     assert process.returncode == 2 and "Traceback" not in error, error
     assert error.splitlines()[-1].startswith(
         f"many: {tmp_path / 'out'} cannot be written: is the disk full? 4 runs are "

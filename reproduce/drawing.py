@@ -1,4 +1,4 @@
-"""Pictures: seeds as bands, one colour per optimizer everywhere, and no number that is not handed in. It imports nothing of the repo."""
+"""Pictures: seeds as bands, one colour per optimizer, no number that is not handed in. Imports nothing of the repo."""
 
 import math
 import os
@@ -169,9 +169,9 @@ def grid(rows: dict, path: str | os.PathLike, caption: str, x: str = "beta1", y:
 
 
 def gaps(ours: dict, paper: dict, baseline: str, key: str, extra: list, path: str | os.PathLike, caption: str):
-    """What a table says: each row's paired differences to the baseline by seed, their mean and two standard errors; the paper's.
+    """What a table says: a row's differences to the baseline by seed, their mean and two standard errors; the paper's.
 
-    ours: {label: [difference of a seed, ...]}; paper: {label: difference}; extra: functions that draw on one more panel each.
+    ours: {label: [difference of a seed, ...]}; paper: {label: difference}; extra: functions that draw on a panel each.
     """
     labels = list(ours)[::-1]
     fig, axes = plt.subplots(

@@ -128,13 +128,15 @@ def coefficients(name: str, it: dict, others: dict) -> Finding:
         }
         theirs5 = others["fig5"]["authors"] if "fig5" in others else theirs
         paper = f"in sum the six move by {travelled([theirs])[0]:.2f}, in Figure 5 by {travelled([theirs5])[0]:.2f}"
-        ours = f"in sum by {mean(travelled(seeds)):.2f}, in Figure 5 by {mean(travelled(usual)) if usual else 0:.2f}; beta1 ends at {ranged('beta1')}"
+        here = mean(travelled(usual)) if usual else 0
+        ours = f"in sum by {mean(travelled(seeds)):.2f}, in Figure 5 by {here:.2f}; beta1 ends at {ranged('beta1')}"
     else:
         checks = {
             "beta1 rises, then falls, by more than 0.02 each": all(seed["beta1"]["phases"] == 2 for seed in seeds),
             "rho rises, falls and rises, by more than 0.02 each": all(seed["rho"]["phases"] == 3 for seed in seeds),
         }
-        paper = f"beta1 up to {theirs['beta1']['high']:.2f}, then {theirs['beta1']['end']:.2f}; rho in {theirs['rho']['phases']} phases"
+        beta1, rho = theirs["beta1"], theirs["rho"]
+        paper = f"beta1 up to {beta1['high']:.2f}, then {beta1['end']:.2f}; rho in {rho['phases']} phases"
         ours = f"beta1 ends at {ranged('beta1')}, rho at {ranged('rho')}, in {seeds[0]['rho']['phases']} phase"
     moved = max(abs(seed[key]["end"] - seed[key]["start"]) for seed in seeds for key in ("beta1", "beta2"))
     sentences = [
@@ -231,7 +233,7 @@ def convex(name: str, it: dict, others: dict) -> Finding:
             ),
             (
                 f"Below -0.95 first come "
-                f"{listed([f'{label} (after {step:,} steps)' for label, step in sorted(arrived.items(), key=lambda it: it[1])])}; "
+                f"{listed([f'{label} (after {arrived[label]:,} steps)' for label in sorted(arrived, key=arrived.get)])}; "
                 f"of MADA's rows {min(mada, key=mada.get)} is the first."
             ),
             f"With other settings MADA does not get there: {listed(stuck)}.",

@@ -178,7 +178,8 @@ def proposition(folder: Path, draw: bool, **_) -> dict | None:
     report = stored(folder / "theory.json", draw, theory.proposition)
     if report is None:
         return None
-    note = f"T = {report['T']:,} steps, beta2 = {report['beta2']}, 800 sequences of gradients: normal, heavy-tailed, spikes, silence after a burst."
+    note = f"T = {report['T']:,} steps, beta2 = {report['beta2']}, 800 sequences of gradients: normal, heavy-tailed, "
+    note += "spikes, silence after a burst."
     rows = [f"| {rule} | {100 * (growth - 1):+.2f} % |" for rule, growth in report["growth"].items()]
     head = ["| rule of rho_t | largest change of the step size in one step |", "| --- | --- |"]
     (folder / "table.md").write_text(

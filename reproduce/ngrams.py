@@ -4,7 +4,7 @@ import numpy as np
 
 
 def losses(train: np.ndarray, val: np.ndarray, longest: int = 3) -> list[float]:
-    """Mean loss in nats per token of val (m,) under the 1-, 2-, ... longest-grams of train (n,), a count of 1/100 added to each."""
+    """Mean loss in nats per token of val (m,) under the 1- to longest-grams of train (n,), 1/100 added to each count."""
     width, found = int(max(train.max(), val.max())) + 1, []
     for n in range(1, longest + 1):
 

@@ -44,6 +44,11 @@ from settings import Diverged, Finished, UserError
 
 DEATHS = 5  # of a run's workers in one place, after which the run has failed
 FULL, FRESH = 74, 75  # exit status of a worker that cannot write, and of one that a new one is to replace
+STATES = {
+    "running": ("where", "deaths"),
+    "done": ("diverged", "seconds"),
+    "failed": ("error",),
+}  # and what each must say
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE)
 
 
@@ -62,7 +67,7 @@ def read(path: Path) -> dict:
     """What state.json says; {"state": "pending"} where there is none that can be read."""
     try:
         found = json.loads((path / "state.json").read_text())
-        return found if found["state"] in ("running", "done", "failed") else {"state": "pending"}
+        return found if all(name in found for name in STATES[found["state"]]) else {"state": "pending"}
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return {"state": "pending"}
 

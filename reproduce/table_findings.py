@@ -62,7 +62,8 @@ def grid_of_rates(label: str, rows: dict) -> str:
     if there and factor != own:
         ends = listed([f"{value:.3f}" for value in there.values()])
         pairs = listed([f"{value - adams[seed]:+.3f}" for seed, value in there.items()])
-        words += f"; there {label}'s seeds end at {ends}, which is {pairs} beside Adam's, and the worst of them makes x{own} its best rate"
+        words += f"; there {label}'s seeds end at {ends}, which is {pairs} beside Adam's, "
+        words += f"and the worst of them makes x{own} its best rate"
     every = {
         (other, at): min(it["values"].values())
         for other, each in rows.items()

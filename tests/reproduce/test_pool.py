@@ -210,7 +210,9 @@ def test_a_run_is_running_only_as_long_as_its_lock_is_held(toy, tmp_path):
         assert subprocess.check_output([sys.executable, "-c", code], text=True) == "running\n"
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"state": "asleep"}', "\0" * 40])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", '{"state": []}', '{"state": "running"}', '{"state": "failed"}', "\0" * 40]
+)
 def test_a_damaged_state_is_a_pending_run(toy, tmp_path, text):
     (tmp_path / toy().id).mkdir()
     (tmp_path / toy().id / "state.json").write_text(text)

@@ -1,7 +1,8 @@
 # ResNet-9 on CIFAR-10 under MADA: Table 5 of the paper, test accuracy 93.79 % +- 0.11. Settings of appendix C.2.
 # 50,000 images / 400 = 125 steps per epoch; x 50 epochs = 6,250 steps.
 # Not in the paper: crops and mirror images, which are usual with this model; no weight decay, no clipping,
-# and betas. One-cycle moves the learning rate only: torch's would also overwrite beta1, which is learned here.
+# and betas. The notebook that the paper links has amsgrad, decay 1e-4, clipping by value, rotation and cycled momentum.
+# One-cycle moves the learning rate only: torch's would also overwrite beta1, which is learned here.
 out_dir = "out/cifar10-resnet9-mada"
 model = "resnet9"
 batch_size = 400

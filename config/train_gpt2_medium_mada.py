@@ -1,5 +1,6 @@
 # GPT-2 medium (24 layers, 355M with the embeddings; the paper says 335M) on OpenWebText under MADA: Table 7.
-# 480 sequences on 8 GPUs = 8 ranks x 10 micro-steps x 6 sequences; the rest as in train_gpt2_mada.py.
+# 480 sequences on 8 GPUs = 8 ranks x 10 micro-steps x 6 sequences; the rest as in train_gpt2_mada.py,
+# the rate of 6e-4 too, where the authors' file has 5e-4.
 out_dir = "out/gpt2-medium-mada"
 dataset = "openwebtext"
 micro_batch_size = 6

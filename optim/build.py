@@ -1,7 +1,8 @@
 """From a name and flat settings to an optimizer: one row per optimizer, and nothing else in the repo knows their names."""
 
 import inspect
-from functools import partial
+from functools import cache, partial
+from types import MappingProxyType
 
 import torch
 from torch.optim import SGD, AdamW
@@ -31,6 +32,7 @@ OPTIMIZERS = {
 }
 
 
+@cache
 def signature(name):
     """{argument: default} of an optimizer's constructor, those in its `options` included."""
     if name not in OPTIMIZERS:
@@ -38,7 +40,7 @@ def signature(name):
     arguments = dict(inspect.signature(OPTIMIZERS[name]).parameters)
     if "options" in arguments:
         arguments |= inspect.signature(ParameterizedOptimizer.__init__).parameters
-    return {key: argument.default for key, argument in arguments.items()}
+    return MappingProxyType({key: argument.default for key, argument in arguments.items()})
 
 
 def build(name, params, *, hidden=(), max_grad_norm=None, **settings):

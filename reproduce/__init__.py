@@ -3,11 +3,15 @@
 experiments.py  the rows of each table and figure, and what each scale makes of them: data
 runs.py         what a training run is, and its id
 pool.py         do many runs, each once, whatever dies meanwhile; cluster.py: as jobs of SLURM
-store.py        what results/ holds of these runs; outcomes.py: means, spreads, and when a difference is one
+store.py        what results/ holds of these runs; outcomes.py: means, spreads, and when a difference is one; ngrams.py
 grid.py         a sweep over any settings; theory.py: the theorem and the proposition; published.py: the paper's numbers
 proportions.py  what a scale does to the paper's proportions
 tables.py, figures.py    from what results/ holds to a table, a figure, a summary; drawing.py: the pictures themselves
-laboratory.py   all of it for one name at one scale, and what that takes; pages.py: results/README.md
+contest.py      AdamW replaced by MADA on tasks of different kinds; contest_runs, verdict, contest_report, contest_drawing:
+                its runs, what they say, its page; ablation.py, variants.py: MADA with one thing changed
+curves.py       pictures of single runs, for scripts/plot.py
+laboratory.py   all of it for one name at one scale, and what that takes; rivals.py: the contest's part
+table_findings.py, figure_findings.py    what a result says of the paper's claim (findings.py); pages.py: results/README.md
 
 Imports point from the last line to the first; scripts/ are thin command lines on top.
 """

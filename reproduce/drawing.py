@@ -1,7 +1,8 @@
-"""Pictures: seeds as bands, one colour per optimizer everywhere, and no number that is not handed in. It imports nothing of the repo."""
+"""Pictures: seeds as bands, one colour per optimizer, no number that is not handed in. Imports nothing of the repo."""
 
 import math
 import os
+import re
 import textwrap
 from collections import Counter
 from statistics import mean, stdev
@@ -35,7 +36,8 @@ COLORS = {  # of an optimizer and its variants, which differ by their lines; tol
     "mada": "#D55E00",
     "mada-fs": "#F5A274",
 }
-LINES = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)), (0, (1, 4)), (0, (8, 3)))
+NAMES = {"adam": "Adam", "hyperadam": "HyperAdam", "mada": "MADA"}  # of train.py's setting `optimizer`
+LINES = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)), (0, (1, 4)), (0, (8, 3)), (0, (3, 1, 1, 1, 1, 1)))
 plt.rcParams |= {"axes.grid": True, "grid.alpha": 0.3, "font.size": 9, "axes.titlesize": 10, "legend.fontsize": 8}
 
 
@@ -52,24 +54,22 @@ def color(label: str) -> str:
 def pretty(label: str) -> str:
     """A row's label with the paper's symbols."""
     label = label.replace("rho_0", r"$\rho_0$").replace("beta2", r"$\beta_2$")
-    return (
-        label.replace("- (", r"$^-$ (") if "- (" in label else label.removesuffix("-") + r"$^-$" * label.endswith("-")
-    )
+    return re.sub(r"(?<=\w)-(?=$| \(|,)", "$^-$", label)
 
 
 def styles(labels: list[str]) -> dict[str, dict]:
     """{label: color and linestyle}: variants of one optimizer have other lines."""
-    seen = Counter()
-    return {
-        label: {"color": color(label), "linestyle": LINES[(seen.update([family(label)]) or seen[family(label)]) - 1]}
-        for label in labels
-    }
+    seen, found = Counter(), {}
+    for label in labels:
+        found[label] = {"color": color(label), "linestyle": LINES[seen[family(label)] % len(LINES)]}
+        seen[family(label)] += 1
+    return found
 
 
 def save(fig, path: str | os.PathLike, caption: str = ""):
     """Write a figure, whole or not at all, with its caption below it."""
     if caption:
-        fig.supxlabel(textwrap.fill(caption, int(19 * fig.get_figwidth())), fontsize=7, x=0.01, ha="left")
+        fig.supxlabel(textwrap.fill(caption, int(18 * fig.get_figwidth())), fontsize=7, x=0.01, ha="left")
     fig.savefig(f"{path}.{os.getpid()}.part", dpi=150, format="png")
     plt.close(fig)
     os.replace(f"{path}.{os.getpid()}.part", path)
@@ -89,11 +89,20 @@ def band(ax, steps: list, seeds: list[list], **style):
         ax.fill_between(steps, values.min(0), values.max(0), color=style["color"], alpha=0.15, lw=0)
 
 
+def plain(axis):
+    """Numbers without powers on a logarithmic axis: at 1, 2 and 5, so that none runs into another."""
+    if axis is not None:
+        axis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+        axis.set_minor_formatter("")
+        axis.set_major_formatter("{x:g}")
+
+
 def lines(ax, found: dict, xlabel: str, ylabel: str, **axes):
     """found: {label: (steps, [values of a seed, ...])} on one panel."""
     for label, style in styles(list(found)).items():
         band(ax, *found[label], label=pretty(label), **style)
     ax.set(xlabel=xlabel, ylabel=ylabel, **axes)
+    plain(ax.xaxis if axes.get("xscale") == "log" else None)
     ax.legend()
 
 
@@ -134,7 +143,7 @@ def grid(rows: dict, path: str | os.PathLike, caption: str, x: str = "beta1", y:
     )
     for i, (what, panels) in enumerate(rows.items()):
         finite = sorted(z for panel in panels.values() for z in panel.values() if math.isfinite(z))
-        low, high = (finite[0], finite[int(0.9 * (len(finite) - 1))]) if finite else (1, 2)
+        low, high = (finite[int(share * (len(finite) - 1))] for share in (0.01, 0.9)) if finite else (1, 2)
         scale = matplotlib.colors.LogNorm(low, max(high, 1.001 * low))  # the worst tenth has one colour
         for ax, optimizer in zip(axes[i], optimizers, strict=True):
             points = panels[optimizer]
@@ -149,9 +158,9 @@ def grid(rows: dict, path: str | os.PathLike, caption: str, x: str = "beta1", y:
             every = max(1, len(ys) // 6)
             ax.set_yticks(range(0, len(ys), every), [f"{b:g}" for b in ys[::every]])
             ax.grid(False)
-            ax.set(title=f"{optimizer}: {what}", xlabel=f"initial {SYMBOLS[x]}")
+            ax.set(title=f"{NAMES.get(optimizer, optimizer)}: {what}", xlabel=f"initial {SYMBOLS[x]}")
         axes[i, 0].set_ylabel(f"initial {SYMBOLS[y]}")
-        bar = fig.colorbar(matplotlib.cm.ScalarMappable(scale, "viridis_r"), ax=axes[i], extend="max")
+        bar = fig.colorbar(matplotlib.cm.ScalarMappable(scale, "viridis_r"), ax=axes[i], extend="both")
         bar.set_label(f"{what} (nats per character)")
         ticks = np.geomspace(scale.vmin, scale.vmax, 6)
         bar.set_ticks(ticks, labels=[f"{tick:.3g}" for tick in ticks], minor=False)
@@ -160,9 +169,9 @@ def grid(rows: dict, path: str | os.PathLike, caption: str, x: str = "beta1", y:
 
 
 def gaps(ours: dict, paper: dict, baseline: str, key: str, extra: list, path: str | os.PathLike, caption: str):
-    """What a table says: each row's paired differences to the baseline by seed, their mean and two standard errors; the paper's.
+    """What a table says: a row's differences to the baseline by seed, their mean and two standard errors; the paper's.
 
-    ours: {label: [difference of a seed, ...]}; paper: {label: difference}; extra: functions that draw on one more panel each.
+    ours: {label: [difference of a seed, ...]}; paper: {label: difference}; extra: functions that draw on a panel each.
     """
     labels = list(ours)[::-1]
     fig, axes = plt.subplots(
@@ -196,20 +205,19 @@ def gaps(ours: dict, paper: dict, baseline: str, key: str, extra: list, path: st
 
 def rates(ax, found: dict, key: str):
     """The final value over factors on the paper's learning rate. found: {label: {factor: [value of a seed, ...]}}."""
-    for label, style in styles(list(found)).items():
-        factors = sorted(found[label])
-        values = [found[label][factor] for factor in factors]
-        middle = [mean(each) for each in values]
-        ax.plot(factors, middle, "o-", ms=3, lw=1.4, label=pretty(label), color=style["color"])
-        ax.fill_between(
-            factors, [min(v) for v in values], [max(v) for v in values], color=style["color"], alpha=0.12, lw=0
+    for label, by_factor in found.items():
+        factors = sorted(by_factor)
+        ax.plot(
+            factors, [mean(by_factor[factor]) for factor in factors], lw=1.4, label=pretty(label), color=color(label)
         )
+        for factor in factors:
+            ax.plot([factor] * len(by_factor[factor]), by_factor[factor], "o", ms=4, alpha=0.6, color=color(label))
     every = sorted({factor for factors in found.values() for factor in factors})
     ax.set_xscale("log")
     ax.set_xticks(every, [f"x{factor:g}" for factor in every])
     ax.minorticks_off()
-    ax.set(xlabel="factor on the learning rate", ylabel=key)
-    ax.legend(ncols=2)
+    ax.set(xlabel="factor on the learning rate", ylabel=f"{key}: seeds, and their mean")
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4)
 
 
 def bars(ours: dict, paper: dict, path: str | os.PathLike, caption: str):
@@ -244,6 +252,26 @@ def bars(ours: dict, paper: dict, path: str | os.PathLike, caption: str):
     save(fig, path, caption)
 
 
+def costs(rows: list[dict], title: str, path: str | os.PathLike):
+    """What an optimizer step costs, from bench_optim.py: {"name", "ms", "ratio" to the first, "floor_ms"} each."""
+    fig, ax = plt.subplots(figsize=(8, 0.38 * len(rows) + 1.6), layout="constrained")
+    names = [row["name"] for row in rows][::-1]
+    shades = [color("adam" if name == "adamw" else name) for name in names]
+    ax.barh(names, [row["ms"] for row in rows][::-1], color=shades, height=0.6)
+    ax.plot([row["floor_ms"] for row in rows][::-1], names, "k|", ms=14, mew=2, label="floor: one pass at copy speed")
+    for row in rows:
+        right = max(row["ms"], row["floor_ms"])
+        ax.annotate(
+            f"{row['ratio']:.2f}x", (right, row["name"]), (8, 0), textcoords="offset points", va="center", fontsize=8
+        )
+    ax.set(xlabel="milliseconds per step (median)")
+    ax.grid(visible=False, axis="y")
+    ax.set_title(textwrap.fill(title, 90), fontsize=9)
+    ax.margins(x=0.12)
+    ax.legend(loc="lower right")
+    save(fig, path)
+
+
 def bound(report: dict, path: str | os.PathLike, caption: str):
     """Figures 1 and 2."""
     fig, ax = plt.subplots(figsize=(6, 4.2), layout="constrained")
@@ -276,8 +304,7 @@ def bound(report: dict, path: str | os.PathLike, caption: str):
         title=f"Theorem 1, T = {report['T']:,}",
         yscale="log",
     )
-    ax.yaxis.set_major_formatter("{x:g}")
-    ax.yaxis.set_minor_formatter("{x:g}")
+    plain(ax.yaxis)
     ax.legend()
     save(fig, path, caption)
 

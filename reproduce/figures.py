@@ -1,6 +1,6 @@
-"""Figures from what results/ holds, beside the authors' logs where there are any; called as the functions of tables.py."""
+"""Figures from what results/ holds, beside the authors' logs where there are any; called as the functions of "
+"tables.py."""
 
-import itertools
 import json
 import math
 from pathlib import Path
@@ -8,7 +8,7 @@ from pathlib import Path
 import metrics
 from reproduce import drawing, grid, proportions, theory
 from reproduce.drawing import SYMBOLS, series
-from reproduce.outcomes import best_of, conditions, headers, spread
+from reproduce.outcomes import best_of, conditions, gap, headers, spread
 from reproduce.pool import errors, execute
 from reproduce.published import PAPER, ROOT, authors
 from settings import UserError
@@ -50,6 +50,17 @@ def curves(name: str, scale: str, folder: Path, runs: dict, rest: tuple, **_) ->
     panels["the authors' logs (GPT-2 125M)"] = {
         label: (log["iteration"][5:], [log[key][5:]]) for label, log in theirs.items()
     }
+    early = {}
+    if key == "val_loss":
+        step = next(step for step in series(ended[labels[0]][1][0].records, key)[0] if step > 0)
+        at = {
+            label: {run.seed: dict(zip(*series(run.records, key), strict=True))[step] for run in ended[label][1]}
+            for label in labels
+        }
+        early = {
+            label: gap(spread(at[label]), spread(at["Adam"])) for label in labels if label != "Adam" and "Adam" in at
+        }
+        early = {"step": step} | {label: it._asdict() | {"clear": it.clear} for label, it in early.items() if it}
     unit = "byte" if any(header["data"]["tokenizer"] == "bytes" for header in headers(ended)) else "token"
     smoothed = " Training losses are running means over 5 logged steps." * (key == "train_loss")
     drawing.curves(
@@ -69,17 +80,32 @@ def curves(name: str, scale: str, folder: Path, runs: dict, rest: tuple, **_) ->
             }
             for label in labels
         },
-        "authors": {label: log[key][-1] for label, log in theirs.items()},
+        "early": early,
+        "authors": {
+            label: {str(step): log[key][log["iteration"].index(step)] for step in (2000, 5000, log["iteration"][-1])}
+            for label, log in theirs.items()
+        },
         "full_scale": proportions.sentence(name, scale, contest)[0],
         "note": note,
         "conditions": conditions(headers({label: ended[label] for label in labels})),
     }
 
 
-def motion(steps: list, values: list) -> dict:
-    """What a coefficient does in a run: where it starts and ends, its extremes, and the path that it travels."""
-    path = sum(abs(b - a) for a, b in itertools.pairwise(values))
-    return {"start": values[0], "end": values[-1], "low": min(values), "high": max(values), "path": path}
+def phases(values: list, least: float = 0.02) -> int:
+    """Into how many stretches, each up or down by more than `least`, a curve falls: 0 where it never moves so far."""
+    count, way, last = 0, 0, values[0]
+    for x in values:
+        if way and (x - last) * way >= 0:
+            last = x
+        elif abs(x - last) > least:
+            count, way, last = count + 1, math.copysign(1, x - last), x
+    return count
+
+
+def motion(values: list) -> dict:
+    """What a coefficient does in a run."""
+    found = {"start": values[0], "end": values[-1], "low": min(values), "high": max(values)}
+    return found | {"phases": phases(values)}
 
 
 def coefficients(name: str, scale: str, folder: Path, runs: dict, rest: tuple, **_) -> dict | None:
@@ -105,7 +131,7 @@ def coefficients(name: str, scale: str, folder: Path, runs: dict, rest: tuple, *
         at = [0, *[100 * step / steps[-1] for step in steps]]
         lines[f"{which}, ours"] = {key: (at, paths[key]) for key in SYMBOLS}
         found[which] = {
-            str(run.seed): {key: motion(at, paths[key][i]) for key in SYMBOLS} for i, run in enumerate(ended[which][1])
+            str(run.seed): {key: motion(paths[key][i]) for key in SYMBOLS} for i, run in enumerate(ended[which][1])
         }
     at = [100 * step / log["iteration"][-1] for step in log["iteration"]]
     lines["the authors' log"] = {key: (at, [log[key]]) for key in SYMBOLS}
@@ -116,7 +142,7 @@ def coefficients(name: str, scale: str, folder: Path, runs: dict, rest: tuple, *
     )
     return {
         "results": found,
-        "authors": {key: motion(at, log[key]) for key in SYMBOLS},
+        "authors": {key: motion(log[key]) for key in SYMBOLS},
         "full_scale": whole,
         "note": note,
         "conditions": conditions(headers({which: {1: ended[which][1]} for which in drawn})),
@@ -152,7 +178,8 @@ def proposition(folder: Path, draw: bool, **_) -> dict | None:
     report = stored(folder / "theory.json", draw, theory.proposition)
     if report is None:
         return None
-    note = f"T = {report['T']:,} steps, beta2 = {report['beta2']}, 800 sequences of gradients: normal, heavy-tailed, spikes, silence after a burst."
+    note = f"T = {report['T']:,} steps, beta2 = {report['beta2']}, 800 sequences of gradients: normal, heavy-tailed, "
+    note += "spikes, silence after a burst."
     rows = [f"| {rule} | {100 * (growth - 1):+.2f} % |" for rule, growth in report["growth"].items()]
     head = ["| rule of rho_t | largest change of the step size in one step |", "| --- | --- |"]
     (folder / "table.md").write_text(
@@ -215,7 +242,10 @@ def cells(name: str, scale: str, folder: Path, rest: dict, draw: bool, workers: 
     ):
         panels = {loss: grid.panels(tables, f"final_{loss.replace(' ', '_')}") for loss in ("train loss", "val loss")}
         drawing.grid(
-            panels, folder / picture, f"{what} A cross: a run diverged. The worst tenth of the cells has one colour."
+            panels,
+            folder / picture,
+            f"{what} A cross: a run diverged. The worst tenth and the best hundredth of the cells have one colour "
+            f"each.",
         )
     return {
         "results": {

@@ -47,17 +47,14 @@ class Estimate(NamedTuple):
     seconds: float | None  # of one worker for what is missing; None where nothing like it has been timed
 
     def __str__(self) -> str:
+        runs = f"{self.runs} run{'s' * (self.runs > 1)}"
         if not self.missing:
-            return f"{self.runs} runs, all there"
-        minutes = None if self.seconds is None else self.seconds / 60
-        time = (
-            "not timed yet"
-            if minutes is None
-            else f"about {minutes:.0f} min"
-            if minutes < 90
-            else f"about {minutes / 60:.0f} h"
-        )
-        return f"{self.runs} runs, {self.missing} missing: {time}" + " of one worker" * (minutes is not None)
+            return f"{runs}, all there"
+        if self.seconds is None:
+            return f"{runs}, {self.missing} missing: not timed yet"
+        minutes = self.seconds / 60
+        time = f"{minutes:.0f} min" if 1 <= minutes < 90 else f"{minutes / 60:.0f} h" if minutes > 1 else "a minute"
+        return f"{runs}, {self.missing} missing: about {time} of one worker"
 
 
 def estimate(
@@ -144,11 +141,12 @@ def reproduce(
             store.collect(contest, scale, store.cells(contest, scale, seeds, with_grid))
         else:
             failed += perform(contest, scale, seeds, workers, with_grid)
+    runs = {contest: store.gather(contest, scale) for contest in contests}
     summary = KINDS[kind](
         name=name,
         scale=scale,
         folder=folder,
-        runs={contest: store.gather(contest, scale) for contest in contests},
+        runs=runs,
         rest=rest,
         draw=draw,
         workers=workers,
@@ -159,8 +157,11 @@ def reproduce(
         return failed
     path, before = folder / "summary.json", {}
     if draw and path.exists():
-        before = {key: value for key, value in json.loads(path.read_text()).items() if key in ("command", "date")}
-    options = f" --seeds {seeds}" * (seeds is not None) + " --no_grid" * (not with_grid)
+        kept = ("date",) if contests else ("date", "command")
+        before = {key: value for key, value in json.loads(path.read_text()).items() if key in kept}
+    grids = any(CONTESTS[contest].scales[scale].grid for contest in contests)
+    bare = grids and not any(set(factors) - {1} for ended in runs.values() for factors in ended.values())
+    options = f" --seeds {seeds}" * (seeds is not None) + " --no_grid" * (bare or not with_grid)
     head = {
         "name": name,
         "scale": scale,

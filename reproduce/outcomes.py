@@ -1,10 +1,11 @@
 """What finished runs are worth: means and spreads over seeds, and when a difference is one."""
 
-import json
 import math
 from pathlib import Path
 from statistics import mean, stdev
 from typing import NamedTuple
+
+import metrics
 
 
 class Ended(NamedTuple):
@@ -27,7 +28,7 @@ class Ended(NamedTuple):
 
 def read(path: Path) -> tuple[dict, list]:
     """A run's file in results/: header, records."""
-    header, *records = map(json.loads, path.read_text().splitlines())
+    header, *records = map(metrics.from_line, path.read_bytes().splitlines())
     return header, records
 
 

@@ -1,22 +1,212 @@
-"""results/README.md, from the summaries."""
+"""results/README.md, from the summaries: a table of claims and verdicts, then for each name sentences, picture, "
+"table."""
 
 import json
+import re
 from pathlib import Path
+from statistics import mean, stdev
 
-from reproduce.experiments import NAMES
+from reproduce import figure_findings, findings, table_findings
+from reproduce.experiments import NAMES, SCALES
+from reproduce.outcomes import read
+from reproduce.published import PUBLISHED
+
+TOP = """# Results
+
+| claim | the paper | ours | verdict |
+|---|---|---|---|
+{rows}
+
+A verdict is computed ([findings.py](../reproduce/findings.py)): a claim holds if all the checks that stand under "how" hold; seeds
+are compared in pairs, and a difference counts if it is more than two standard errors of its mean. A claim that holds is
+"reproduced" at the paper's own proportions and has the "same shape" at reduced ones; one that does not is "not found".
+Of the scales, the largest that was run is shown: {scales}. Remade by `python scripts/reproduce.py index`.
+"""
+WHY_NOT = {
+    "table4": "It wants the weights of GPT-2 XL. The paper's training losses there are too low for nats per token "
+    "after "
+    "two epochs; it does not say what they count.",
+    "resnet9": "It wants a GPU.",
+}
+
+
+READERS = {
+    "losses": table_findings.losses,
+    "perplexities": table_findings.perplexities,
+    "profile": table_findings.profile,
+    "bound": figure_findings.bound,
+    "proposition": figure_findings.proposition,
+    "curves": figure_findings.curves,
+    "coefficients": figure_findings.coefficients,
+    "grid": figure_findings.grid,
+    "convex": figure_findings.convex,
+}
+
+
+def summaries(results: Path) -> dict[str, dict[str, dict]]:
+    """{name: {scale: summary}}, largest scale first, without smoke, whose numbers mean nothing."""
+    found = {}
+    for name in NAMES:
+        for scale in reversed(SCALES[1:]):
+            path = results / name / scale / "summary.json"
+            if path.exists():
+                found.setdefault(name, {})[scale] = json.loads(path.read_text())
+    return found
+
+
+def entries(found: dict) -> list[tuple[str, str, str | None, dict | None, findings.Finding | None]]:
+    """(name, scale, contest, its part of the summary, finding) of each claim, in the order of NAMES."""
+    every = []
+    for name, it in NAMES.items():
+        scale, summary = next(iter(found.get(name, {}).items()), ("-", None))
+        others = {other: at[scale] for other, at in found.items() if scale in at}
+        for contest in it.contests if it.kind in ("losses", "perplexities") else (None,):
+            part = summary and (summary["contests"].get(contest) if contest else summary)
+            found_here = READERS[it.kind](name, part, contest or others) if part else None
+            every.append((name, scale, contest, part, found_here))
+    return every
+
+
+def row(name: str, contest: str | None, part: dict | None, found: findings.Finding | None) -> str:
+    """A line of the table of claims."""
+    source = PUBLISHED[name]["source"].split(",")[0].split(";")[0]
+    which = f" ({contest})" * (len(NAMES[name].contests) > 1 and contest is not None)
+    paper = found.paper if found else short(name, contest)
+    verdict = findings.verdict(found, bool(part and part["full_scale"]))
+    return f"| [{source}](#{name}){which}: {NAMES[name].claim} | {paper} | {found.ours if found else '-'} | {verdict} |"
+
+
+def short(name: str, contest: str | None) -> str:
+    """The paper's numbers where we have none."""
+    rows = PUBLISHED[name].get(contest) or PUBLISHED[name].get("rows", {})
+    return ", ".join(f"{label} {rows[label][0]:g}" for label in ("MADA", "Adam") if label in rows) or "-"
+
+
+def folded(summary: str, lines: list[str]) -> list[str]:
+    return ["<details><summary>" + summary + "</summary>", "", *lines, "", "</details>", ""]
+
+
+def table(path: Path, contest: str | None) -> tuple[list[str], list[str]]:
+    """A table.md: the first line and the table itself, and what is said of how it was made."""
+    parts = re.split(r"\n(?=Reduced \(|Full scale)", path.read_text())
+    text = next((part for part in parts if contest is None or f", {contest};" in part), parts[0])
+    blocks = [block for block in text.strip().split("\n\n") if not block.startswith("# ")]
+    shown = next(i for i, block in enumerate(blocks) if block.startswith("|"))
+    return [*blocks[: shown + 1]], [block for block in blocks[shown + 1 :] if "not a part of this scale" not in block]
+
+
+def section(
+    results: Path, name: str, scale: str, contest: str | None, part: dict, found: findings.Finding
+) -> list[str]:
+    """Sentences, picture, table; provenance folded away."""
+    folder, summary = results / name / scale, json.loads((results / name / scale / "summary.json").read_text())
+    verdict = findings.verdict(found, part["full_scale"])
+    lines = [f"**{verdict[0].upper()}{verdict[1:]}** ({scale}). " + " ".join(found.sentences), ""]
+    pictures = [folder / f"figure-{contest}.png"] if (folder / f"figure-{contest}.png").exists() else []
+    pictures = pictures or [path for path in (folder / "figure.png", folder / "authors.png") if path.exists()]
+    lines += [f"![{name}]({path.relative_to(results)})" for path in pictures] + [""] * bool(pictures)
+    made = [f"- {'holds' if holds else 'does not hold'}: {check}" for check, holds in found.checks.items()]
+    made += ["", f"`{summary['command']}`, {summary['date']}. {part['conditions']}"]
+    if (folder / "table.md").exists():
+        shown, after = table(folder / "table.md", contest)
+        lines += ["\n\n".join(shown), ""]
+        made += ["", *[text for text in after if text != part["conditions"]]]
+    else:
+        lines += [part["note"], ""]
+    logs = summary["logs"] or [str(path.relative_to(results)) for path in sorted(folder.glob("*.csv"))]
+    logs = logs or [
+        str(path.relative_to(results)) for path in sorted(folder.glob("*.json")) if path.name != "summary.json"
+    ]
+    made += ["", "Data: " + ", ".join(f"[{log}]({log})" for log in logs)]
+    return lines + folded("how", made)
+
+
+def beside(results: Path) -> list[str]:
+    """What is not in the paper: what a step costs, and the state in bfloat16."""
+    lines = []
+    for path in sorted(results.glob("*/*/README.md")):  # of what the paper has not: rivals.py
+        name, scale, _ = path.relative_to(results).parts
+        lines += [f"## {name}", "", f"[Its page]({name}/{scale}/README.md), {scale}.", ""] if scale != "smoke" else []
+    if (results / "bench" / "bench.json").exists():
+        bench = json.loads((results / "bench" / "bench.json").read_text())
+        ms = {row["name"]: row["ms"] for row in bench["rows"]}
+        base = ms["adamw"]
+        fixed = [ms[name] / base for name in ms if "fixed" in name]
+        lines += [
+            "## bench",
+            "",
+            (
+                f"What a step costs: MADA {ms['mada'] / base:.1f} times fused AdamW's time ({ms['mada']:.1f} "
+                f"against {base:.1f} ms, medians of "
+                f"{bench['rounds']} rounds side by side), with nothing learned {min(fixed):.1f} to "
+                f"{max(fixed):.1f} times. "
+                f"{bench['title']}. The floor that is drawn is copy speed; updating in place moves less than a "
+                f"copy, so that cheap steps "
+                "lie below it."
+            ),
+            "",
+            "![bench](bench/bench.png)",
+            "",
+            *folded("how", [f"`{bench['command']}`, torch {bench['torch']}, commit {bench['git'][:7]}."]),
+        ]
+    runs = {}
+    for path in sorted((results / "bfloat16_state").glob("*.jsonl")):
+        kind, _, seed = path.stem.partition("-seed")
+        runs.setdefault(kind, {})[seed] = [it["val_loss"] for it in read(path)[1] if "val_loss" in it][-1]
+    if runs:
+        pairs = [runs["bfloat16"][seed] - runs["float32"][seed] for seed in runs["float32"]]
+        spread = stdev(runs["float32"].values())
+        lines += [
+            "## bfloat16_state",
+            "",
+            (
+                f"The moments of the gradient kept in bfloat16: validation loss after 600 steps of the quickstart "
+                f"{mean(runs['bfloat16'].values()):.4f} "
+                f"instead of {mean(runs['float32'].values()):.4f}, means of {len(pairs)} seeds. In the same seed "
+                f"it is {min(pairs):+.4f} to "
+                f"{max(pairs):+.4f}; seeds differ by {spread:.3f} (standard deviation), so that the loss is small "
+                f"beside their noise; it has that sign in all of them."
+            ),
+            "",
+            *folded(
+                "how",
+                [
+                    (
+                        "`python train.py config/train_shakespeare_char_cpu.py --max_iters=600 --eval_interval=200 "
+                        "--seed=S "
+                        "--state_dtype=bfloat16` against the same without it, one thread: "
+                        "[bfloat16_state](bfloat16_state)"
+                    )
+                ],
+            ),
+        ]
+    return lines
 
 
 def index(results: Path) -> str:
-    """For now: each table and picture, smoke ones left out."""
-    lines = ["# Results", ""]
-    for name, it in NAMES.items():
-        for path in sorted((results / name).glob("*/summary.json")):
-            summary, folder = json.loads(path.read_text()), f"{name}/{path.parent.name}"
-            if summary["scale"] == "smoke":
-                lines += [f"{name}: it ran.", ""]
-                continue
-            lines += [f"## {name}, {summary['scale']}", "", f"{it.claim} ({summary['source']}).", ""]
-            if (path.parent / "table.md").exists():
-                lines += [(path.parent / "table.md").read_text().replace("\n# ", "\n### ")]
-            lines += [f"![{name}]({folder}/{picture.name})" for picture in sorted(path.parent.glob("*.png"))]
-    return "\n".join(lines) + "\n"
+    """The text of results/README.md."""
+    every = entries(summaries(results))
+    scales = ", ".join(dict.fromkeys(scale for _, scale, _, part, _ in every if part))
+    top = TOP.format(
+        rows="\n".join(row(name, contest, part, it) for name, _, contest, part, it in every), scales=scales or "none"
+    )
+    lines, done = [top], set()
+    for name, scale, contest, part, it in every:
+        if name not in done:
+            done.add(name)
+            lines += [
+                f"## {name}",
+                "",
+                f"The paper's claim: {NAMES[name].claim} ({PUBLISHED[name]['source']}).",
+                "",
+            ]
+        if len(NAMES[name].contests) > 1:
+            lines += [f"### {contest}", ""]
+        if part:
+            lines += section(results, name, scale, contest, part, it)
+        else:
+            smoke = (
+                " The smoke scale was run, which shows that the command works." * (results / name / "smoke").exists()
+            )
+            lines += [f"**Not run.** {WHY_NOT.get(contest) or WHY_NOT.get(name, '')}{smoke}", ""]
+    return "\n".join([*lines, *beside(results)]).rstrip() + "\n"

@@ -44,6 +44,11 @@ from settings import Diverged, Finished, UserError
 
 DEATHS = 5  # of a run's workers in one place, after which the run has failed
 FULL, FRESH = 74, 75  # exit status of a worker that cannot write, and of one that a new one is to replace
+STATES = {
+    "running": ("where", "deaths"),
+    "done": ("diverged", "seconds"),
+    "failed": ("error",),
+}  # and what each must say
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE)
 
 
@@ -62,7 +67,7 @@ def read(path: Path) -> dict:
     """What state.json says; {"state": "pending"} where there is none that can be read."""
     try:
         found = json.loads((path / "state.json").read_text())
-        return found if found["state"] in ("running", "done", "failed") else {"state": "pending"}
+        return found if all(name in found for name in STATES[found["state"]]) else {"state": "pending"}
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return {"state": "pending"}
 
@@ -150,20 +155,20 @@ def attempt(run: Run, path: Path, keep_checkpoints: bool) -> dict:
         found = {"state": "done", "diverged": False}
     except Diverged as error:
         found = {"state": "done", "diverged": True, "error": str(error)}
-    except UserError as error:
-        found = {"state": "failed", "error": str(error)}
     except Exception as error:
         if cannot_write(error):
             (path / "state.json").unlink(missing_ok=True)  # so that it is pending again; a full disk allows that
             raise
-        found = {"state": "failed", "error": "".join(traceback.format_exception(error)), "crashed": True}
+        said = isinstance(error, UserError)
+        found = {"state": "failed", "error": str(error) if said else "".join(traceback.format_exception(error))}
+        found["crashed"] = not said
     except KeyboardInterrupt:
         (path / "state.json").unlink(missing_ok=True)
         raise
     found = write(path, **found, seconds=time.monotonic() - began)
     if found["state"] == "done" and not keep_checkpoints:
-        for name in ("ckpt_last.pt", "ckpt_best.pt"):
-            (path / name).unlink(missing_ok=True)
+        for checkpoint in path.glob("ckpt_*.pt"):
+            checkpoint.unlink()
     gc.collect()
     return found
 
@@ -207,10 +212,10 @@ def worker(index: int, runs: list[Run], folder: str, keep_checkpoints: bool, rep
         multiprocessing.parent_process().join()
         os.kill(os.getpid(), signal.SIGTERM)  # there is nobody left to work for
 
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # how a cluster warns the job, which stops its workers
-    threading.Thread(target=follow, daemon=True).start()
     try:
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # how a cluster warns the job, which stops its workers
+        signal.signal(signal.SIGTERM, stop)
+        threading.Thread(target=follow, daemon=True).start()
         with contextlib.suppress(Exception):  # what is wrong with a script is said of its runs
             for script in {run.script for run in runs}:
                 load(script)
@@ -232,9 +237,7 @@ def start(*arguments) -> tuple[connection.Connection, multiprocessing.Process]:
     reader, writer = context.Pipe(duplex=False)
     process = context.Process(target=worker, args=(*arguments, writer))
     threads = os.environ.get("OMP_NUM_THREADS")
-    handler = signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # ctrl-C reaches all processes; the first one stops the others
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C reaches all; this process stops the others
     os.environ["OMP_NUM_THREADS"] = threads or "1"  # rounding depends on the number of threads
     try:
         process.start()

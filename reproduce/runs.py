@@ -1,7 +1,10 @@
-"""What a training run is: a flat script like train.py with its settings, and an id: the hash of what decides its result.
+"""What a training run is: a flat script like train.py with its settings, and an id.
 
-one = run("train.py", "config/train_shakespeare_char_cpu.py", beta1=0.8)
-two = one.but(beta1=0.9)                  # the base config is not parsed anew: a grid of thousands is listed at once
+    one = run("train.py", "config/train_shakespeare_char_cpu.py", beta1=0.8)
+    two = one.but(beta1=0.9)                  # the base config is not parsed anew: a grid of thousands is listed at once
+
+The id is the hash of what decides the result: the script, the resolved settings with the optimizer's own defaults, the data,
+and NUMERICS, the version of the arithmetic.
 """
 
 import contextlib
@@ -11,7 +14,6 @@ import os
 from functools import cache, cached_property
 
 import data.tokens
-import optim
 from settings import checked, declared, parse
 
 NUMERICS = 1  # to be raised when the same settings compute something else; tests/test_numerics.py says when
@@ -32,14 +34,14 @@ class Run:
 
     @cached_property
     def id(self) -> str:
-        """Of NUMERICS, the script, its data, and the resolved settings with the optimizer's own defaults.
-
-        None, 0, False and the like do not count, so that a new setting whose default is one of these changes no id.
-        """
+        """None, 0, False and the like do not count, so that a new setting whose default is one of these changes no id."""
         known = declared(self.script)
         what = {name: value for name, value in self.cfg.items() if name not in FREE and not known[name].free}
-        with contextlib.suppress(ValueError):  # of settings that no optimizer takes: the run itself says so
-            what |= optim.resolved(what["optimizer"], what) if "optimizer" in what else {}
+        if "optimizer" in what:
+            import optim  # torch: not for who has no optimizer
+
+            with contextlib.suppress(ValueError):  # of settings that no optimizer takes: the run itself says so
+                what |= optim.resolved(what["optimizer"], what)
         what = sorted((name, value) for name, value in what.items() if value)
         text = repr([NUMERICS, os.path.basename(self.script), data_hash(self.cfg.get("dataset")), what])
         return hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -50,9 +52,12 @@ class Run:
         return Run(self.script, self.given | {name: checked(known, name, it, "run") for name, it in settings.items()})
 
 
-def data_hash(dataset: str | None) -> dict | None:
+def data_hash(dataset: str | None) -> str | dict | None:
     """Of a prepared data set; where it is not, of the one that results/ was made with. None without a data set."""
-    prepared = os.path.join(data.tokens.FOLDER, str(dataset), "meta.json")
+    if dataset is None:
+        return None
+
+    prepared = os.path.join(data.tokens.FOLDER, dataset, "meta.json")
     if os.path.exists(prepared):
         with open(prepared) as file:
             meta = json.load(file)

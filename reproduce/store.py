@@ -5,20 +5,23 @@ id. Tables and figures are made from these files alone. Checkpoints and logs are
 that need the same run share it.
 """
 
+import contextlib
 import itertools
 import json
 import math
 import os
 import re
 
+import numpy as np
+
+import checkpoints
 import data.tokens
 import metrics
-from checkpoints import load
-from reproduce import pool
+from reproduce import ngrams, pool
 from reproduce.experiments import CONTESTS, NAMES
 from reproduce.outcomes import Ended, read
 from reproduce.published import ROOT
-from reproduce.runs import FREE, Run, run
+from reproduce.runs import Run, declared, run
 from settings import UserError
 
 RESULTS, WORK = ROOT / "results", ROOT / "out" / "runs"
@@ -80,7 +83,8 @@ def fresh(path, cell: Run) -> bool:
 def contradicts(header: dict, cell: Run) -> list[str]:
     """The settings in which a file's run is not the one that is asked for now. Settings that came later do not count."""
     before = {name: value for name, value in header["config"].items() if value != "resume"}  # in its last leg
-    plain = {name: json.loads(json.dumps(value)) for name, value in cell.cfg.items() if name not in FREE}
+    known = declared(cell.script)
+    plain = {name: json.loads(json.dumps(it)) for name, it in cell.cfg.items() if not known[name].free}
     return [name for name, value in plain.items() if name in before and before[name] != rounded(value)]
 
 
@@ -93,7 +97,7 @@ def gather(contest: str, scale: str) -> dict:
         if not path.exists():
             continue
         header, records = read(path)
-        if other := contradicts(header, cell):
+        if header.get("run") != cell.id and (other := contradicts(header, cell)):
             print(f"{path.name} is left out: it was run with another {', '.join(other)}")
             continue
         extra = path.with_suffix(".evaluation.json")
@@ -121,8 +125,8 @@ def collect(contest: str, scale: str, found: dict[tuple, Run]):
         del header["config"]["out_dir"]
         header |= {"run": cell.id, "diverged": state.get("diverged", False), "seconds": state.get("seconds")}
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(json.dumps(rounded(record)) + "\n" for record in [header, *records]))
-        checkpoint = os.path.join(out_dir, "ckpt_last.pt")
+        path.write_bytes(b"".join(metrics.to_line(rounded(record)) for record in [header, *records]))
+        checkpoint = os.path.join(out_dir, checkpoints.LAST)
         wanted = CONTESTS[contest].scales[scale].evaluated
         if wanted and key[1] == 1 and not header["diverged"] and os.path.exists(checkpoint):
             there = path.with_suffix(".evaluation.json")
@@ -131,13 +135,25 @@ def collect(contest: str, scale: str, found: dict[tuple, Run]):
             there.write_text(json.dumps(before | perplexities(checkpoint, wanted, before)) + "\n")
 
 
+def ngram_losses(contest: str, scale: str) -> list[float] | None:
+    """ngrams.losses of a scale's bytes or characters: kept beside its runs, taken where the text is there."""
+    path, cfg = home(contest, scale).with_suffix(".ngrams.json"), base(contest, CONTESTS[contest].baseline, scale).cfg
+    if not path.exists() and "block_size" in cfg and path.parent.is_dir():
+        with contextlib.suppress(UserError):
+            train, val = (data.tokens.Tokens(cfg["dataset"], split, cfg["block_size"]) for split in ("train", "val"))
+            if train.meta["tokenizer"] in ("bytes", "char"):
+                arrays = (np.fromfile(split.path, split.meta["dtype"]) for split in (train, val))
+                path.write_text(json.dumps(ngrams.losses(*arrays)) + "\n")
+    return json.loads(path.read_text()) if path.exists() else None
+
+
 def perplexities(checkpoint: str, names: dict, known: dict) -> dict:
     """{column: loss and perplexity as in the paper's tables} of the data sets that are not known yet, if they are there.
 
     names: {column: (data set, split)}.
     """
     found, names = {}, {column: name for column, name in names.items() if column not in known}
-    model, meta = load(checkpoint, "auto") if names else (None, None)
+    model, meta = checkpoints.load(checkpoint, "auto") if names else (None, None)
     for column, (name, split) in names.items():
         try:
             split = data.tokens.Tokens(name, split, model.config.block_size)

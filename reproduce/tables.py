@@ -11,23 +11,27 @@ import subprocess
 import sys
 from pathlib import Path
 
-from reproduce import drawing, proportions
+from reproduce import drawing, proportions, store
 from reproduce.experiments import CONTESTS, NAMES, PROFILE
 from reproduce.outcomes import best_of, conditions, gap, headers, spread, text
 from reproduce.published import PUBLISHED, ROOT
 from settings import UserError
 
 AFTER = (
-    "Ours: mean ± standard deviation over n seeds at the paper's learning rate. Gap: mean of the differences to {baseline} in "
-    "the same seed ± its standard error, and in how many of the seeds it has that sign; it is called better or worse where "
+    "Ours: mean ± standard deviation over n seeds at the paper's learning rate. Gap: mean of the differences to "
+    "{baseline} in "
+    "the same seed ± its standard error, and in how many of the seeds it has that sign; it is called better or "
+    "worse where "
     "it is more than two standard errors."
 )
 AUTHORS = (
-    " rule=authors: what the released code computes, at the paper's hyper-learning-rates; under gradient accumulation that "
+    " rule=authors: what the released code computes, at the paper's hyper-learning-rates; under gradient "
+    "accumulation that "
     "code's acted like a fifth of them."
 )
 BEST = (
-    " Best lr: the best mean over these factors on that rate, of those where no run diverged, chosen by the very number that "
+    " Best lr: the best mean over these factors on that rate, of those where no run diverged, chosen by the very "
+    "number that "
     "is shown, so that a row whose seeds differ much is judged by its worst."
 )
 
@@ -126,8 +130,13 @@ def picture(rows: dict, runs: dict, contest: str, key: str, path: Path, caption:
         extra.append(lambda ax: drawing.rates(ax, grid, key))
     if key == "accuracy":
         lines = {label: [drawing.series(run.records, key) for run in runs[label][1]] for label in rows if label in runs}
-        lines = {label: (found[0][0], [values for _, values in found]) for label, found in lines.items()}
-        extra.append(lambda ax: drawing.lines(ax, lines, "step", "test accuracy (%)"))
+        lines = {
+            label: (found[0][0][4:], [values[4:] for _, values in found])
+            for label, found in lines.items()
+            if found[0][0][4:]
+        }  # before the fifth epoch all rise alike
+        if lines:
+            extra.append(lambda ax: drawing.lines(ax, lines, "step", "test accuracy (%)"))
     drawing.gaps(ours, theirs, baseline, key, extra, path, caption)
 
 
@@ -147,6 +156,7 @@ def contest_table(name: str, scale: str, contest: str, runs: dict, rest: tuple, 
     caption = f"{baseline}'s difference to itself is 0; each row at the paper's learning rate. {note}"
     picture(rows, runs, contest, key, folder / several, caption)
     summary = {"rows": rows, "columns": list(columns), "full_scale": whole, "note": note, "conditions": under}
+    summary["ngrams"] = store.ngram_losses(contest, scale)
     return table(title, note, head, lines, after), summary
 
 

@@ -23,6 +23,7 @@ import metrics
 import optim
 from devices import hardware
 from model import GPT, GPTConfig
+from reproduce import drawing
 from settings import UserError, one_line_errors
 
 SHAPES = {
@@ -99,26 +100,6 @@ def bandwidth(device):
     return 2 * a.nbytes / statistics.median(timed(lambda: b.copy_(a), device) for _ in range(10))
 
 
-def draw(rows, title, path):
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    fig, ax = plt.subplots(figsize=(7, 0.4 * len(rows) + 1.2))
-    names = [row["name"] for row in rows][::-1]
-    ax.barh(names, [row["ms"] for row in rows][::-1], color="tab:blue", height=0.6, label="step")
-    ax.plot([row["floor_ms"] for row in rows][::-1], names, "k|", ms=14, mew=2, label="floor: one pass at copy speed")
-    for row in rows:
-        ax.text(row["ms"], row["name"], f"  {row['ratio']:.2f}x", va="center", fontsize=8)
-    ax.set_xlabel("milliseconds per step (median)")
-    ax.set_title(title, fontsize=9)
-    ax.legend(fontsize=8, loc="lower right")
-    ax.margins(x=0.12)
-    fig.tight_layout()
-    fig.savefig(path, dpi=150)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -193,7 +174,7 @@ def main():
                 file,
                 indent=1,
             )
-        draw(rows, title, os.path.join(args.out, "bench.png"))
+        drawing.costs(rows, title, os.path.join(args.out, "bench.png"))
 
 
 if __name__ == "__main__":

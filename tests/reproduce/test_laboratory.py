@@ -130,14 +130,14 @@ def test_runs_with_other_settings_are_left_out_and_of_another_version_shown_but_
         header["config"] |= what.pop("config", {})
         path.write_text("\n".join([json.dumps(header | what), *records]))
 
-    changed("MADA", 1337, config={"learning_rate": 1.0})
+    changed("MADA", 1337, run="another", config={"learning_rate": 1.0})
     changed("MADA", 1338, run="another", config={"init_from": "resume"})
     found = store.gather("gpt2-medium", "smoke")
     assert [[run.seed for run in found[label][1]] for label in ("Adam", "MADA")] == [[1338], [1338]]
     assert "mada-seed1337.jsonl is left out: it was run with another learning_rate" in capsys.readouterr().out
     cells = store.cells("gpt2-medium", "smoke", 2, False)
     stale = [key for key, cell in cells.items() if not store.fresh(store.file_of("gpt2-medium", "smoke", *key), cell)]
-    assert stale == [("Adam", 1, 1337), ("MADA", 1, 1338)]
+    assert stale == [("Adam", 1, 1337), ("MADA", 1, 1337), ("MADA", 1, 1338)]
 
 
 def test_mada_fs_starts_where_mada_ended(results, monkeypatch):

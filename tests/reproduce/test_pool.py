@@ -104,7 +104,7 @@ def running(folder):
     return [it["pid"] for it in states(folder).values() if it["state"] == "running" and alive(it["pid"])]
 
 
-def until(condition, seconds=60):
+def until(condition, seconds=180):
     end = time.monotonic() + seconds
     while not (result := condition()):
         assert time.monotonic() < end
@@ -210,7 +210,9 @@ def test_a_run_is_running_only_as_long_as_its_lock_is_held(toy, tmp_path):
         assert subprocess.check_output([sys.executable, "-c", code], text=True) == "running\n"
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"state": "asleep"}', "\0" * 40])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", '{"state": []}', '{"state": "running"}', '{"state": "failed"}', "\0" * 40]
+)
 def test_a_damaged_state_is_a_pending_run(toy, tmp_path, text):
     (tmp_path / toy().id).mkdir()
     (tmp_path / toy().id / "state.json").write_text(text)
@@ -238,7 +240,7 @@ def test_killed_workers_are_replaced(some, undisturbed, tmp_path):
         os.kill(pid, signal.SIGKILL)
     until(lambda: max(steps(tmp_path / "out", run) for run in some) > 30)
     os.kill(until(lambda: running(tmp_path / "out"))[0], signal.SIGKILL)
-    error = process.communicate(timeout=60)[1]
+    error = process.communicate(timeout=180)[1]
     assert process.returncode == 0 and "4 of 4 runs: 4 done" in error and "Traceback" not in error, error
     assert values(tmp_path / "out", some) == undisturbed
 
@@ -253,11 +255,11 @@ def test_an_invocation_that_is_killed_is_gone_on_with(some, undisturbed, tmp_pat
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
     process.send_signal(getattr(signal, name.replace("all", "SIGKILL")))
-    error = process.communicate(timeout=30)[1]
+    error = process.communicate(timeout=180)[1]
     if name in ("SIGTERM", "SIGINT"):
         assert process.returncode == 2 and error.splitlines()[-1].startswith("many: stopped with "), error
     assert "Traceback" not in error, error
-    until(lambda: not any(map(alive, pids)), 10)  # without their invocation they end by themselves
+    until(lambda: not any(map(alive, pids)))  # without their invocation they end by themselves
     before = [steps(tmp_path / "out", run) for run in some]
     assert 30 < max(before) < 100 and "done" not in [it["state"] for it in states(tmp_path / "out").values()]
     execute(tmp_path / "out", some)
@@ -278,24 +280,27 @@ def test_ctrl_c_without_workers(toy, tmp_path, undisturbed):
     assert values(tmp_path / "out", [run]) == undisturbed[:1]
 
 
-def test_two_invocations_share_the_work(some, undisturbed, tmp_path):
-    both = [start(tmp_path / "out", some, 1) for _ in range(2)]
+def test_two_invocations_share_the_work(toy, undisturbed, tmp_path):
+    slow = [toy(seed=seed, pause=0.03) for seed in range(4)]
+    both = [start(tmp_path / "out", slow, 1) for _ in range(2)]
+    until(lambda: len(running(tmp_path / "out")) == 2)
     for process in both:
-        error = process.communicate(timeout=60)[1]
+        error = process.communicate(timeout=180)[1]
         assert process.returncode == 0 and "4 of 4 runs: 4 done" in error, error
     found = states(tmp_path / "out").values()
     assert [it["state"] for it in found] == ["done"] * 4 and len({it["pid"] for it in found}) == 2
-    assert values(tmp_path / "out", some) == undisturbed
-    assert all("resumed_at" not in metrics.read(tmp_path / "out" / run.id)[0] for run in some)  # each once
+    assert values(tmp_path / "out", slow) == undisturbed
+    assert all("resumed_at" not in metrics.read(tmp_path / "out" / run.id)[0] for run in slow)  # each once
 
 
-def test_two_invocations_one_of_which_is_killed(some, undisturbed, tmp_path):
+def test_two_invocations_one_of_which_is_killed(toy, undisturbed, tmp_path):
     """The other one takes over what it was at."""
+    some = [toy(seed=seed, pause=0.03) for seed in range(4)]
     both = [start(tmp_path / "out", some, 1) for _ in range(2)]
     until(lambda: len(running(tmp_path / "out")) == 2)
     both[0].kill()
     both[0].communicate()
-    error = both[1].communicate(timeout=60)[1]
+    error = both[1].communicate(timeout=180)[1]
     assert both[1].returncode == 0 and "4 of 4 runs: 4 done" in error, error
     assert values(tmp_path / "out", some) == undisturbed
 
@@ -303,14 +308,14 @@ def test_two_invocations_one_of_which_is_killed(some, undisturbed, tmp_path):
 # a full disk
 
 
-@pytest.mark.parametrize("place", ["metrics.jsonl.part", "ckpt_last.pt.part", "state.json.part"])
+@pytest.mark.parametrize("place", ["ckpt_last.pt.part", "state.json.part"])
 def test_a_full_disk_loses_nothing(some, undisturbed, tmp_path, place):
     """/dev/full stands for it, in one of the files: workers report it, and later all goes on."""
     for run in some:
         (tmp_path / "out" / run.id).mkdir(parents=True)
         (tmp_path / "out" / run.id / place).symlink_to("/dev/full")
     process = start(tmp_path / "out", some)
-    error = process.communicate(timeout=60)[1]
+    error = process.communicate(timeout=180)[1]
     assert process.returncode == 2 and "Traceback" not in error, error
     assert error.splitlines()[-1].startswith(
         f"many: {tmp_path / 'out'} cannot be written: is the disk full? 4 runs are "

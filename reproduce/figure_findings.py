@@ -1,0 +1,241 @@
+"""What the figures and the proposition say of the paper's claims."""
+
+from statistics import mean
+
+from reproduce.experiments import NAMES
+from reproduce.findings import Finding, listed
+
+
+def bound(name: str, it: dict, others: dict) -> Finding:
+    found, ends = it["results"], it["results"]["bound"]
+    first, second = ("AVGrad", "Adam") if found["T"] >= 10_000 else ("Adam", "AVGrad")
+    return Finding(
+        f"least at rho = beta2; {first} below {second}",
+        f"least at rho = {found['best_rho']:g} ({ends['least']:.3f}); AVGrad {ends['AVGrad']:.3f}, Adam "
+        f"{ends['Adam']:.3f}",
+        {
+            "the bound is least at rho = beta2": abs(found["best_rho"] - found["beta2"]) < 2e-3,
+            f"{first}'s bound is below {second}'s": ends[first] < ends[second],
+        },
+        [
+            (
+                f"With all constants 1 and T = {found['T']:,} the right-hand side of (6) is least at rho = "
+                f"{found['best_rho']:g}, "
+                f"where beta2 is {found['beta2']:g}."
+            ),
+            (
+                f"It is {ends['least']:.3f} there, {ends['AVGrad']:.3f} for AVGrad (rho = 0) and {ends['Adam']:.3f} "
+                f"for Adam (rho = 1)."
+            ),
+            "This is arithmetic on the bound, and says nothing of a run.",
+        ],
+    )
+
+
+def proposition(name: str, it: dict, others: dict) -> Finding:
+    growth = {rule: 100 * (value - 1) for rule, value in it["results"].items()}
+    printed = growth["rho_t = 1 / (t (1 - beta2) + 1), the bound"]
+    turns = growth["below the bound, but not falling (0, then the bound, in turns)"]
+    return Finding(
+        "no growth for any such rho_t",
+        f"at the bound up to {printed:+.2f} % in a step; below it, but not falling, up to {turns:+.0f} %",
+        {
+            "no step size grows with rho_t at the bound": printed <= 1e-10,
+            "nor with a rho_t below it that does not fall": turns <= 1e-10,
+        },
+        [
+            (
+                f"With rho_t equal to the printed bound the step size still grew by up to {printed:.2f} % in a "
+                f"step: where "
+                "gradients stop after a burst late in training, t V_t falls by nearly (1 - beta2)^2 of itself."
+            ),
+            (
+                f"With beta2 times that rho_t it changed by {growth['beta2 times the bound']:+.2f} % at most, with "
+                f"rho_t = 0 by "
+                f"{growth['rho_t = 0 (AVGrad)']:+.2f} %."
+            ),
+            f"A rho_t below the bound that does not fall with t can let it grow by {turns:.0f} %.",
+        ],
+    )
+
+
+def curves(name: str, it: dict, others: dict) -> Finding:
+    rows, authors = it["results"], it["authors"]
+    at = {label: row["at the paper's rate"]["mean"] for label, row in rows.items()}
+    tuned = {label: row.get("at its best rate", row["at the paper's rate"])["mean"] for label, row in rows.items()}
+    last = list(authors["Adam"])[-1]
+    rivals = [label for label in at if not label.startswith("MADA")]
+    ends = listed([f"{label} {log[last]:.4f}" for label, log in authors.items()])
+    sentences = [
+        (
+            f"At the paper's rates {min(at, key=at.get)} ends lowest ({min(at.values()):.3f}), MADA at "
+            f"{at['MADA']:.3f}, Adam at "
+            f"{at['Adam']:.3f}; each at its best rate {min(tuned, key=tuned.get)} does ({min(tuned.values()):.3f})."
+        )
+    ]
+    if early := it.get("early"):
+        ahead = [
+            f"{label} by {-early[label]['mean']:.3f}"
+            for label in ("MADA", "MADA (rho_0 = 0)")
+            if label in early and early[label]["clear"]
+        ]
+        sentences.append(
+            f"After {early['step']} steps Adam is behind {listed(ahead)}, in every seed, as in the authors' logs, "
+            f"where "
+            f"after 2,000 steps it is by {authors['Adam']['2000'] - authors['MADA']['2000']:.3f} and "
+            f"{authors['Adam']['2000'] - authors['MADA (rho_0 = 0)']['2000']:.3f}; here that lead does not last."
+        )
+    sentences.append(
+        f"The authors' logs end at {ends}; two of them look like a fixed validation set, two like random batches."
+    )
+    return Finding(
+        f"the authors' logs end at {ends}",
+        ", ".join(f"{label} {at[label]:.3f}" for label in dict.fromkeys(("MADA", "Adam", min(at, key=at.get))))
+        + " at the paper's rates",
+        {
+            "MADA ends below every baseline at the paper's rates": all(at["MADA"] < at[label] for label in rivals),
+            "and where each has its best rate": all(tuned["MADA"] < tuned[label] for label in rivals),
+        },
+        sentences,
+    )
+
+
+def coefficients(name: str, it: dict, others: dict) -> Finding:
+    label = NAMES[name].rest[0]
+    seeds, theirs = list(it["results"][label].values()), it["authors"]
+
+    def ranged(key, what="end"):
+        values = [seed[key][what] for seed in seeds]
+        return (
+            f"{min(values):.3f}"
+            if f"{min(values):.3f}" == f"{max(values):.3f}"
+            else f"{min(values):.3f} to {max(values):.3f}"
+        )
+
+    def travelled(runs):
+        return [sum(abs(each["end"] - each["start"]) for each in seed.values()) for seed in runs]
+
+    if name == "fig7":
+        checks = {"beta1 ends at 0.985 or more in every seed": all(seed["beta1"]["end"] >= 0.985 for seed in seeds)}
+        paper = f"beta1 ends at {theirs['beta1']['end']:.2f}, beta3 at {theirs['beta3']['end']:.2f}"
+        ours = f"beta1 ends at {ranged('beta1')}, beta3 at {ranged('beta3')}"
+    elif name == "fig6":
+        usual = list(others["fig5"]["results"]["MADA (rho_0 = 0)"].values()) if "fig5" in others else []
+        pairs = [a - b for a, b in zip(travelled(seeds), travelled(usual), strict=False)]
+        checks = {
+            "the six coefficients end farther from their start than in Figure 5, in every seed": bool(pairs)
+            and min(pairs) > 0
+        }
+        theirs5 = others["fig5"]["authors"] if "fig5" in others else theirs
+        paper = f"in sum the six move by {travelled([theirs])[0]:.2f}, in Figure 5 by {travelled([theirs5])[0]:.2f}"
+        here = mean(travelled(usual)) if usual else 0
+        ours = f"in sum by {mean(travelled(seeds)):.2f}, in Figure 5 by {here:.2f}; beta1 ends at {ranged('beta1')}"
+    else:
+        checks = {
+            "beta1 rises, then falls, by more than 0.02 each": all(seed["beta1"]["phases"] == 2 for seed in seeds),
+            "rho rises, falls and rises, by more than 0.02 each": all(seed["rho"]["phases"] == 3 for seed in seeds),
+        }
+        beta1, rho = theirs["beta1"], theirs["rho"]
+        paper = f"beta1 up to {beta1['high']:.2f}, then {beta1['end']:.2f}; rho in {rho['phases']} phases"
+        ours = f"beta1 ends at {ranged('beta1')}, rho at {ranged('rho')}, in {seeds[0]['rho']['phases']} phase"
+    moved = max(abs(seed[key]["end"] - seed[key]["start"]) for seed in seeds for key in ("beta1", "beta2"))
+    sentences = [
+        (
+            f"Here beta1 ends at {ranged('beta1')}, beta3 at {ranged('beta3')} and rho at {ranged('rho')}; no "
+            f"beta1 or beta2 ends more "
+            f"than {moved:.3f} from its start."
+        ),
+        (
+            f"In the authors' log beta1 reaches {theirs['beta1']['high']:.2f} and ends at "
+            f"{theirs['beta1']['end']:.2f}, beta3 ends at "
+            f"{theirs['beta3']['end']:.2f} and rho at {theirs['rho']['end']:.2f}."
+        ),
+    ]
+    if other := it["results"].get(f"{label} (rule=authors)"):
+        rho, gamma = ([seed[key][what] for seed in other.values()] for key, what in (("rho", "end"), ("gamma", "low")))
+        sentences.append(
+            f"Under rule=authors, which is what the released code computes, rho ends at {min(rho):.2f} to "
+            f"{max(rho):.2f}, and gamma "
+            f"goes down to {min(gamma):.2f}."
+        )
+    return Finding(paper, ours, checks, sentences)
+
+
+def grid(name: str, it: dict, others: dict) -> Finding:
+    train, val = (it["results"][f"final_{which}_loss"] for which in ("train", "val"))
+
+    def share(found, other):
+        return listed([f"{100 * seed[f'below {other}']:.0f} %" for seed in found["ours"]])
+
+    theirs, theirs_val = train["authors"], val["authors"]
+    worst = {key: [seed[f"worst of {key}"] for seed in train["ours"]] for key in ("adam", "hyperadam", "mada")}
+    return Finding(
+        f"authors' cells: below Adam in {100 * theirs['below adam']:.1f} % in training, "
+        f"{100 * theirs_val['below adam']:.1f} % in validation",
+        f"below Adam in {share(train, 'adam')} of the cells in training, {share(val, 'adam')} in validation (a "
+        f"number per seed)",
+        {
+            f"MADA's training loss is below {other}'s in more than half of the cells, in every seed": all(
+                seed[f"below {other}"] > 0.5 for seed in train["ours"]
+            )
+            for other in ("adam", "hyperadam")
+        },
+        [
+            (
+                f"**In the authors' own grid MADA is below Adam in training loss in "
+                f"{100 * theirs['below adam']:.1f} % of "
+                f"{theirs['cells']} cells, and in validation loss in {100 * theirs_val['below adam']:.1f} %** "
+                f"(means over the cells: MADA "
+                f"{theirs_val['mean of mada']:.3f}, HyperAdam {theirs_val['mean of hyperadam']:.3f}, Adam "
+                f"{theirs_val['mean of adam']:.3f}; "
+                "in training "
+                f"{theirs['mean of mada']:.3f}, {theirs['mean of hyperadam']:.3f}, {theirs['mean of adam']:.3f}): "
+                f"the runs overfit, and "
+                "whoever trains faster ends worse on what it has not seen."
+            ),
+            (
+                f"Here, where a run reads its text less than once, MADA is below Adam in {share(train, 'adam')} of "
+                f"the cells in training loss "
+                f"and in {share(val, 'adam')} in validation loss, below HyperAdam in {share(train, 'hyperadam')} "
+                f"and {share(val, 'hyperadam')}."
+            ),
+            "What it saves is the worst cells ("
+            + listed([f"{key} up to {max(values):.3g}" for key, values in worst.items()])
+            + "); the best cells are no better ("
+            + listed([f"{key} {min(seed[f'best of {key}'] for seed in train['ours']):.3f}" for key in worst])
+            + ").",
+        ],
+    )
+
+
+def convex(name: str, it: dict, others: dict) -> Finding:
+    x, rho, when = (it["results"][key] for key in ("x", "rho", "reaches -0.95 at"))
+    steps = it["results"]["iter"]
+    arrived = {label: step for label, step in when.items() if step}
+    mada = {label: step for label, step in arrived.items() if label.startswith("MADA")}
+    stuck = [f"{label} (x = {x[label]:.2f})" for label in x if label.startswith("MADA") and label not in arrived]
+    return Finding(
+        "AVGrad and MADA reach x = -1 with rho to 0; Adam does not",
+        f"x: Adam {x['Adam']:.2f}, AVGrad {x['AVGrad']:.2f}, MADA {x['MADA']:.2f} (rho {rho['MADA']:.3f}), with "
+        f"rates found by hand",
+        {
+            "Adam ends at x > 0.5": x["Adam"] > 0.5,
+            "AVGrad and AMSGrad end at x < -0.95": max(x["AVGrad"], x["AMSGrad"]) < -0.95,
+            "MADA ends at x < -0.95, with rho < 0.01": x["MADA"] < -0.95 and rho["MADA"] < 0.01,
+        },
+        [
+            (
+                f"After {steps:,} steps Adam is at x = {x['Adam']:.2f}, AVGrad at {x['AVGrad']:.2f} and AMSGrad at "
+                f"{x['AMSGrad']:.2f}; "
+                f"MADA from Adam's corner is at {x['MADA']:.2f} with rho = {rho['MADA']:.3f}, with "
+                f"hyper-learning-rates that were found "
+                "by trying some hundreds of combinations by hand."
+            ),
+            (
+                f"Below -0.95 first come "
+                f"{listed([f'{label} (after {arrived[label]:,} steps)' for label in sorted(arrived, key=arrived.get)])}; "
+                f"of MADA's rows {min(mada, key=mada.get)} is the first."
+            ),
+            f"With other settings MADA does not get there: {listed(stuck)}.",
+        ],
+    )

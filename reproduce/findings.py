@@ -1,0 +1,28 @@
+"""What each result says of the paper's claim: a verdict by a stated criterion, and sentences whose numbers are computed.
+
+A claim is a list of checks on the summary of a name at a scale. It holds if all of them do; where they compare seeds, a
+difference counts if it is more than two paired standard errors (outcomes.Gap.clear). table_findings.py and
+figure_findings.py read the summaries; nothing in them is typed that data could say.
+"""
+
+from typing import NamedTuple
+
+
+class Finding(NamedTuple):
+    paper: str  # a few words each
+    ours: str
+    checks: dict[str, bool]  # what must hold for the claim to hold, and whether it does
+    sentences: list[str]
+
+
+def verdict(found: Finding | None, full_scale: bool) -> str:
+    """At the paper's own proportions "reproduced" or "not found", at reduced ones "same shape" or "not found at this scale"."""
+    if found is None:
+        return "not run"
+    if all(found.checks.values()):
+        return "reproduced" if full_scale else "same shape"
+    return "not found" if full_scale else "not found at this scale"
+
+
+def listed(words: list[str]) -> str:
+    return ", ".join(words[:-1]) + " and " + words[-1] if len(words) > 1 else "".join(words) or "none"

@@ -1,0 +1,175 @@
+"""What the tables and the profile say of the paper's claims."""
+
+from reproduce.findings import Finding, listed
+from reproduce.outcomes import text
+from reproduce.published import PUBLISHED
+
+
+def judged(rows: dict, key: str) -> dict[str, list[str]]:
+    """{"better", "worse", "not told apart": labels} of the rows against the baseline."""
+    found = {"better": [], "worse": [], "not told apart": []}
+    for label, row in rows.items():
+        if it := row["gaps"].get(key):
+            found[next(word for word in found if word in it["words"] or word == "not told apart")].append(label)
+    return found
+
+
+def claimed(rows: dict) -> str:
+    """The row that a table's claim is about."""
+    return next(label for label in rows if label.startswith("MADA"))
+
+
+def losses(name: str, it: dict, contest: str) -> Finding:
+    rows, key = it["rows"], it["columns"][0]
+    digits, label = 2 if key == "accuracy" else 4, claimed(it["rows"])
+    row, base, numbers = rows[label], rows["Adam"], PUBLISHED[name].get(contest) or PUBLISHED[name]["rows"]
+    gap, groups = row["gaps"][key], judged(rows, key)
+    better = gap["clear"] and "better" in gap["words"]
+    sentences = [
+        (
+            f"At the paper's learning rate {label} ends at {text(row['ours'][key], digits)} and Adam at "
+            f"{text(base['ours'][key], digits)}: {gap['words']}."
+        ),
+        (
+            f"Against Adam {listed(groups['better'])} end better, {listed(groups['worse'])} worse; "
+            f"{listed(groups['not told apart'])} cannot be told apart from it."
+        ),
+    ]
+    if key == "accuracy":
+        sentences += accuracies(rows, numbers)
+    elif len(row["grid"]) > 1:
+        sentences.append(grid_of_rates(label, rows))
+    if it.get("ngrams"):
+        sentences.append(
+            f"Counted unigrams, bigrams and trigrams of this text have losses of "
+            f"{listed([f'{loss:.3f}' for loss in it['ngrams']])}: "
+            "what is compared here are runs that have learned little more than which symbol follows which."
+        )
+    return Finding(
+        f"{label} {numbers[label][0]:g}, Adam {numbers['Adam'][0]:g}",
+        f"{label} {row['ours'][key]['mean']:.{digits}f}, Adam {base['ours'][key]['mean']:.{digits}f}: {gap['words']}",
+        {f"{label} is better than Adam in {key} by more than two paired standard errors": better},
+        sentences,
+    )
+
+
+def grid_of_rates(label: str, rows: dict) -> str:
+    """What other learning rates change."""
+    row, base = rows[label], rows["Adam"]
+    factor, own = f"{base['best_factor']:g}", f"{row['best_factor']:g}"
+    there, adams = row["grid"].get(factor, {}).get("values", {}), base["grid"][factor]["values"]
+    words = f"Adam is best at x{factor} ({text(base['grid'][factor], 3)})"
+    if there and factor != own:
+        ends = listed([f"{value:.3f}" for value in there.values()])
+        pairs = listed([f"{value - adams[seed]:+.3f}" for seed, value in there.items()])
+        words += f"; there {label}'s seeds end at {ends}, which is {pairs} beside Adam's, "
+        words += f"and the worst of them makes x{own} its best rate"
+    every = {
+        (other, at): min(it["values"].values())
+        for other, each in rows.items()
+        for at, it in each["grid"].items()
+        if it["values"]
+    }
+    least = min(every, key=every.get)
+    return (
+        f"{words}: {row['tuned']['words']}, each at its best rate. The lowest run of all is {least[0]}'s at "
+        f"x{least[1]} "
+        f"({every[least]:.3f})."
+    )
+
+
+def accuracies(rows: dict, numbers: dict) -> list[str]:
+    """Table 5: the last epoch against the best one, and the distance to the paper."""
+    last = {label: row["ours"]["accuracy"]["mean"] for label, row in rows.items() if label in numbers}
+    best = {label: rows[label]["ours"]["best epoch"]["mean"] for label in last}
+    under = {label: numbers[label][0] - value for label, value in last.items()}
+    gain = [best[label] - last[label] for label in last]
+    sgd = "Momentum SGD"
+    rank = {
+        label: sorted(last, key=it.get, reverse=True).index(sgd) + 1 for label, it in (("last", last), ("best", best))
+    }
+    return [
+        "Last accuracies are under the paper's by "
+        + listed([f"{value:.1f} ({label})" for label, value in under.items()])
+        + f" points, best epochs by {min(numbers[x][0] - best[x] for x in best):.1f} to "
+        f"{max(numbers[x][0] - best[x] for x in best):.1f}: stopping early explains {min(gain):.1f} to "
+        f"{max(gain):.1f} points, "
+        f"and takes {sgd} from place {rank['last']} to place {rank['best']} of {len(last)}.",
+        (
+            "There is no validation split, so that a best epoch looks at the test images; and the images here are "
+            "JPEG copies of "
+            "CIFAR-10 with halved chroma, which may be what is left of the distance."
+        ),
+    ]
+
+
+def perplexities(name: str, it: dict, contest: str) -> Finding:
+    rows, columns, numbers = it["rows"], it["columns"], PUBLISHED[name]["rows"]
+    label = claimed(rows)
+    row, base, key = rows[label], rows["Adam"], columns[0]
+    good = {column: row["gaps"][column]["clear"] and "better" in row["gaps"][column]["words"] for column in columns}
+    ahead = [
+        other
+        for other, each in rows.items()
+        if other != "Adam" and all(each["gaps"][c] and "better" in each["gaps"][c]["words"] for c in columns)
+    ]
+    groups = judged(rows, key)
+    return Finding(
+        f"{label} {numbers[label][0]:g}"
+        + (f", Adam {numbers['Adam'][0]:g}" if "Adam" in numbers else "")
+        + f" ({key})",
+        f"{label} {row['ours'][key]['mean']:.4f}, Adam {base['ours'][key]['mean']:.4f} ({key}): "
+        f"{row['gaps'][key]['words']}",
+        {
+            f"{label} is below Adam in {column} by more than two paired standard errors": it
+            for column, it in good.items()
+        },
+        [
+            f"{label} minus Adam is " + listed([f"{row['gaps'][c]['words']} in {c}" for c in columns]) + ".",
+            (
+                f"Better than Adam in every column: {listed(ahead)}; not told apart from it in {key}: "
+                f"{listed(groups['not told apart'])}."
+            ),
+            "Perplexities are of other units than the paper's, and are compared with each other only.",
+        ],
+    )
+
+
+def profile(name: str, it: dict, others: dict) -> Finding:
+    found, theirs = it["results"], PUBLISHED[name]["rows"]
+    large = next(label for label in found if label.startswith("MADA, ")).partition(", ")[2]
+
+    def ratio(rows, batch, i, row="MADA"):
+        a, b = (rows[f"{label}, {batch}" if batch else label] for label in (row, "Adam"))
+        return a[i] / b[i]
+
+    ours = {label: (one["peak_gb"], one["seconds"]) for label, one in found.items()}
+    time, time_large = ratio(ours, "", 1), ratio(ours, large, 1)
+    paper, paper_large = ratio(theirs, "", 1), ratio(theirs, "batch of 3,840 sequences", 1)
+    less = ours["Adam"][0] < ours["MADA without Lion"][0] < ours["MADA"][0]
+    return Finding(
+        f"{paper:.2f} times Adam's time, {ratio(theirs, '', 0):.2f} times its memory; {paper_large:.2f} times at 8 "
+        f"times the batch",
+        f"{time:.2f} times Adam's time, {ratio(ours, '', 0):.2f} times its memory; {time_large:.2f} times at {large}",
+        {
+            "time: Adam, MADA without Lion, MADA": ours["Adam"][1] < ours["MADA without Lion"][1] < ours["MADA"][1],
+            "memory: Adam, MADA without Lion, MADA": less,
+            "relatively less time at the larger batch": time_large < time,
+        },
+        [
+            (
+                f"MADA takes {time:.2f} times Adam's time per iteration, without Lion "
+                f"{ratio(ours, '', 1, 'MADA without Lion'):.2f} times; at "
+                f"{large} {time_large:.2f} and {ratio(ours, large, 1, 'MADA without Lion'):.2f} times."
+            ),
+            (
+                f"It needs {ours['MADA'][0] - ours['Adam'][0]:.2f} GB more than Adam for 124M parameters, which is "
+                f"{(ours['MADA'][0] - ours['Adam'][0]) / 0.1244:.0f} bytes each (expected: 28 of MADA's state less "
+                f"8 of Adam's)."
+            ),
+            (
+                f"{found['MADA']['steps']} steps each, on {found['MADA']['device']}: this shows the shape, and says "
+                f"nothing of a GPU."
+            ),
+        ],
+    )

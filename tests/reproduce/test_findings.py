@@ -1,0 +1,135 @@
+"""results/README.md: verdicts by a criterion, and every number in it from the committed data.
+
+python -m pytest -q tests/reproduce/test_findings.py        # seconds
+"""
+
+import csv
+import json
+import re
+from statistics import mean
+
+import pytest
+
+from reproduce import experiments, pages
+from reproduce.figures import phases
+from reproduce.findings import Finding, verdict
+from reproduce.published import PAPER, ROOT, authors
+
+RESULTS = ROOT / "results"
+README = (RESULTS / "README.md").read_text()
+TOP = README.split("\n## ")[0]
+
+
+def finding(*holds):
+    return Finding("", "", {str(i): it for i, it in enumerate(holds)}, [])
+
+
+def test_a_verdict_is_what_the_checks_and_the_scale_say():
+    assert verdict(None, True) == verdict(None, False) == "not run"
+    assert verdict(finding(True, True), True) == "reproduced"
+    assert verdict(finding(True, True), False) == "same shape"
+    assert verdict(finding(True, False), True) == "not found"
+    assert verdict(finding(True, False), False) == "not found at this scale"
+
+
+def test_the_page_is_made_of_the_committed_data():
+    assert pages.index(RESULTS) == README, "python scripts/reproduce.py index"
+
+
+def test_the_table_of_claims_is_one_screen():
+    rows = [line for line in TOP.splitlines() if line.startswith("|")]
+    assert len(rows) <= 25
+    for row in rows:
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        assert len(cells) == 4 and all(len(cell) <= 160 for cell in cells), row
+    said = [row.split("|")[-2].strip() for row in rows[2:]]
+    assert {*said} <= {"reproduced", "same shape", "not found", "not found at this scale", "not run"}
+    assert all(f"](#{name})" in TOP and f"\n## {name}\n" in README for name in experiments.NAMES)
+
+
+def test_links_and_pictures_are_there():
+    for target in re.findall(r"\]\(([^)#][^)]*)\)", README):
+        assert (RESULTS / target).exists(), target
+
+
+def section(name):
+    return README.split(f"\n## {name}\n")[1].split("\n## ")[0]
+
+
+def last(path, key):
+    return [json.loads(line)[key] for line in path.read_text().splitlines() if f'"{key}"' in line][-1]
+
+
+def runs(name, row, key, contest="gpt2"):
+    """The last value of a key of a row's three seeds, read without the code under test."""
+    folder = RESULTS / name / "cpu" / "runs" / contest
+    return [last(folder / f"{row}-seed{seed}.jsonl", key) for seed in (1337, 1338, 1339)]
+
+
+def test_table_2_counted_again():
+    adam, mada = runs("table2", "adam", "val_loss"), runs("table2", "mada", "val_loss")
+    gap = mean(b - a for a, b in zip(adam, mada, strict=True))
+    assert f"MADA {mean(mada):.4f}, Adam {mean(adam):.4f}: {gap:+.4f} ± " in TOP and "worse (3/3)" in section("table2")
+    at_4 = [runs("table2", f"{row}-lr-x4", "val_loss") for row in ("adam", "mada")]
+    pairs = [b - a for a, b in zip(*at_4, strict=True)]
+    assert sorted(round(pair, 3) for pair in pairs) == [-0.015, 0.025, 0.651]
+    assert "+0.651, -0.015 and +0.025 beside Adam's" in section("table2")
+    assert min(runs("table2", "mada-fs-lr-x16", "val_loss")) == pytest.approx(2.246, abs=5e-4)
+    assert "The lowest run of all is MADA-FS's at x16 (2.246)" in section("table2")
+    assert "losses of 3.220, 2.544 and 2.133" in section("table2")
+
+
+def test_figure_8_says_what_the_authors_cells_say():
+    with open(PAPER / "authors_shakespeare_grid.csv") as file:
+        cells = {}
+        for row in csv.DictReader(file):
+            cells.setdefault((row["beta1_0"], row["beta2_0"]), {})[row["optimizer"]] = row
+    assert len(cells) == 275
+    for key, words in (
+        ("final_train_loss", "training loss in 97.8 % of 275 cells"),
+        ("final_val_loss", "validation loss in 2.5 %"),
+    ):
+        share = mean(float(cell["mada"][key]) < float(cell["adam"][key]) for cell in cells.values())
+        assert f"{100 * share:.1f} %" in words and words in section("fig8")
+    means = {
+        name: mean(float(cell[name]["final_val_loss"]) for cell in cells.values())
+        for name in ("mada", "hyperadam", "adam")
+    }
+    assert "MADA {mada:.3f}, HyperAdam {hyperadam:.3f}, Adam {adam:.3f}".format(**means) in section("fig8")
+
+
+def test_table_5_counted_again():
+    paper = {"mada": 66.12, "adam": 65.84, "hyperadam": 65.80, "momentum-sgd": 65.97}
+    for row, theirs in paper.items():
+        assert f"{theirs - mean(runs('table5', row, 'accuracy', 'cnn')):.1f} (" in section("table5")
+    assert "| MADA | 66.12 ± 0.14 | 63.04 ± 0.62 | 64.24 ± 0.43 |" in section("table5")
+
+
+def test_the_early_lead_is_said():
+    def at_100(row):
+        folder = RESULTS / "table2" / "cpu" / "runs" / "gpt2"
+        found = []
+        for seed in (1337, 1338, 1339):
+            records = map(json.loads, (folder / f"{row}-seed{seed}.jsonl").read_text().splitlines()[1:])
+            found.append(next(record["val_loss"] for record in records if record["iter"] == 100))
+        return found
+
+    adam, mada, from_zero = at_100("adam"), at_100("mada"), at_100("mada-rho-0-=-0")
+    assert all(a > b for a, b in zip(adam, mada, strict=True)) and all(
+        a > b for a, b in zip(adam, from_zero, strict=True)
+    )
+    words = f"Adam is behind MADA by {mean(adam) - mean(mada):.3f} and MADA (rho_0 = 0) by {mean(adam) - mean(from_zero):.3f}"
+    assert words in section("fig3")
+
+
+def test_the_authors_own_logs_pass_the_checks_that_ours_are_put_to():
+    for log in ("mada_rho0_beta3_0", "mada_poor_init"):
+        assert phases(authors(log)["beta1"]) == 2 and phases(authors(log)["rho"]) == 3
+    assert authors("mada_rho0_beta3_0.9")["beta1"][-1] >= 0.985
+    assert phases([0.0, 0.01, 0.0]) == 0 and phases([0.0, 0.5, 0.49, 0.6]) == 1 and phases([0.0, 0.5, 0.4]) == 2
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*/cpu/table.md")), ids=lambda path: path.parts[-3])
+def test_a_reduced_table_begins_with_what_is_reduced(path):
+    first = path.read_text().splitlines()[0]
+    assert first.startswith(("Reduced (cpu), ours and in brackets the paper's: ", "Full scale. ", "T = 2,000 steps"))

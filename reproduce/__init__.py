@@ -7,6 +7,9 @@ store.py        what results/ holds of these runs; outcomes.py: means, spreads, 
 grid.py         a sweep over any settings; theory.py: the theorem and the proposition; published.py: the paper's numbers
 proportions.py  what a scale does to the paper's proportions
 tables.py, figures.py    from what results/ holds to a table, a figure, a summary; drawing.py: the pictures themselves
+contest.py      AdamW against MADA on tasks of different kinds; ablation.py, variants.py: MADA with one thing changed
+contest_runs.py what results/ holds of these two; verdict.py: what it says; contest_paths.py, contest_report.py,
+                ablation_report.py, contest_drawing.py: the pages; rivals.py: both as names of scripts/reproduce.py
 laboratory.py   all of it for one name at one scale, and what that takes; pages.py: results/README.md
 
 Imports point from the last line to the first; scripts/ are thin command lines on top.

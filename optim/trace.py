@@ -4,10 +4,10 @@ from functools import cache
 
 import torch
 
-from .codegen import OPS
+from .codegen import CONSTANTS, OPS
 
 aten = torch.ops.aten
-MADE = (aten.scalar_tensor.default, aten.zeros_like.default, aten.ones_like.default, aten._to_copy.default)
+KNOWN = (*OPS, *CONSTANTS, aten._to_copy.default)
 
 
 def clamp(x, low=None, high=None):
@@ -62,12 +62,12 @@ def traced(function, count):
 
     trace = record({})
     for node in operations(trace):
-        if torch.Tag.pointwise not in node.target.tags and node.target not in OPS and node.target not in MADE:
+        if torch.Tag.pointwise not in node.target.tags and node.target not in KNOWN:
             raise ValueError(
                 f"the rule uses {node.target}, which is not elementwise: each element of a parameter must be updated "
                 "from its own gradient and buffers alone"
             )
-    if any(node.target not in (*OPS, *MADE) or node.kwargs.get("alpha", 1) != 1 for node in operations(trace)):
+    if any(node.target not in KNOWN or node.kwargs.get("alpha", 1) != 1 for node in operations(trace)):
         trace = record(decompositions())
     trace.recompile()
     return trace

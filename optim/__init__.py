@@ -1,4 +1,4 @@
-"""MADA and the optimizers that it contains or is compared with: `from optim import MADA`."""
+"""MADA and the optimizers that it contains or is compared with: `from mada import MADA`, inside the repo `from optim`."""
 
 from torch.optim import SGD, Adam, AdamW
 
@@ -8,7 +8,8 @@ from .build import OPTIMIZERS, build, resolved, signature
 from .engine import ParameterizedOptimizer
 from .hyperadam import HyperAdam
 from .lion import Lion
-from .mada import MADA
+from .mada import MADA, sqrt
+from .wrappers import coefficients
 from .yogi import Yogi
 
 __all__ = [
@@ -24,6 +25,8 @@ __all__ = [
     "ParameterizedOptimizer",
     "Yogi",
     "build",
+    "coefficients",
     "resolved",
     "signature",
+    "sqrt",
 ]

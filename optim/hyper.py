@@ -13,6 +13,7 @@ LEARNED = ("coefficients", "hyper_gradients", "hyper_velocity", "hyper_square")
 SETTINGS = ("hyper_lr", "hyper_momentum", "bounds", "in_time_scale")
 COUNTS = ("hyper_step", "last_lr", "skipped_steps")  # 0-D
 HYPER_STATE = LEARNED + SETTINGS + COUNTS
+OPTIONS = ("hyper_optimizer", "hyper_scale", "hyper_start", "hyper_clip")  # the same for all groups
 TINY = torch.finfo(torch.float64).tiny
 
 
@@ -43,6 +44,7 @@ def descent(optimizer, scale, start, clip):
     """One step of projected hyper-SGD, or the like, as a loop over coefficients."""
 
     def descend(h, q, _, velocity, square, rate, momentum, low, high, in_time_scale, ok, unit, steps):
+        h = h + 0.0  # -0 becomes 0, for those who read it
         if scale == "relative":
             h = h / torch.maximum(unit, torch.full_like(unit, TINY))  # where the unit is 0, so is h
         push = h if clip is None else h.clamp(-clip, clip)
@@ -70,20 +72,19 @@ class Hyper:
 
         self.learned = torch.stack([stack(name, rows) for name in LEARNED])  # (4, rows, coefficients)
         settings = {name: stack(name, rows) for name in SETTINGS}
-        self.hyper_lr, self.momentum, self.bounds, in_time_scale = settings.values()
+        settings["bounds"] = (
+            settings["bounds"].permute(2, 0, 1).contiguous().permute(1, 2, 0)
+        )  # first all lows, then highs
         self.steps, self.last_lr = stack("hyper_step", rows), stack("last_lr", groups)
         self.skipped = stack("skipped_steps", groups[:1])[0]
         self.coefficients = self.learned[0]  # (rows, coefficients)
-        self.h, self.table = (
-            torch.zeros_like(self.coefficients),
-            torch.zeros(len(rows), 3, dtype=torch.float64, device=device),
-        )
+        self.h = torch.zeros_like(self.coefficients)
+        self.table = torch.zeros(len(rows), 3, dtype=torch.float64, device=device)
         self.ok, self.unit, self.count = self.table.unbind(1)
-        bounds = self.bounds.permute(2, 0, 1).contiguous()
-        columns = (self.h, *self.learned, self.hyper_lr, self.momentum, *bounds, in_time_scale)
+        rate, momentum, bounds, in_time_scale = settings.values()
+        columns = (self.h, *self.learned, rate, momentum, *bounds.unbind(2), in_time_scale)
         self.loop_rows = Rows(zip(*columns, strict=True))
-        options = ("hyper_optimizer", "hyper_scale", "hyper_start", "hyper_clip")
-        self.descent = descent(*(groups[0][name] for name in options))
+        self.options = tuple(groups[0][name] for name in OPTIONS)
         for i, group in enumerate(groups):
             k = i if self.per_group else 0
             group.update(zip(LEARNED, self.learned[:, k].unbind(), strict=True))
@@ -94,7 +95,7 @@ class Hyper:
     def is_held_by(self, groups):
         """Whether the groups still hold these arrays: nobody has loaded or set others."""
         held = [id(group[name]) for group in groups for name in HYPER_STATE]
-        return held == [id(x) for x in self.held]
+        return held == [id(x) for x in self.held] and self.options == tuple(groups[0][name] for name in OPTIONS)
 
     def descend(self, h, units, ok):
         """Reduce the hyper-gradients over ranks and scale them; then one step of projected hyper-SGD, or the like.
@@ -112,5 +113,5 @@ class Hyper:
         self.ok.copy_(ok)
         self.unit.copy_(units)
         self.count.copy_(self.steps)
-        self.descent(self.loop_rows, self.table)
+        descent(*self.options)(self.loop_rows, self.table)
         self.steps += ok

@@ -114,7 +114,7 @@ class Batch:
         if sums.shape[1] > self.n_learned:  # what depends on a coefficient through a bias correction
             if self.weights is None:
                 beta, t = self.q[:, self.betas][:, self.learned_decays], self.t[:, None]
-                slope = -t * beta ** (t - 1)
+                slope = -t * beta ** (t - 1).clamp(min=0)
             else:
                 slope = self.weights[:, self.learned_decays] - 1
             h[:, self.learned_betas] += sums[:, self.n_learned :] * slope

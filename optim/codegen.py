@@ -84,6 +84,7 @@ CONSTANTS = {  # operations that make a number, as functions of their arguments
     aten.full_like.default: lambda x, value: value,
     aten.full.default: lambda size, value: value,
     aten.scalar_tensor.default: lambda value: value,
+    aten.empty_permuted.default: lambda size, order: 0.0,  # its shape is what is wanted
 }
 LOGICAL = {
     *(aten.gt, aten.lt, aten.ge, aten.le, aten.eq, aten.ne, aten.isnan, aten.isinf),

@@ -53,7 +53,9 @@ def test_what_it_does_not_have_is_refused_by_name(optimizer, name):
 
 def test_amsgrad_starts_at_amsgrads_corner():
     ours, theirs = network(), network()
-    train(ours, MADA(ours.parameters(), lr=0.02, betas=(0.9, 0.999), amsgrad=True, learn=(), weight_decay=0.1), range(9))
+    train(
+        ours, MADA(ours.parameters(), lr=0.02, betas=(0.9, 0.999), amsgrad=True, learn=(), weight_decay=0.1), range(9)
+    )
     # eq. (3) keeps the maximum before the bias correction, as torch's does
     train(theirs, torch.optim.AdamW(theirs.parameters(), lr=0.02, amsgrad=True, weight_decay=0.1), range(9))
     torch.testing.assert_close(parameters(ours), parameters(theirs), **CLOSE)
@@ -75,7 +77,9 @@ def test_maximize_climbs_where_the_negative_loss_falls(optimizer):
     assert falls.coefficients["beta1"] != 0.9
 
 
-@pytest.mark.parametrize("lr", [torch.tensor(0.02), torch.tensor([0.02]), torch.tensor([[0.02]])], ids=lambda x: str(x.dim()))
+@pytest.mark.parametrize(
+    "lr", [torch.tensor(0.02), torch.tensor([0.02]), torch.tensor([[0.02]])], ids=lambda x: str(x.dim())
+)
 def test_a_tensor_as_learning_rate(lr):
     number, tensor = network(), network()
     train(number, MADA(number.parameters(), lr=float(lr)), range(5))
@@ -110,7 +114,9 @@ def test_what_cannot_differ_by_group_is_refused_by_name(setting):
         MADA(halves(network(), **setting), per_group=True)
 
 
-@pytest.mark.parametrize("setting", [{"eps": 1e-2}, {"eps": 1e-2, "betas": (0.5, 0.9), "rho": 0.5, "hyper_lr": 0.1}], ids=str)
+@pytest.mark.parametrize(
+    "setting", [{"eps": 1e-2}, {"eps": 1e-2, "betas": (0.5, 0.9), "rho": 0.5, "hyper_lr": 0.1}], ids=str
+)
 def test_what_a_group_may_have_is_honoured(setting):
     """A group with settings of its own is an optimizer with these settings."""
     together, apart = network(), network()

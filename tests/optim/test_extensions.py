@@ -19,9 +19,17 @@ CLOSE = {"rtol": 1e-12, "atol": 1e-12}
 ALL = ("beta1", "beta2", "beta3", "rho", "c", "gamma")
 RAW = {"hyper_scale": "raw"}
 START = {"betas": (0.8, 0.9), "beta3": 0.4, "rho": 0.5, "c": 0.5, "gamma": 0.6}
-SPEC = importlib.util.spec_from_file_location("adabelief", Path(__file__).parents[2] / "examples" / "adabelief.py")
-adabelief = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(adabelief)
+
+
+def example(name):
+    """examples/<name>.py, imported."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[2] / "examples" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+adabelief, adam_mini = example("adabelief"), example("adam_mini")
 
 
 def run(make, steps=20, **settings):
@@ -231,3 +239,34 @@ def test_float32_state_of_bfloat16_parameters_survives_loading():
 def test_bad_arguments_are_named(bad, message):
     with pytest.raises(ValueError, match=message.replace("(", r"\(")):
         MADA([torch.zeros(1, requires_grad=True)], **bad)
+
+
+def test_a_rule_with_an_input_that_is_not_elementwise():
+    """Adam-mini's step by hand; at kappa = 0 it is Adam; kappa's hyper-gradient is the slope of the next loss."""
+
+    def run(kappa, steps, learn=()):
+        params = problem.parameters()
+        optimizer = adam_mini.AdamMini(list(params.values()), lr=0.02, kappa=kappa, learn=learn, hyper_lr=0.0, **RAW)
+        losses = problem.train(optimizer, params, range(1, steps + 1))
+        return params, losses[-1], optimizer
+
+    adam = problem.parameters()
+    problem.train(torch.optim.AdamW(adam.values(), lr=0.02, betas=(0.9, 0.95), weight_decay=0), adam, range(1, 11))
+    torch.testing.assert_close(run(0.0, 10)[0], adam, **CLOSE)
+
+    x = {name: p.detach() for name, p in problem.parameters().items()}
+    m, v = ({name: torch.zeros_like(p) for name, p in x.items()} for _ in range(2))
+    for t in range(1, 4):
+        leaves = {name: p.clone().requires_grad_() for name, p in x.items()}
+        problem.loss(leaves, t).backward()
+        for name, p in leaves.items():
+            g = p.grad
+            square = g.square().mean(1, keepdim=True).expand_as(g) if g.dim() == 2 else g.square()
+            m[name] = 0.9 * m[name] + 0.1 * g
+            v[name] = 0.95 * v[name] + 0.05 * square
+            x[name] = x[name] - 0.02 * m[name] / (1 - 0.9**t) / ((v[name] / (1 - 0.95**t)).sqrt() + 1e-8)
+    torch.testing.assert_close({name: p.detach() for name, p in run(1.0, 3)[0].items()}, x, **CLOSE)
+
+    (_, low, _), (_, high, _) = run(0.4 - 1e-5, 2), run(0.4 + 1e-5, 2)
+    h = run(0.4, 2, ("kappa",))[2].hyper_gradients["kappa"]
+    assert h == pytest.approx((high - low) / 2e-5, rel=1e-6)

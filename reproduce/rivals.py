@@ -3,13 +3,14 @@
 import json
 import os
 
-from reproduce import ablation, ablation_report, contest, contest_report, contest_runs, store
+from reproduce import ablation, ablation_report, contest, contest_report, contest_runs, muon, muon_report, store
 from reproduce.published import ROOT
 from settings import UserError
 
 NAMES = {  # {name: (which runs there are, what shows them)}
     "contest": (contest, contest_report.show),
     "ablation": (ablation, ablation_report.show),
+    "muon": (muon, muon_report.show),
 }
 
 

@@ -1,0 +1,103 @@
+"""Muon's page, from what results/ holds: a table of values per task, and what it says of the question."""
+
+import math
+from pathlib import Path
+from statistics import mean, stdev
+
+from reproduce import contest_drawing, contest_runs, muon, verdict
+from reproduce.contest_report import conditions_of, markdown, number, share, still_missing
+from reproduce.muon import TASKS
+
+OURS, RIVALS, ADAMS = "MADA from Muon's corner", ("Muon", "AdamW"), "MADA from Adam's corner"
+
+
+def cell_of(seeds: dict[int, float]) -> str:
+    """Mean ± standard deviation (n), or how many of the seeds diverged."""
+    good = [value for value in seeds.values() if math.isfinite(value)]
+    if len(good) < len(seeds):
+        return f"diverged ({len(seeds) - len(good)} of {len(seeds)})"
+    spread = f" ± {number(stdev(good))}" if len(good) > 1 else ""
+    return f"{number(mean(good))}{spread} ({len(good)})"
+
+
+def table(name: str, values: dict) -> str:
+    """Rows by learning rates."""
+    rates = TASKS[name].rates
+    found = {row: {cell.rate: seeds for cell, seeds in cells.items()} for row, cells in values.items()}
+    lines = [[row, *(cell_of(found[row][rate]) if rate in found[row] else "-" for rate in rates)] for row in found]
+    return markdown(["row", *(f"rate {rate:g}" for rate in rates)], lines)
+
+
+def no_worse(values: dict[str, dict], rival: str) -> tuple[int, int]:
+    """In how many cells MADA from Muon's corner is no worse than a rival, and of how many."""
+    gaps = [verdict.gap(TASKS[name], seeds, kept[rival][cell]) for name, kept in values.items()
+            for cell, seeds in kept.get(OURS, {}).items() if cell in kept.get(rival, {})]  # fmt: skip
+    gaps = [gap for gap in gaps if gap]
+    return sum(gap.no_worse() for gap in gaps), len(gaps)
+
+
+def at_best(name: str, kept: dict, rival: str) -> str:
+    """MADA from Muon's corner against a rival, each at its best rate."""
+    found = verdict.tuned(TASKS[name], kept.get(OURS, {}), kept.get(rival, {}))
+    if not found:
+        return "-"
+    gap = found["gap"]
+    word = "not told apart" if not gap.clear else "better" if gap.mean < 0 else "worse"
+    return f"{gap.mean:+.4f} ± {gap.error:.4f}, {word} (n = {gap.n})"
+
+
+def way(kept: dict) -> str:
+    """Which share of the distance from AdamW to Muon MADA goes from Adam's corner: median over rates where Muon is better."""
+    shares = []
+    for cell, seeds in kept.get(ADAMS, {}).items():
+        adam, there = (
+            mean(kept[row][cell].values()) if cell in kept.get(row, {}) else math.nan for row in ("AdamW", "Muon")
+        )
+        if there < adam and math.isfinite(adam):
+            shares.append((adam - mean(seeds.values())) / (adam - there))
+    return f"{sorted(shares)[len(shares) // 2]:.0%} ({len(shares)} rates)" if shares else "-"
+
+
+def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
+    """Write README.md and pictures to folder. Returns what summary.json is to hold, or None where there is nothing."""
+    found, kept = {}, {}
+    for name in muon.SCALES[scale]:
+        found[name], _ = contest_runs.gather(muon, scale, name)
+        values = contest_runs.values(found[name])
+        if {OURS, *RIVALS} <= values.keys():
+            kept[name] = values
+    if not kept:
+        return None
+    parts = []
+    for name, values in kept.items():
+        task = TASKS[name]
+        curves = {row: {cell.rate: list(it.values()) for cell, it in cells.items()} for row, cells in values.items()}
+        contest_drawing.task({("learning rate, from betas (0.9, 0.95)", True): curves}, folder / f"{name}.png",
+                             task.title, task.unit, task.higher, "Means over the seeds, and their range.")  # fmt: skip
+        parts.append(
+            f"## {task.title}\n\n{task.unit}: mean ± standard deviation (seeds)\n\n![{name}]({name}.png)\n\n{table(name, values)}"
+        )
+    counts = {rival: no_worse(kept, rival) for rival in RIVALS}
+    head = [
+        "task",
+        *(f"{OURS} minus {rival}, each at its best rate" for rival in RIVALS),
+        "way to Muon from Adam's corner",
+    ]
+    lines = [
+        [TASKS[name].title, *(at_best(name, values, rival) for rival in RIVALS), way(values)]
+        for name, values in kept.items()
+    ]
+    said = " and ".join(f"no worse than {rival} in {share(*count)} cells" for rival, count in counts.items())
+    (folder / "README.md").write_text(f"""# Muon as a corner of MADA ({scale})
+
+Started at Muon's corner, learning beta1, beta2 and mu, MADA is {said} (at most two paired standard errors or 0.5 %), at
+learning rates over a factor of 64 from one setting.
+
+{markdown(head, lines)}
+
+{still_missing(muon, scale, seeds)}
+
+{chr(10).join(f"{part}{chr(10)}" for part in parts)}
+{conditions_of(found)}
+""")
+    return {"tasks": list(kept), "no_worse": counts}

@@ -85,7 +85,7 @@ def writing(out_dir: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (OSError, ValueError, NotImplementedError) as error:  # ValueError: a name with a null in it
+    except (OSError, ValueError, RecursionError, NotImplementedError) as error:  # of names that cannot be, too
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"out_dir={out_dir!r} cannot be written: {reason}") from error
 
@@ -125,9 +125,8 @@ def write_part(state, part):
     with open(part, "xb") as file:
         try:
             torch.save(state, file)
-        except RuntimeError as error:  # torch's writer hides what the system said; a small write has it say it again
-            file.write(bytes(1 << 20))
-            raise OSError(str(error).splitlines()[0]) from error
+        except RuntimeError as error:  # torch's writer puts its own error in front of what the system said
+            raise error.__context__ if isinstance(error.__context__, OSError) else error
         file.flush()
         os.fsync(file.fileno())
 

@@ -98,6 +98,7 @@ class Processes:
         self.device = usable(device)
         self.device_type = self.device.partition(":")[0]
         self.first = self.rank == 0  # the one that writes
+        self.alone = here == self.ranks  # on one machine
         self.parent = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
         self.reduced = None  # the last tensor that was; gloo's thread must not be the one to free it, or exit may hang
 
@@ -106,8 +107,14 @@ class Processes:
         if self.ranks > 1:
             if self.device_type == "cuda":
                 torch.cuda.set_device(self.device)
-            backend = "nccl" if self.device_type == "cuda" else "gloo"
-            dist.init_process_group(backend, timeout=timedelta(minutes=timeout_minutes))
+            store, _, _ = next(dist.rendezvous("env://", self.rank, self.ranks))
+            if self.alone:  # else what torchrun counts may differ by node
+                attempt = os.environ.get(
+                    "TORCHELASTIC_RESTART_COUNT", "0"
+                )  # the store still has the last one's addresses
+                store = dist.PrefixStore(f"attempt {attempt}", store)
+            backend, timeout = "nccl" if self.device_type == "cuda" else "gloo", timedelta(minutes=timeout_minutes)
+            dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.ranks, timeout=timeout)
 
     def leave(self) -> None:
         if dist.is_initialized():

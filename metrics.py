@@ -151,9 +151,11 @@ class Metrics:
     def say(self, line: str) -> None:
         """A line for whoever watches. Once nobody can be written to, that is noted in the record, and it is quiet."""
         try:
+            if sys.stdout is None:
+                raise OSError("it is closed")
             (self.bar.write if self.bar is not None else print)(line)
             sys.stdout.flush()
-        except (OSError, ValueError, AttributeError) as error:  # closed, full, or without a reader
+        except (OSError, ValueError) as error:  # closed, full, or without a reader
             if not isinstance(sys.stdout, Silence):
                 self.notes.append(f"stdout cannot be written: {getattr(error, 'strerror', None) or error}")
                 if sys.stdout is sys.__stdout__ is not None:  # what is in its buffer shall not be an error at exit

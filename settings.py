@@ -232,7 +232,8 @@ def one_line_errors(script: str):
         report(f"{name}: interrupted", sys.stderr)
         sys.exit(130)
     except Exception as error:  # a fault of the program's: its traceback is printed, but not where the ranks' is lost
-        tell_torchrun(f"{name}: {type(error).__name__}: {error}")
+        what = f"{name}: {type(error).__name__}: {error}"
+        tell_torchrun(what, after=20 if re.search("gloo|nccl|DistBackend|DistNetwork", what, re.IGNORECASE) else 10)
         raise
 
 
@@ -243,11 +244,14 @@ def report(line, stream):
             print(line, file=stream, flush=True)
 
 
-def tell_torchrun(line):
-    """Leave a rank's last words where torchrun looks for them (torch.distributed.elastic.multiprocessing.errors)."""
+def tell_torchrun(line, after=0):
+    """Leave a rank's last words where torchrun looks for them (torch.distributed.elastic.multiprocessing.errors).
+
+    It shows last what failed first; `after` seconds are added to what may be but another rank's failure.
+    """
     if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
         with contextlib.suppress(OSError), open(path, "w") as file:
-            extra = {"py_callstack": line, "timestamp": str(int(time.time()))}
+            extra = {"py_callstack": line, "timestamp": str(int(time.time()) + after)}
             json.dump({"message": {"message": line, "extraInfo": extra}}, file)
 
 

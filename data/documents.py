@@ -94,7 +94,7 @@ def parquet_pieces(path):
         yield from ((row, min(row + step, end)) for row in range(start, end, step))
 
 
-def parquet_rows(path, columns, start=0, stop=None):
+def parquet_rows(path: Path, columns: list[str], start: int = 0, stop: int | None = None) -> Iterator[dict]:
     """Rows start to stop (None: the last) of a parquet file as dicts, some hundred at a time in memory."""
     import pyarrow.parquet
 
@@ -162,7 +162,7 @@ def txt_texts(path, start, stop):
         yield "".join(text)
 
 
-def one_line(error):
+def one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".partition("\n")[0]
 
 

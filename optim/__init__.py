@@ -1,4 +1,4 @@
-"""MADA and the optimizers that it contains or is compared with: `from optim import MADA`."""
+"""MADA and the optimizers that it contains or is compared with: `from mada import MADA`, inside the repo `from optim`."""
 
 from torch.optim import SGD, Adam, AdamW
 
@@ -9,7 +9,8 @@ from .engine import ParameterizedOptimizer
 from .groups import hidden_matrices, param_groups
 from .hyperadam import HyperAdam
 from .lion import Lion
-from .mada import MADA
+from .mada import MADA, sqrt
+from .wrappers import coefficients
 from .yogi import Yogi
 
 __all__ = [
@@ -25,9 +26,11 @@ __all__ = [
     "ParameterizedOptimizer",
     "Yogi",
     "build",
+    "coefficients",
     "flat",
     "hidden_matrices",
     "param_groups",
     "resolved",
     "signature",
+    "sqrt",
 ]

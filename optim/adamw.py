@@ -17,7 +17,7 @@ def translated(state_dict, optimizer):
     of gradients from its first moment, averages or maxima of second moments from its second.
     Raises ValueError naming what cannot be taken over.
     """
-    owner, kept = type(optimizer).__name__, optimizer.buffers(optimizer.param_groups[0])
+    owner, kept = type(optimizer).__name__, optimizer.param_groups[0]["buffers"].split()
     if not {"m", "v"} <= set(kept):
         raise ValueError(
             f"this is a checkpoint of AdamW, whose moments {owner} has no use for; start {owner} without it"
@@ -46,6 +46,7 @@ def translated(state_dict, optimizer):
                 raise ValueError(f"{' and '.join(MOMENTS)} are missing in this checkpoint of AdamW")
             m, v = (adamw[name] for name in MOMENTS)
             step = torch.as_tensor(adamw["step"], dtype=torch.float32)
+            kept = group["buffers"].split()
             known = {"m": m, "l": m, "g_prev": m, "v": v, "s": adamw.get("max_exp_avg_sq", v), "v_mixed": v}
             state[i] = {name: known[name].clone() if name in known else torch.zeros_like(m) for name in kept}
             state[i]["step"] = step

@@ -78,6 +78,14 @@ OPS = {
     aten.where.self: ("{0} ? {1} : {2}", "tl.where({0}, {1}, {2})"),
     aten.masked_fill.Scalar: ("{1} ? {2} : {0}", "tl.where({1}, {2}, {0})"),
 }
+CONSTANTS = {  # operations that make a number, as functions of their arguments
+    aten.zeros_like.default: lambda x: 0.0,
+    aten.ones_like.default: lambda x: 1.0,
+    aten.full_like.default: lambda x, value: value,
+    aten.full.default: lambda size, value: value,
+    aten.scalar_tensor.default: lambda value: value,
+    aten.empty_permuted.default: lambda size, order: 0.0,  # its shape is what is wanted
+}
 LOGICAL = {
     *(aten.gt, aten.lt, aten.ge, aten.le, aten.eq, aten.ne, aten.isnan, aten.isinf),
     *(aten.logical_and, aten.logical_or, aten.logical_xor, aten.logical_not),
@@ -186,8 +194,8 @@ def operations(loop, dialect, cast, literal):
         if node.op != "call_function":
             continue
         op, args = node.target, node.args
-        if op in (aten.zeros_like.default, aten.ones_like.default):
-            op, args = aten.scalar_tensor.default, (op is aten.ones_like.default,)
+        if op in CONSTANTS:
+            op, args = aten.scalar_tensor.default, (CONSTANTS[op](*args),)
         inside = any(isinstance(x, torch.fx.Node) and x not in uniform for x in args)
         if op is aten.scalar_tensor.default:
             expression = number(args[0])

@@ -136,19 +136,25 @@ if hasattr(os, "register_at_fork"):
 
 
 def build_c(loop, dtypes):
-    """A Loop over CPU tensors of these dtypes: call(table, address, scalars, sums per chunk)."""
+    """A Loop over CPU tensors of these dtypes: bind(table, address, scalars, sums per chunk) -> run()."""
     run = compile_c(print_c(loop, dtypes))
 
-    def call(table, address, scalars, sums):
-        number = min(torch.get_num_threads(), len(table))  # waking a thread costs more than a small chunk
-        whole = (number, len(table), table.data_ptr(), address.data_ptr(), address.shape[1])
+    def bind(table, address, scalars, sums):
+        chunks, first = len(table), ctypes.c_int64(0)
+        whole = (chunks, table.data_ptr(), address.data_ptr(), address.shape[1])
         whole = [ctypes.c_int64(x) for x in (*whole, scalars.data_ptr(), scalars.shape[1], sums.data_ptr())]
-        others = [threads(number - 1).submit(run, ctypes.c_int64(k), *whole) for k in range(1, number)]
-        run(ctypes.c_int64(0), *whole)
-        for other in others:
-            other.result()
 
-    return call
+        def call():
+            number = min(torch.get_num_threads(), chunks)  # waking a thread costs more than a small chunk
+            stride = ctypes.c_int64(number)
+            others = [threads(number - 1).submit(run, ctypes.c_int64(k), stride, *whole) for k in range(1, number)]
+            run(first, stride, *whole)
+            for other in others:
+                other.result()
+
+        return call
+
+    return bind
 
 
 @functools.cache
@@ -166,13 +172,16 @@ def compile_triton(source):
 
 
 def build_triton(loop, dtypes):
-    """A Loop over GPU tensors of these dtypes: call(table, address, scalars, sums per chunk)."""
+    """A Loop over GPU tensors of these dtypes: bind(table, address, scalars, sums per chunk) -> run()."""
     run = compile_triton(print_triton(loop, dtypes))
 
-    def call(table, address, scalars, sums):
-        with torch.cuda.device_of(table):  # Triton launches on the current device
-            run[(len(table),)](
-                table, address, address.shape[1], scalars, scalars.shape[1], sums, BLOCK=512, num_warps=4
-            )
+    def bind(table, address, scalars, sums):
+        widths = address.shape[1], scalars.shape[1]
 
-    return call
+        def call():
+            with torch.cuda.device_of(table):  # Triton launches on the current device
+                run[(len(table),)](table, address, widths[0], scalars, widths[1], sums, BLOCK=512, num_warps=4)
+
+        return call
+
+    return bind

@@ -333,7 +333,7 @@ class ParameterizedOptimizer(Optimizer):
             squares = squares.contiguous()
             dist.all_reduce(squares)
         self.grad_norm = squares.sum().sqrt()
-        ok = self.grad_norm.isfinite()
+        ok = self.grad_norm < torch.inf  # finite, that is
         if plan.learns:
             self.watch.see(type(self).__name__, self.grad_norm)
             units = absolute * self.applied_rates(hyper)
@@ -407,12 +407,6 @@ class ParameterizedOptimizer(Optimizer):
         """Columns of the coefficients that are decays of moving averages: beta1, beta2, ..."""
         return [i for i, name in enumerate(self.domain) if name.startswith("beta")]
 
-    def signs(self, plan):
-        """-1 for groups that maximize, 1 for the others: (groups,) float64, or the number 1 where none does."""
-        if not any(group["maximize"] for group in self.param_groups):
-            return 1.0
-        return plan.hyper.last_lr.new_tensor([1.0 - 2.0 * group["maximize"] for group in self.param_groups])
-
     def look_back(self, plan, ok):
         """Completes the last updates; returns h_q = sum over parameters of <g_t, dx_{t-1}/dq> of this rank, by group.
 
@@ -420,12 +414,14 @@ class ParameterizedOptimizer(Optimizer):
         the scalars of a row have to do with q is plan.Batch's. (groups, len(domain)) float64.
         A parameter without gradient is frozen for now: its last update is completed and nothing is left pending.
         """
-        h = torch.zeros(len(self.param_groups), len(self.domain), dtype=torch.float64, device=ok.device)
-        rates = (-plan.hyper.last_lr * self.signs(plan))[:, None]
+        h = None
         for batch in plan.batches:
             if batch.learn:
-                part = batch.look_back(ok) * rates
-                h = h + (part / batch.copies if batch.copies > 1 else part)
+                part = batch.look_back(ok) if batch.copies == 1 else batch.look_back(ok) / batch.copies
+                h = part if h is None else h + part
+        if h is None:
+            h = torch.zeros(len(self.param_groups), len(self.domain), dtype=torch.float64, device=ok.device)
+        h = h * (plan.hyper.last_lr * plan.minus)[:, None]
         if plan.lost and ok:  # this waits for the device: in the step in which a parameter loses its gradient, no other
             for p in plan.lost:
                 del self.state[p]["g"]
@@ -435,13 +431,12 @@ class ParameterizedOptimizer(Optimizer):
     def move(self, plan, ok):
         """x <- x (1 - lr decay) - lr direction, with the direction from the clipped gradient and the new coefficients."""
         limit, hyper = self.param_groups[0]["max_grad_norm"], plan.hyper
-        clip = torch.ones_like(self.grad_norm)
+        clip = plan.signs
         if limit is not None:
-            clip = (limit / (self.grad_norm + 1e-6)).clamp(max=1.0)  # as clip_grad_norm_ has it
+            clip = clip * (limit / (self.grad_norm + 1e-6)).clamp(max=1.0)  # as clip_grad_norm_ has it
         lrs, decays = plan.rates()
-        clip = clip * self.signs(plan)
         for batch in plan.batches:
-            batch.move(hyper, ok, clip.expand(len(lrs)), lrs, decays)
+            batch.move(hyper, ok, clip, lrs, decays)
         torch.where(ok, lrs, hyper.last_lr, out=hyper.last_lr)
 
     @torch.no_grad()

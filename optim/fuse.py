@@ -95,12 +95,17 @@ class Loop:
         tensors, values = tensors[: len(self.tensors)], values[: len(self.scalars)]
         dtype = compute_dtype([x.dtype for x in tensors])
         results = self.trace(*(x.to(dtype) for x in tensors), *values)
-        ok = (values[0] != 0).to(tensors[0].device) if self.guarded else None
-        for name, value in zip(self.written, results, strict=False):
-            old = tensors[self.tensors.index(name)]
-            old.copy_(value if ok is None else torch.where(ok, value, old))
-        summands = [x.expand_as(tensors[0]) for x in results[len(self.written) :]]
-        return summands if ok is None else [torch.where(ok, x, 0.0) for x in summands]
+        written = [tensors[self.tensors.index(name)] for name in self.written]
+        summands = [x.expand_as(tensors[0]) for x in results[len(written) :]]
+        if self.guarded:
+            ok = (values[0] != 0).to(tensors[0].device)
+            if ok.device.type == "cpu" and not ok:  # a look that costs nothing
+                return [torch.zeros_like(x) for x in summands]
+            results = [torch.where(ok, value, old) for value, old in zip(results, written, strict=False)]
+            summands = [torch.where(ok, x, 0.0) for x in summands]
+        for old, value in zip(written, results, strict=False):
+            old.copy_(value)
+        return summands
 
 
 class Rows:
@@ -135,6 +140,7 @@ class Kind:
     def __init__(self, rows, members, device, dtypes, dense):
         self.rows, self.members, self.device, self.dtypes, self.dense = rows, members, device, dtypes, dense
         self.scalars_on = torch.device("cpu") if device.type == "mps" else device
+        self.bound = {}  # loop -> the scalars that it is bound to, its call, the sums that this leaves
         if dense:
             sizes = [rows[i][0].numel() for i in members]
             table = [(k, start, min(CHUNK, n - start)) for k, n in enumerate(sizes) for start in range(0, n, CHUNK)]
@@ -150,13 +156,18 @@ class Kind:
             self.addresses[:, 0] = to_device([x.data_ptr() for x in tensors], self.device)
 
     def run(self, loop, scalars):
-        """As Loop.__call__, for these rows."""
-        compiled = loop.build(self.device.type, self.dtypes[: len(loop.tensors)]) if self.dense else None
-        if not compiled:
-            return self.run_eagerly(loop, scalars)
-        chunks = len(self.table) if loop.n_sums else len(self.members)
-        sums = torch.empty(chunks, loop.n_sums, dtype=torch.float64, device=self.device)
-        compiled(self.table, self.addresses, scalars.contiguous(), sums)
+        """As Loop.__call__, for these rows; the next call may write over the sums."""
+        bound, call, sums = self.bound.get(loop, (None, None, None))
+        if bound is not scalars:
+            bind = loop.build(self.device.type, self.dtypes[: len(loop.tensors)]) if self.dense else None
+            if not bind:
+                return self.run_eagerly(loop, scalars)
+            chunks, dense = len(self.table) if loop.n_sums else len(self.members), scalars.contiguous()
+            sums = torch.empty(chunks, loop.n_sums, dtype=torch.float64, device=self.device)
+            call = bind(self.table, self.addresses, dense, sums)
+            if dense is scalars:
+                self.bound[loop] = scalars, call, sums
+        call()
         if self.counts is None or not loop.n_sums:
             return sums
         return torch.segment_reduce(sums, "sum", lengths=self.counts, axis=0, unsafe=True)

@@ -1,8 +1,11 @@
 """How the coefficients descend on their hyper-gradients, for all param groups at once."""
 
+from functools import lru_cache
+
 import torch
 import torch.distributed as dist
 
+from .fuse import Loop, Rows
 from .shards import world
 
 # Of each group, tensors with one entry per coefficient, but bounds, which has two.
@@ -10,10 +13,12 @@ LEARNED = ("coefficients", "hyper_gradients", "hyper_velocity", "hyper_square")
 SETTINGS = ("hyper_lr", "hyper_momentum", "bounds", "in_time_scale")
 COUNTS = ("hyper_step", "last_lr", "skipped_steps")  # 0-D
 HYPER_STATE = LEARNED + SETTINGS + COUNTS
+OPTIONS = ("hyper_optimizer", "hyper_scale", "hyper_start", "hyper_clip")  # the same for all groups
+TINY = torch.finfo(torch.float64).tiny
 
 
-# (h, velocity, square, momentum, k = 1, 2, ...) -> (step, velocity, square). All have one entry per coefficient, but k,
-# the count of these steps; the step is in units of hyper_lr.
+# (h, velocity, square, momentum, k = 1, 2, ...) -> (step, velocity, square), of one coefficient; k counts these steps, and
+# the step is in units of hyper_lr.
 
 
 def hyper_sgd(h, velocity, square, momentum, k):
@@ -23,7 +28,7 @@ def hyper_sgd(h, velocity, square, momentum, k):
 
 def hyper_sign(h, velocity, square, momentum, k):
     velocity = momentum * velocity + h
-    return velocity.sign(), velocity, square
+    return torch.sign(velocity), velocity, square
 
 
 def hyper_adam(h, velocity, square, momentum, k):
@@ -34,12 +39,32 @@ def hyper_adam(h, velocity, square, momentum, k):
 HYPER_OPTIMIZERS = {"sgd": hyper_sgd, "sign": hyper_sign, "adam": hyper_adam}
 
 
+@lru_cache
+def descent(optimizer, scale, start, clip):
+    """One step of projected hyper-SGD, or the like, as a loop over coefficients."""
+
+    def descend(h, q, _, velocity, square, rate, momentum, low, high, in_time_scale, ok, unit, steps):
+        h = h + 0.0  # -0 becomes 0, for those who read it
+        if scale == "relative":
+            h = h / torch.maximum(unit, torch.full_like(unit, TINY))  # where the unit is 0, so is h
+        push = h if clip is None else h.clamp(-clip, clip)
+        if start:
+            push = torch.where(steps >= start, push, 0.0)
+        step, velocity, square = HYPER_OPTIMIZERS[optimizer](push, velocity, square, momentum, steps + 1)
+        step = rate * step
+        moved = torch.where(in_time_scale > 0, 1 - (1 - q) * torch.exp(step), q - step)
+        return [torch.minimum(torch.maximum(moved, low), high), h, velocity, square], []
+
+    names = ("h", *LEARNED, "rate", "momentum", "low", "high", "in_time_scale")
+    return Loop(descend, names, ("ok", "unit", "steps"), LEARNED, guarded=True)
+
+
 class Hyper:
     """The hyper-state of all groups as arrays in double precision, one row per group or, where they share their
     coefficients, one for all. The groups hold views of the arrays, which a step changes in place."""
 
     def __init__(self, groups, device):
-        self.options, self.per_group = groups[0], groups[0]["per_group"]
+        self.per_group = groups[0]["per_group"]
         rows = groups if self.per_group else groups[:1]
 
         def stack(name, groups):
@@ -47,12 +72,19 @@ class Hyper:
 
         self.learned = torch.stack([stack(name, rows) for name in LEARNED])  # (4, rows, coefficients)
         settings = {name: stack(name, rows) for name in SETTINGS}
-        self.hyper_lr, self.momentum, self.bounds, in_time_scale = settings.values()
+        settings["bounds"] = (
+            settings["bounds"].permute(2, 0, 1).contiguous().permute(1, 2, 0)
+        )  # first all lows, then highs
         self.steps, self.last_lr = stack("hyper_step", rows), stack("last_lr", groups)
         self.skipped = stack("skipped_steps", groups[:1])[0]
-        self.low, self.high = self.bounds.unbind(2)
-        self.learns, self.in_time_scale = self.low > -torch.inf, in_time_scale > 0
-        self.any_in_time_scale = bool(self.in_time_scale.any())
+        self.coefficients = self.learned[0]  # (rows, coefficients)
+        self.h = torch.zeros_like(self.coefficients)
+        self.table = torch.zeros(len(rows), 3, dtype=torch.float64, device=device)
+        self.ok, self.unit, self.count = self.table.unbind(1)
+        rate, momentum, bounds, in_time_scale = settings.values()
+        columns = (self.h, *self.learned, rate, momentum, *bounds.unbind(2), in_time_scale)
+        self.loop_rows = Rows(zip(*columns, strict=True))
+        self.options = tuple(groups[0][name] for name in OPTIONS)
         for i, group in enumerate(groups):
             k = i if self.per_group else 0
             group.update(zip(LEARNED, self.learned[:, k].unbind(), strict=True))
@@ -60,15 +92,10 @@ class Hyper:
             group.update(hyper_step=self.steps[k], last_lr=self.last_lr[i], skipped_steps=self.skipped)
         self.held = [group[name] for group in groups for name in HYPER_STATE]
 
-    @property
-    def coefficients(self):
-        """(rows, coefficients)"""
-        return self.learned[0]
-
     def is_held_by(self, groups):
         """Whether the groups still hold these arrays: nobody has loaded or set others."""
         held = [id(group[name]) for group in groups for name in HYPER_STATE]
-        return held == [id(x) for x in self.held]
+        return held == [id(x) for x in self.held] and self.options == tuple(groups[0][name] for name in OPTIONS)
 
     def descend(self, h, units, ok):
         """Reduce the hyper-gradients over ranks and scale them; then one step of projected hyper-SGD, or the like.
@@ -76,28 +103,15 @@ class Hyper:
         h: (groups, coefficients), and units: (groups,), sum lr |g|_1, which makes them relative; this rank's part of both.
         Where `ok` is false, nothing changes.
         """
-        h = torch.cat([h, units[:, None]], dim=1)
         if not self.per_group and len(h) > 1:
-            h = h.sum(0, keepdim=True)
+            h, units = h.sum(0, keepdim=True), units.sum(0, keepdim=True)
         if world() > 1:
-            dist.all_reduce(h)
-        h, unit = h[:, :-1], h[:, -1:]
-        if self.options["hyper_scale"] == "relative":
-            h = torch.where(unit > 0, h / unit, 0.0)
-        h = push = torch.where(self.learns, h, 0.0)
-        k = (self.steps + 1)[:, None]
-        if self.options["hyper_clip"] is not None:
-            push = push.clamp(-self.options["hyper_clip"], self.options["hyper_clip"])
-        if self.options["hyper_start"]:
-            push = torch.where(k > self.options["hyper_start"], push, 0.0)
-        q, _, velocity, square = self.learned.unbind()
-        step, velocity, square = HYPER_OPTIMIZERS[self.options["hyper_optimizer"]](
-            push, velocity, square, self.momentum, k
-        )
-        step = self.hyper_lr * step
-        moved = q - step
-        if self.any_in_time_scale:
-            moved = torch.where(self.in_time_scale, 1 - (1 - q) * step.exp(), moved)
-        new = torch.stack([moved.clamp(self.low, self.high), h, velocity, square])
-        torch.where(ok, new, self.learned, out=self.learned)
+            both = torch.cat([h, units[:, None]], dim=1)
+            dist.all_reduce(both)
+            h, units = both[:, :-1], both[:, -1]
+        self.h.copy_(h)
+        self.ok.copy_(ok)
+        self.unit.copy_(units)
+        self.count.copy_(self.steps)
+        descent(*self.options)(self.loop_rows, self.table)
         self.steps += ok

@@ -121,6 +121,7 @@ class MADA(ParameterizedOptimizer):
         for the others). No momentum.
     hyper_scale: "relative" (the default) or "raw", the paper's form. domain: {name: (low, high)} overrides a bound.
     debias: "weights" (the default) or "powers". rule="authors" has its own forms and takes hyper_scale "raw" only.
+    amsgrad: as in AdamW: start at AMSGrad's corner, rho = 0 with second_moment="amsgrad".
     rule: "paper" or "authors" (what the published code computes). second_moment: "avgrad" or "amsgrad".
     options: hyper_start=0, hyper_clip=10.0, max_grad_norm=None, hyper_optimizer="sgd", per_group=False,
         lr_range=(0.1, 10.0), state_dtype=None: see ParameterizedOptimizer.
@@ -170,8 +171,13 @@ class MADA(ParameterizedOptimizer):
         rule="paper",
         debias=None,
         second_moment="avgrad",
+        amsgrad=False,
         **options,
     ):
+        if amsgrad:
+            if rho != 1.0 or second_moment not in ("avgrad", "amsgrad"):
+                raise ValueError(f"amsgrad=True is rho=0 with second_moment='amsgrad': do not set rho={rho!r} as well")
+            rho, second_moment = 0.0, "amsgrad"
         if rule not in ("paper", "authors"):
             raise ValueError(f"rule={rule!r} must be 'paper' or 'authors'")
         if second_moment not in ("avgrad", "amsgrad"):

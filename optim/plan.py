@@ -56,7 +56,9 @@ class Batch:
         self.ok, self.clip, self.lr, self.decay = self.table[:, :CONTROL].unbind(1)
         self.q = self.table[:, CONTROL : CONTROL + len(names)]
         self.bias, self.t = self.table[:, CONTROL + len(names) : -1], self.table[:, -1]
-        self.beta = columns(decays)
+        self.betas = columns(decays)
+        self.beta = self.q[:, self.betas] if isinstance(self.betas, slice) else None  # a view of the table
+        self.one, self.ok_column = self.table.new_ones(()), self.ok[:, None]
         moved = [names.index(name) for name in names if name in self.learn]
         self.learned = columns(moved)
         self.n_learned = len(moved)
@@ -76,6 +78,7 @@ class Batch:
         grads = self.gradients()
         self.rows = Rows([(grad, *rest) for grad, rest in zip(grads, self.rest, strict=True)])
         self.pointers = [grad.data_ptr() for grad in grads]
+        self.given = {"clip": None, "lr": None, "decay": None}  # by group; the same object has the same values
         self.fill(hyper)
 
     def gradients(self):
@@ -93,12 +96,12 @@ class Batch:
         """Bring the scalars to the current steps, weights and coefficients."""
         q = hyper.coefficients
         self.q.copy_(q if len(q) == 1 else q[self.group])
-        self.t.copy_(self.steps.clamp(min=1))
-        beta = self.q[:, self.beta]
+        self.t.copy_(self.steps)  # where it is 0, the loops do nothing
+        beta = self.beta if self.beta is not None else self.q[:, self.betas]
         if self.weights is None:
             self.bias.copy_(1 - beta ** self.t[:, None])
         else:
-            torch.add(self.weights * beta, 1 - beta, out=self.bias)
+            torch.lerp(self.one, self.weights, beta, out=self.bias)  # w <- beta w + 1 - beta
 
     def by_group(self, x):
         """Sums over the rows of each group: (rows, n) -> (groups, n)."""
@@ -113,10 +116,10 @@ class Batch:
         h = sums[:, : self.n_learned]
         if sums.shape[1] > self.n_learned:  # what depends on a coefficient through a bias correction
             if self.weights is None:
-                beta, t = self.q[:, self.beta][:, self.learned_decays], self.t[:, None]
-                slope = -t * beta ** (t - 1)
+                beta, t = self.q[:, self.betas][:, self.learned_decays], self.t[:, None]
+                slope = -t * beta ** (t - 1).clamp(min=0)
             else:
-                slope = self.weights[:, self.learned_decays] - 1  # bias = weight beta + 1 - beta
+                slope = self.weights[:, self.learned_decays] - 1
             h[:, self.learned_betas] += sums[:, self.n_learned :] * slope
         self.gather()
         h = self.by_group(h)
@@ -131,8 +134,10 @@ class Batch:
         torch.mul(self.moving, ok, out=self.ok)
         self.steps += self.ok
         self.fill(hyper)
-        for column, values in ((self.clip, clip), (self.lr, lrs), (self.decay, decays)):
-            column.copy_(values if self.one_group else values[self.group])
+        for name, values in (("clip", clip), ("lr", lrs), ("decay", decays)):
+            if values is not self.given[name]:
+                getattr(self, name).copy_(values if self.one_group else values[self.group])
+                self.given[name] = values
         if self.inputs:
             members = zip(self.params, self.states, self.clip.unbind(), strict=True)
             inputs.compute(self.inputs, [member for member in members if member[0].grad is not None], ok)
@@ -145,7 +150,7 @@ class Batch:
     def gather(self):
         """After an update is complete, its moving averages have the weights of the table."""
         if self.weights is not None:
-            torch.where(self.ok[:, None] > 0, self.bias, self.weights, out=self.weights)
+            self.weights.lerp_(self.bias, self.ok_column)  # all or nothing: ok is 1 or 0
 
 
 def learned(group):
@@ -172,6 +177,10 @@ class Plan:
         self.lost = [p for batch in self.batches for p in batch.nothing]  # their last update is completed in this step
         self.sharded = any(is_sharded(p) for batch in self.batches for p in batch.params)
         self.lr_list, self.decay_list = None, None
+        self.nothing = torch.zeros(len(groups), 2, dtype=torch.float64, device=self.hyper.learned.device)
+        # of groups that maximize -1, of the others 1
+        self.signs = self.nothing.new_tensor([1.0 - 2.0 * bool(group["maximize"]) for group in groups])
+        self.minus = -self.signs
 
         self.params = [p for group in groups for p in group["params"]]
         self.key = self.describe(optimizer)
@@ -221,10 +230,10 @@ class Plan:
     def gradient_sums(self):
         """Of each group's raw gradients, (groups,) float64 each: this rank's part of the sum of squares, which is the
         whole of it unless there are shards, and of the sum of absolute values, of which each copy has its share."""
-        totals = torch.zeros(len(self.groups), 2, dtype=torch.float64, device=self.hyper.learned.device)
+        totals = self.nothing
         for batch in self.batches:
             sums = batch.by_group(gradient_norms()(batch.rows, batch.table))
             if batch.copies > 1:
                 sums = sums / sums.new_tensor([batch.copies if self.sharded else 1, batch.copies])
-            totals += sums
+            totals = sums if totals is self.nothing else totals + sums
         return totals.unbind(1)

@@ -4,10 +4,10 @@ from functools import cache
 
 import torch
 
-from .codegen import OPS
+from .codegen import CONSTANTS, OPS
 
 aten = torch.ops.aten
-MADE = (aten.scalar_tensor.default, aten.zeros_like.default, aten.ones_like.default, aten._to_copy.default)
+KNOWN = (*OPS, *CONSTANTS, aten._to_copy.default)
 
 
 def clamp(x, low=None, high=None):
@@ -39,8 +39,13 @@ def decompositions():
         aten.div.Scalar_mode: divide,
         aten.add.Tensor: add,
         aten.sub.Tensor: subtract,
+        aten.rsub.Tensor: lambda x, y, *, alpha=1: -(alpha * x) + y,
+        aten.rsub.Scalar: lambda x, y, alpha=1: -(alpha * x) + y,
     }
-    return core_aten_decompositions() | get_decompositions([aten.elu, aten.gelu, aten.hardtanh, aten.leaky_relu]) | ours
+    more = [getattr(aten, name) for name in ("elu", "gelu", "hardtanh", "leaky_relu", "logaddexp")]
+    more += [aten.elu_backward, aten.gelu_backward, aten.hardtanh_backward, aten.leaky_relu_backward]
+    torchs = dict(core_aten_decompositions().items()) | get_decompositions(more)
+    return {op: way for op, way in torchs.items() if op not in KNOWN} | ours
 
 
 def operations(trace):
@@ -61,13 +66,13 @@ def traced(function, count):
         return trace
 
     trace = record({})
+    if any(node.target not in KNOWN or node.kwargs.get("alpha", 1) != 1 for node in operations(trace)):
+        trace = record(decompositions())
     for node in operations(trace):
-        if torch.Tag.pointwise not in node.target.tags and node.target not in OPS and node.target not in MADE:
+        if torch.Tag.pointwise not in node.target.tags and node.target not in KNOWN:
             raise ValueError(
                 f"the rule uses {node.target}, which is not elementwise: each element of a parameter must be updated "
                 "from its own gradient and buffers alone"
             )
-    if any(node.target not in (*OPS, *MADE) or node.kwargs.get("alpha", 1) != 1 for node in operations(trace)):
-        trace = record(decompositions())
     trace.recompile()
     return trace

@@ -7,10 +7,12 @@ store.py        what results/ holds of these runs; outcomes.py: means, spreads, 
 grid.py         a sweep over any settings; theory.py: the theorem and the proposition; published.py: the paper's numbers
 proportions.py  what a scale does to the paper's proportions
 tables.py, figures.py    from what results/ holds to a table, a figure, a summary; drawing.py: the pictures themselves
-contest.py      AdamW replaced by MADA on tasks of different kinds; contest_runs, verdict, contest_report, contest_drawing:
-                its runs, what they say, its page; ablation.py, variants.py: MADA with one thing changed
+contest.py      AdamW replaced by MADA on tasks of different kinds; ablation.py, variants.py: MADA with one thing changed;
+                muon.py: Muon beside both
+contest_runs.py what results/ holds of these; verdict.py: what it says; contest_paths.py, contest_report.py,
+                ablation_report.py, contest_drawing.py: the pages; rivals.py: all as names of scripts/reproduce.py
 curves.py       pictures of single runs, for scripts/plot.py
-laboratory.py   all of it for one name at one scale, and what that takes; rivals.py: the contest's part
+laboratory.py   all of it for one name at one scale, and what that takes
 table_findings.py, figure_findings.py    what a result says of the paper's claim (findings.py); pages.py: results/README.md
 
 Imports point from the last line to the first; scripts/ are thin command lines on top.

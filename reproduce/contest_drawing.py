@@ -6,19 +6,20 @@ from statistics import mean
 
 import numpy as np
 
-from reproduce.drawing import LINES, SYMBOLS, color, plt, pretty, save, styles
+from reproduce.drawing import LINES, SYMBOLS, band, color, plt, pretty, save, styles
 
 TASK_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#332288", "#777777")
 MARKERS = "osD^vP*X"
 
 
 def edge(values: list[float], higher: bool) -> tuple[float, bool]:
-    """From which value on something is off the picture, and whether a logarithmic axis suits."""
+    """From which value on something is off the picture, which ends twice as far from the best as three quarters of the values
+    lie, and whether its axis is logarithmic."""
     good = sorted((value for value in values if math.isfinite(value)), reverse=higher)
-    best, middle = good[0], good[len(good) // 2]
+    best, most = good[0], good[3 * len(good) // 4]
     if higher or best <= 0:
-        return (best - 3 * (best - middle) if higher else best + 3 * (middle - best)), False
-    return max(4 * middle, 1.5 * best), good[-1] > 2 * best
+        return 2 * most - best, False
+    return best * max(1.2, most / best) ** 2, True
 
 
 def inside(value: float, worst: float, higher: bool) -> float:
@@ -97,13 +98,15 @@ def paths(panels: dict, path: str | os.PathLike, caption: str):
     """Learned coefficients over time: panels {title: {start: {coefficient: (% of the run, [values of a seed, ...])}}}, a row each."""
     fig, axes = plt.subplots(len(panels), len(SYMBOLS), figsize=(14, 0.8 + 2.3 * len(panels)), layout="constrained",
                              squeeze=False, sharex=True)  # fmt: skip
+    every = list(dict.fromkeys(start for starts in panels.values() for start in starts))
+    look = {
+        start: {"color": shade, "linestyle": dash}
+        for start, shade, dash in zip(every, TASK_COLORS, LINES, strict=False)
+    }
     for row, (title, starts) in zip(axes, panels.items(), strict=True):
         for ax, (name, symbol) in zip(row, SYMBOLS.items(), strict=True):
-            for (start, found), shade, dash in zip(starts.items(), TASK_COLORS, LINES, strict=False):
-                at, seeds = found[name]
-                seeds = np.array(seeds, dtype=float)
-                ax.plot(at, seeds.mean(0), color=shade, lw=1.3, linestyle=dash, label=start)
-                ax.fill_between(at, seeds.min(0), seeds.max(0), color=shade, alpha=0.15, lw=0)
+            for start, found in starts.items():
+                band(ax, *found[name], label=start, **look[start])
             ax.set_title(symbol)
             low, high = ax.get_ylim()
             if high - low < 0.02:  # else rounding looks like motion

@@ -3,8 +3,9 @@
 import math
 from pathlib import Path
 from statistics import mean
+from types import ModuleType
 
-from reproduce import contest, contest_drawing, contest_runs, verdict
+from reproduce import contest, contest_drawing, contest_paths, contest_runs, verdict
 from reproduce.contest import START, TASKS
 from reproduce.outcomes import conditions
 
@@ -168,17 +169,16 @@ def panels(task: contest.Task, found: dict) -> dict:
 
     shown = {("learning rate, from betas (0.9, 0.95)", True):
              picked(lambda cell: cell.betas == START and not cell.conditions, lambda cell: cell.rate)}  # fmt: skip
-    best = verdict.best(task, {cell: it for cell, it in found.get("AdamW", {}).items()
-                               if cell.betas == START and not cell.conditions})  # fmt: skip
+    best = contest_paths.best_rate(task, found)
     if best:
         rows = picked(
-            lambda cell: cell.rate == best.rate and not cell.conditions,
+            lambda cell: cell.rate == best and not cell.conditions,
             lambda cell: f"{cell.betas[0]:g},\n{cell.betas[1]:g}",
         )
         rows = {row: at for row, at in rows.items() if len(at) > 1}
         if rows:
-            shown[f"initial betas, at AdamW's best rate {best.rate:g}", False] = rows
-        with_conditions = picked(lambda cell: cell.rate == best.rate and cell.betas == START,
+            shown[f"initial betas, at AdamW's best rate {best:g}", False] = rows
+        with_conditions = picked(lambda cell: cell.rate == best and cell.betas == START,
                                  lambda cell: "\n".join(map(str, dict(cell.conditions).values())) or "cosine\n0.0")  # fmt: skip
         rows = {row: at for row, at in with_conditions.items() if len(at) > 1}
         if rows:
@@ -200,41 +200,50 @@ def distances(task: contest.Task, values: dict) -> list[tuple[float, float]]:
     ]
 
 
-def lines_of(found: dict) -> list[dict]:
-    return [line for cells in found.values() for seeds in cells.values() for line in seeds.values()]
+def still_missing(what: ModuleType, scale: str, seeds: int | None) -> str:
+    """In words, what has not been run, and how many lines in results/ are of another version."""
+    left = {
+        name: len(contest_runs.missing(what, scale, name, what.runs(name, scale, seeds))) for name in what.SCALES[scale]
+    }
+    others = sum(contest_runs.gather(what, scale, name)[1] for name in what.SCALES[scale])
+    words = ", ".join(f"{count} runs of {name}" for name, count in left.items() if count)
+    said = [f"Still to be run: {words}."] * bool(words) + [f"{others} runs of another version are left out."] * bool(
+        others
+    )
+    return " ".join(said)
+
+
+def conditions_of(found: dict) -> str:
+    """Hardware and versions; found: {task: lines as contest_runs.gather has them}."""
+    return conditions([line for rows in found.values() for cells in rows.values() for seeds in cells.values()
+                       for line in seeds.values()])  # fmt: skip
 
 
 def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
     """Write README.md and the pictures to folder. Returns what summary.json is to hold, or None where there is nothing."""
-    kept, others, values, left = {}, 0, {}, {}
-    for name in contest.SCALES[scale]:
-        found, strange = contest_runs.gather(contest, scale, name)
-        others += strange
-        if found:
-            kept[name], values[name] = found, contest_runs.values(found)
-        left[name] = len(contest_runs.missing(contest, scale, name, contest.runs(name, scale, seeds)))
-    found = {name: it for name in values if (it := verdict.summary(contest.task(name, scale), values[name]))}
+    kept = {name: contest_runs.gather(contest, scale, name)[0] for name in contest.SCALES[scale]}
+    tasks, values = (
+        {name: contest.task(name, scale) for name in kept},
+        {name: contest_runs.values(it) for name, it in kept.items()},
+    )
+    found = {name: it for name in kept if (it := verdict.summary(tasks[name], values[name]))}
     if not found:
         return None
-    aims, said = verdict.goals(found), sentences(found)
-    wanting = {name: count for name, count in left.items() if count}
-    note = (
-        "Still to be run: " + ", ".join(f"{count} runs of {name}" for name, count in wanting.items()) + "."
-        if wanting
-        else ""
-    )
-    note += f" {others} runs of another version are left out." if others else ""
+    aims, said, note = verdict.goals(found), sentences(found), still_missing(contest, scale, seeds)
     for name in found:
-        it = contest.task(name, scale)
-        n = span([len(runs) for cells in values[name].values() for runs in cells.values()])
+        it, n = tasks[name], span([len(runs) for cells in values[name].values() for runs in cells.values()])
         contest_drawing.task(panels(it, values[name]), folder / f"{name}.png", it.title, it.unit, it.higher,
-                             f"Mean and range over {n} seeds; a triangle: beyond "
-                             "the picture, or diverged. MADA at its defaults.")  # fmt: skip
-    contest_drawing.against({TASKS[name].title: distances(contest.task(name, scale), values[name]) for name in found},
+                             f"Mean and range over {n} seeds; a triangle: beyond the picture, or diverged. MADA at its "
+                             "defaults.")  # fmt: skip
+    contest_drawing.against({tasks[name].title: distances(tasks[name], values[name]) for name in found},
                             folder / "cells.png", "MADA", "AdamW",
                             "A point per cell: learning rate, initial betas, schedule, decay. Means over seeds.")  # fmt: skip
+    moved = {name: it for name in found if (it := contest_paths.paths(tasks[name], values[name], kept[name]))}
+    contest_drawing.paths({tasks[name].title: it for name, it in moved.items()}, folder / "coefficients.png",
+                          "MADA at AdamW's best rate: mean and range over seeds, a line per start (initial betas).")  # fmt: skip
     scale_note = "This scale shows that everything runs, and nothing else.\n\n" if scale == "smoke" else ""
-    page = f"""# The contest: AdamW out, MADA in, nothing else changed ({scale})
+    goal_lines = [[aim.what, aim.found, "met" if aim.met else "**not met**"] for aim in aims]
+    (folder / "README.md").write_text(f"""# The contest: AdamW out, MADA in, nothing else changed ({scale})
 
 {scale_note}{" ".join(said)} {note}
 
@@ -242,7 +251,7 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
 
 ## The goal that was set before, and what came of it
 
-{markdown(["goal", "found", ""], [[aim.what, aim.found, "met" if aim.met else "**not met**"] for aim in aims])}
+{markdown(["goal", "found", ""], goal_lines)}
 
 ## Task by task
 
@@ -257,14 +266,21 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
 AVGrad, Yogi, Adan and Lion are run from one start, and Adan and Lion with betas of their own, at rates that were chosen around
 AdamW's best: Lion's lie some ten times lower.
 
+## Where the coefficients go
+
+![coefficients](coefficients.png)
+
+{markdown(*contest_paths.agreement(moved))}
+
+{contest_paths.HOW}
+
 ## How it is counted
 {HOW}
-{chr(10).join(f"![{TASKS[name].title}]({name}.png)" + chr(10) for name in found)}
-{conditions([line for name in found for line in lines_of(kept[name])])}
+{chr(10).join(f"![{tasks[name].title}]({name}.png)" + chr(10) for name in found)}
+{conditions_of({name: kept[name] for name in found})}
 Data: a line per run in TASK.jsonl beside this page; `python scripts/reproduce.py contest --scale {scale} --draw` makes the page
 from them.
-"""
-    (folder / "README.md").write_text(page)
+""")
     return {
         "verdict": said,
         "note": note,

@@ -3,11 +3,14 @@
 import json
 import os
 
-from reproduce import contest, contest_report, contest_runs, store
+from reproduce import ablation, ablation_report, contest, contest_report, contest_runs, store
 from reproduce.published import ROOT
 from settings import UserError
 
-NAMES = {"contest": (contest, contest_report.show)}  # {name: (which runs there are, what shows them)}
+NAMES = {  # {name: (which runs there are, what shows them)}
+    "contest": (contest, contest_report.show),
+    "ablation": (ablation, ablation_report.show),
+}
 
 
 def claim(name: str) -> str:

@@ -108,19 +108,32 @@ def undone(task: Task, ours: dict, theirs: dict) -> dict[Cell, float]:
     return found
 
 
-def summary(task: Task, values: dict, row: str = "MADA") -> dict | None:
-    """A row against AdamW over the cells in which both have two seeds or more; None where there is none."""
-    ours, theirs = values.get(row, {}), values.get("AdamW", {})
+def pairs(task: Task, ours: dict, theirs: dict) -> dict[tuple[Cell, int], float]:
+    """{(cell, seed): relative gap} of all pairs that there are."""
+    return {(cell, seed): relative(task, value, theirs[cell][seed]) for cell, seeds in ours.items()
+            for seed, value in seeds.items() if seed in theirs.get(cell, {})}  # fmt: skip
+
+
+def over_seeds(pairs: dict[tuple[Cell, int], float]) -> tuple[float, float | None]:
+    """The mean over the cells of a seed, its mean over the seeds, and the standard error of that; None of one seed."""
+    by_seed = {}
+    for (_, seed), it in pairs.items():
+        by_seed.setdefault(seed, []).append(it)
+    means = [mean(some) for some in by_seed.values()]
+    return mean(means), stdev(means) / math.sqrt(len(means)) if len(means) > 1 else None
+
+
+def summary(task: Task, values: dict, row: str = "MADA", base: str = "AdamW") -> dict | None:
+    """A row against the base over the cells in which both have two seeds or more; None where there is none."""
+    ours, theirs = values.get(row, {}), values.get(base, {})
     gaps = {cell: gap(task, it, theirs.get(cell, {})) for cell, it in ours.items()}
     gaps = {cell: it for cell, it in gaps.items() if it and it.n > 1}
     if not gaps:
         return None
-    pairs = {(cell, seed): relative(task, ours[cell][seed], theirs[cell][seed])
-             for cell in gaps for seed in ours[cell] if seed in theirs[cell]}  # fmt: skip
-    seeds = sorted({seed for _, seed in pairs})
-    by_seed = [mean(it for (_, other), it in pairs.items() if other == seed) for seed in seeds]
+    every = pairs(task, {cell: ours[cell] for cell in gaps}, theirs)
+    middle, error = over_seeds(every)
     repaired = undone(task, {cell: ours[cell] for cell in gaps}, theirs)
-    worst = max(gaps, key=lambda cell: (gaps[cell].excess(), mean(it for (at, _), it in pairs.items() if at == cell)))
+    worst = max(gaps, key=lambda cell: (gaps[cell].excess(), mean(it for (at, _), it in every.items() if at == cell)))
     return {
         "gaps": gaps,
         "seeds": sorted({it.n for it in gaps.values()}),
@@ -128,12 +141,12 @@ def summary(task: Task, values: dict, row: str = "MADA") -> dict | None:
         "no_worse": sum(it.no_worse() for it in gaps.values()),
         "no_worse_1": sum(it.no_worse(1) for it in gaps.values()),
         "resolution": median(2 * it.error / abs(it.base) for it in gaps.values()),
-        "relative": mean(by_seed),
-        "relative_error": stdev(by_seed) / math.sqrt(len(by_seed)) if len(by_seed) > 1 else None,
-        "relative_median": median(pairs.values()),
-        "pairs": len(pairs),
-        "failed": sum(it > CLIFF for it in pairs.values()),
-        "saved": sum(it < -CLIFF for it in pairs.values()),
+        "relative": middle,
+        "relative_error": error,
+        "relative_median": median(every.values()),
+        "pairs": len(every),
+        "failed": sum(it > CLIFF for it in every.values()),
+        "saved": sum(it < -CLIFF for it in every.values()),
         "worst": worst,
         "start": tuned(task, ours, theirs),
         "anywhere": tuned(task, ours, theirs, None),

@@ -24,7 +24,7 @@ import checkpoints
 import metrics
 import settings
 from devices import hardware
-from optim.fuse import Loop
+from optim.fuse import Loop, Rows
 from optim.mada import MADA, mada
 from settings import Count, Finished, UserError
 
@@ -203,6 +203,7 @@ def train(cfg, given=()):
     )
     loops = {kind: loop(*kind, cfg.schedule) for kind in members}
     scalars = torch.zeros(1, 2, dtype=torch.float64)  # gradient and t
+    rows = {kind: Rows([columns[kind]]) for kind in loops}
 
     def values(key):
         """{optimizer: value} in the order of the settings."""
@@ -221,7 +222,7 @@ def train(cfg, given=()):
             it += 1
             scalars[0, 0], scalars[0, 1] = gradient(it), it
             for kind, one_step in loops.items():
-                one_step([tuple(columns[kind])], scalars)
+                one_step(rows[kind], scalars)
             if it % cfg.log_interval == 0 or it == cfg.steps:
                 regret = {name: value / it for name, value in values("regret").items()}
                 log.write({"iter": it, "x": values("x"), "regret": regret} | {name: values(name) for name in NAMES})

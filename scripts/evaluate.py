@@ -11,8 +11,8 @@ error of this mean is over documents where an id ends them (lines in wikitext_li
 little too small, where neighbours are alike.
 "last word": each LAMBADA passage by itself; right if the likeliest token is the right one at every token of its last word.
 Losses are means in nats per token, be that GPT-2's, a byte or a character (last word: per word), perplexities their
-exponentials: numbers on different tokens say nothing of each other. LAMBADA and WikiText have two
-variants each: lambada (OpenAI's) and wikitext (running text) bring the other one along where it is prepared.
+exponentials: numbers on different tokens say nothing of each other. LAMBADA and WikiText have two variants each: lambada
+(OpenAI's) and wikitext (running text) bring the other one along where it is prepared.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import json
 import math
 import os
 import sys
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -34,14 +35,16 @@ import data.tokens
 import metrics
 from checkpoints import load
 from data.tokenizers import kind
+from data.tokens import Tokens
 from devices import hardware
+from model import GPT
 from settings import UserError, one_line_errors
 
 VARIANTS = {"wikitext_lines": "lines", "lambada_original": "original"}  # data set: --variant of its prepare.py
 TEST_SETS = ("wikitext", "lambada")  # of which, and of what is made of them, the split is "test"; of others "val"
 
 
-def open_data(name, model, meta):
+def open_data(name: str, model: GPT, meta: dict) -> Tokens:
     """The split of a data set that is evaluated. Raises UserError where it is not prepared, or not for this model."""
     folder = os.path.join(data.tokens.FOLDER, name)
     base = name.partition("_")[0]
@@ -49,7 +52,7 @@ def open_data(name, model, meta):
         raise UserError(
             f"data/{name} is missing; run: python data/{base}/prepare.py --variant {VARIANTS[name]} --out data/{name}"
         )
-    split = data.tokens.Tokens(name, "test" if base in TEST_SETS else "val", model.config.block_size)
+    split = Tokens(name, "test" if base in TEST_SETS else "val", model.config.block_size)
     if any(split.meta.get(key) != meta.get(key) for key in ("tokenizer", "chars")):
         raise UserError(
             f"{name} has other tokens ({split.meta['tokenizer']}) than the model knows ({meta['tokenizer']})"
@@ -60,17 +63,17 @@ def open_data(name, model, meta):
 class Evaluation:
     """A model on a device, in batches of batch_size rows, under autocast to dtype (a name of torch's)."""
 
-    def __init__(self, model, batch_size=8, dtype="float32"):
+    def __init__(self, model: GPT, batch_size: int = 8, dtype: str = "float32"):
         self.model, self.batch_size, self.device = model, batch_size, model.lm_head.weight.device
         self.autocast = nullcontext() if dtype == "float32" else torch.autocast(self.device.type, getattr(torch, dtype))
 
     @torch.no_grad()
-    def logits(self, tokens):
+    def logits(self, tokens: torch.Tensor) -> torch.Tensor:
         """(B, T) -> (B, T, vocab_size)"""
         with self.autocast:
             return self.model(tokens.to(self.device))
 
-    def window_losses(self, split, starts, name):
+    def window_losses(self, split: Tokens, starts: np.ndarray, name: str) -> Iterator[np.ndarray]:
         """Losses of the targets of the windows at starts: yields arrays (block_size,), one by one."""
         for i in tqdm(range(0, len(starts), self.batch_size), desc=name, disable=None):
             x, y = split.windows(starts[i : i + self.batch_size])
@@ -80,14 +83,14 @@ class Evaluation:
             ]
             yield from torch.stack(rows).cpu().double().numpy()
 
-    def paper(self, split):
+    def paper(self, split: Tokens) -> tuple[float, int]:
         """As Table 3: the mean loss, and the number of windows."""
         chunks = min(200, split.size - split.block_size)
         chunk = (split.size - split.block_size) // chunks
         starts = np.concatenate([np.arange(k * chunk, (k + 1) * chunk, split.block_size) for k in range(chunks)])
         return np.mean([row.mean() for row in self.window_losses(split, starts, "as in the paper")]), len(starts)
 
-    def strided(self, split, stride):
+    def strided(self, split: Tokens, stride: int) -> np.ndarray:
         """Losses of all tokens of the split but the first: (size - 1,)."""
         last = split.size - 1 - split.block_size
         starts = np.append(np.arange(0, last, stride), last)
@@ -98,7 +101,7 @@ class Evaluation:
             done = end
         return losses[1:]
 
-    def last_words(self, split, passages):
+    def last_words(self, split: Tokens, passages: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """passages (n, 3): where each begins, its last word begins, it ends -> words' losses, whether right: (n,) each."""
         ids = np.fromfile(split.path, split.meta["dtype"]).astype(np.int64)
         losses, right = np.empty(len(passages)), np.empty(len(passages), bool)
@@ -117,7 +120,7 @@ class Evaluation:
         return losses, right
 
 
-def standard_error(values, groups):
+def standard_error(values: np.ndarray, groups: np.ndarray) -> float:
     """Of the mean of values (n,), where groups (n,) of them are independent: that of a ratio, of their sums and sizes."""
     sums, sizes = np.bincount(groups, values), np.bincount(groups)
     sums, sizes = sums[sizes > 0], sizes[sizes > 0]
@@ -125,7 +128,7 @@ def standard_error(values, groups):
     return math.sqrt(spread) / len(values)
 
 
-def evaluate(evaluation, split, stride):
+def evaluate(evaluation: Evaluation, split: Tokens, stride: int) -> dict:
     """Everything about one split, as a dict of numbers."""
     loss, windows = evaluation.paper(split)
     result = {

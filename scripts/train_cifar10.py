@@ -205,6 +205,7 @@ def train(cfg, given=()):
         optimizer = optim.build(
             cfg.optimizer,
             model.parameters(),
+            hidden=optim.hidden_matrices(model),
             lr=cfg.learning_rate,
             weight_decay=cfg.weight_decay,
             max_grad_norm=cfg.grad_clip,

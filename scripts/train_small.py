@@ -61,7 +61,7 @@ rule: str | None = None  # MADA: "paper", or "authors" for what the released cod
 variant: Literal["linear", "factor", "cosine"] | None = None  # of MADA, for the ablation: see reproduce/variants.py
 # -- end of settings
 
-OPTIMIZER_SETTINGS = ("beta1", "beta2", "beta3", "rho", "c", "gamma", "eps", "learn", "hyper_lr", "hyper_momentum",
+OPTIMIZER_SETTINGS = ("beta1", "beta2", "beta3", "rho", "c", "gamma", "mu", "eps", "learn", "hyper_lr", "hyper_momentum",
                       "debias", "hyper_scale", "domain", "rule")  # fmt: skip
 LOG_INTERVAL = 50
 
@@ -248,7 +248,9 @@ def train(cfg, given=()):
     total = cfg.steps or task.steps
     task.steps = total
     params = list(task.model.parameters())
-    build = partial(variants.build, cfg.variant) if cfg.variant else optim.build
+    build = partial(optim.build, hidden=optim.hidden_matrices(task.model))
+    if cfg.variant:
+        build = partial(variants.build, cfg.variant)
     try:
         optimizer = build(
             cfg.optimizer,

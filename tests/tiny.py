@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT))
 import data.tokens
 import optim
 import train
-from settings import declared, main, parse
+from settings import STOPPED, declared, main, parse
 
 torch.set_num_threads(
     1
@@ -94,7 +94,11 @@ if __name__ == "__main__":
     optim.build = lambda *args, **kwargs: made.append(build(*args, **kwargs)) or made[0]
     try:
         main(train.train, train.__file__)
-    finally:
-        if made:
-            parameters = [group["params"] for group in made[0].param_groups]
-            torch.save([parameters, made[0].state_dict()], f"{data.tokens.FOLDER}/rank{os.environ.get('RANK', 0)}.pt")
+        status = 0
+    except SystemExit as end:
+        status = end.code
+    if status in (0, STOPPED):
+        parameters = [group["params"] for optimizer in made for group in optimizer.param_groups]
+        state = [parameters, *(optimizer.state_dict() for optimizer in made)]
+        torch.save(state, f"{data.tokens.FOLDER}/rank{os.environ.get('RANK', '0')}.pt")
+    sys.exit(status)

@@ -234,13 +234,11 @@ def worker_pool(workers, folder):
     """Processes, and an empty folder for what they make: both end when the block does."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    context = multiprocessing.get_context("spawn")
-    stop = context.Event()
-    pool = ProcessPoolExecutor(workers, context, start_worker, [stop])
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start_worker)
     try:
         yield pool
     finally:
-        stop.set()
+        shutil.rmtree(folder, ignore_errors=True)  # which is how the workers know
         pool.shutdown(cancel_futures=True)
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -283,12 +281,12 @@ def in_order(pool, function, items, workers):
         yield item, future.result()
 
 
-def start_worker(stopped):
+def start_worker():
     """In a worker: one tokenizer for all its pieces. Ctrl-C is for the parent to handle, which no worker outlives."""
-    global tokenizer, stop
+    global tokenizer
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True).start()
-    tokenizer, stop = GPT2(), stopped
+    tokenizer = GPT2()
 
 
 def encode(task):
@@ -297,7 +295,7 @@ def encode(task):
     count, to_val = 0, []
     with open(path, "wb") as file:
         for i, text in enumerate(islice(documents(piece), first, last), first):
-            if stop.is_set():
+            if i % 64 == 0 and not path.exists():
                 break
             ids = tokenizer.encode_document(text)
             to_val.append(ids) if i in validation else file.write(ids)

@@ -65,7 +65,7 @@ def main():
     write_tokens(
         args.out,
         {split: ids(split) for split in ("train", "val")},
-        source=f"{args.source.resolve().name}, {len(sizes):,} documents, {how} for validation",
+        source=f"{args.source.resolve().name} ({len(sizes):,} documents; for validation: {how})",
         source_sha256=sha256(files[0]) if len(files) == 1 else None,
         documents=len(sizes),
         **tokenizer.meta,
@@ -81,7 +81,7 @@ def cut(sizes, part):
     if len(sizes) >= MANY:
         count = max(1, round(part * len(sizes)))
         chosen = np.random.default_rng(2357).permutation(len(sizes))[:count]
-        return np.where(np.isin(np.arange(len(sizes)), chosen), 0, sizes), f"{count:,} of them, drawn at random,"
+        return np.where(np.isin(np.arange(len(sizes)), chosen), 0, sizes), f"{count:,} of them, drawn at random"
     ends = sizes.cumsum()
     whole = int((1 - part) * sizes.sum())
     return (whole - ends + sizes).clip(0, sizes), f"the last {part:.3g} of the text"

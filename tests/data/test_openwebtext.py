@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import json
 import math
-import signal
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +19,7 @@ import pytest
 from prepare_script import ROOT, SHARED, environment, module, needs_shared, prepare, prepared, read, refused, script
 
 from data.documents import count_documents, document_files, documents
-from data.tokenizers import GPT2
+from data.tokenizers import GPT2, Bytes
 from settings import UserError
 
 N = 6000
@@ -92,7 +92,7 @@ def test_after_a_full_disk_the_same_command_goes_on(source, straight, tmp_path):
 
 
 STOPPED = """
-import contextlib, os, runpy, signal, sys
+import contextlib, multiprocessing, os, runpy, signal, sys
 import data.prepared
 script, name, left = sys.argv[1], sys.argv[2], int(sys.argv[3])
 whole_file = data.prepared.whole_file
@@ -103,7 +103,9 @@ def noting(path):
     with whole_file(path) as file:
         yield file
     left -= path.name == "progress.part"
-    if not left:
+    if not left and name == "worker":
+        multiprocessing.active_children()[0].kill()
+    elif not left:
         os.kill(os.getpid(), getattr(signal, name))
 
 data.prepared.whole_file = noting
@@ -119,9 +121,9 @@ def test_killed_or_interrupted_it_goes_on(tmp_path):
     write_jsonl(tmp_path / "long.jsonl", texts * (N // 30))
     arguments = ("--source", tmp_path / "long.jsonl", "--out", out, "--workers", "1")
     noted = [0]
-    for stop, status in ((signal.SIGKILL, -9), (signal.SIGINT, 2), (signal.SIGKILL, -9)):
+    for stop, status in (("SIGKILL", -9), ("SIGINT", 2), ("worker", 2)):
         stopped = subprocess.run(
-            [sys.executable, "-c", STOPPED, script("openwebtext"), stop.name, "1", *arguments],
+            [sys.executable, "-c", STOPPED, script("openwebtext"), stop, "1", *arguments],
             env=environment() | {"PYTHONPATH": str(ROOT)},
             capture_output=True,
             text=True,
@@ -130,9 +132,11 @@ def test_killed_or_interrupted_it_goes_on(tmp_path):
         noted.append(json.loads((out / "progress.part").read_text())["documents"])
         assert stopped.returncode == status and not (out / "meta.json").exists(), stopped.stderr
         assert N > noted[-1] > noted[-2] and (noted[-2] == 0 or f"after document {noted[-2]:,}" in stopped.stdout)
-        if stop == signal.SIGINT:
+        if stop == "SIGINT":
             refused(stopped, f"prepare.py: interrupted; the same command goes on after document {noted[-1]:,}")
-            assert not (out / "pieces.part").exists()
+        if stop == "worker":
+            refused(stopped, "prepare.py: a worker died, perhaps for want of memory: the same command with fewer")
+        assert (out / "pieces.part").exists() == (stop == "SIGKILL")
     _, ids = prepared("openwebtext", out, "--source", tmp_path / "long.jsonl", "--workers", 1)
     tokens = [np.array([*GPT2().bpe.encode_ordinary(text), GPT2.end]) for text in texts]
     chosen = np.sort(np.random.default_rng(2357).permutation(N)[:3])
@@ -140,8 +144,23 @@ def test_killed_or_interrupted_it_goes_on(tmp_path):
     assert np.array_equal(ids["train"], np.concatenate([tokens[i % 30] for i in range(N) if i not in chosen]))
 
 
+def test_a_worker_stops_within_a_piece_that_nobody_waits_for(tmp_path, monkeypatch):
+    loaded, folder = module("openwebtext"), tmp_path / "pieces.part"
+    monkeypatch.setattr(loaded, "tokenizer", Bytes(), raising=False)
+    folder.mkdir()
+
+    def texts(piece):
+        for i in range(1000):
+            if i == 100:
+                shutil.rmtree(folder)
+            yield "text"
+
+    monkeypatch.setattr(loaded, "documents", texts)
+    assert loaded.encode((None, 0, 1000, frozenset(), folder / "0"))[0] == 128
+
+
 def test_progress_within_a_piece_is_taken_up(source, straight, tmp_path):
-    """Earlier versions noted their progress between other documents."""
+    """Another version may cut the pieces elsewhere."""
     whole = {split: ids.tobytes() for split, ids in straight[1].items()}
     ends = 2 * (np.flatnonzero(straight[1]["train"] == GPT2.end)[99] + 1)
     assert not {*np.random.default_rng(2357).permutation(N)[:3]} & {*range(100)}

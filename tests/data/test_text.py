@@ -96,7 +96,7 @@ def test_a_folder_of_all_kinds_of_files(run, tmp_path):
     meta, ids = run("--source", folder)
     text = tokenizer(meta).decode(np.concatenate([ids["train"], ids["val"]]).tolist())
     assert text == "parquet\none\ntwo\nhalf \ufffd a character\nmarkdown\nlines\nof windows\nmore\n"
-    assert meta["documents"] == 7 and meta["source"].startswith("texts, 7 documents")
+    assert meta["documents"] == 7 and meta["source"].startswith("texts (7 documents; for validation: the last 0.1")
 
 
 @needs_shared

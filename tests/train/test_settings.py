@@ -287,7 +287,8 @@ def test_a_config_of_the_repository(path):
     module(torch.ones(1, 3)).sum().backward()
     optimizer = optim.build(
         settings["optimizer"],
-        module.parameters(),
+        [{"params": list(module.parameters())}],
+        hidden=[module.weight],
         lr=settings["learning_rate"],
         weight_decay=settings["weight_decay"],
         max_grad_norm=settings["grad_clip"],

@@ -1,0 +1,96 @@
+"""The ablation's page, from what results/ holds: which part of MADA helps?"""
+
+from pathlib import Path
+
+from reproduce import ablation, contest_drawing, contest_runs, verdict
+from reproduce.ablation import GROUPS, STARTS, TASKS
+from reproduce.contest_report import conditions_of, markdown, share, span, still_missing
+
+HOW = """
+Each row is MADA with one thing changed, from the four starts in the heads of the columns and at two learning rates. "Alone"
+and "none" leave the raw hyper-gradient at the paper's hyper-learning-rates (5e-4 for the betas, 1e-1 for the rest), which are
+the defaults there. Relative gaps as on [the contest's page](../../contest/cpu/README.md): of a pair of runs with the same seed
+the difference over the larger of the two, so that -1 and 1 are the ends; positive is worse. *to MADA*: of the row to MADA
+as it is, mean over cells, then over seeds ± standard error; a row is *worse* or *better* where that is more than two of them. *no
+worse than AdamW*: at most two standard errors or 0.5 % above it, in how many cells. *failed*: pairs in which the row ends at more
+than twice AdamW's loss.
+"""
+
+
+def to_mada(task, values: dict, row: str) -> tuple[float, float | None] | None:
+    """The row's relative gap to MADA and its standard error."""
+    pairs = verdict.pairs(task, values.get(row, {}), values.get("MADA", {}))
+    return verdict.over_seeds(pairs) if pairs else None
+
+
+def words(gap: tuple[float, float | None] | None) -> str:
+    if gap is None:
+        return "-"
+    middle, error = gap
+    if error is None:
+        return f"{middle:+.3f} (one seed)"
+    word = "worse" if middle > 0 else "better"
+    return f"{middle:+.3f} ± {error:.3f}" + f", {word}" * (abs(middle) > 2 * error)
+
+
+def lines(task, values: dict, rows: list[str]) -> list[list]:
+    """Of rows on a task: counts, the gap to AdamW from each start, and the gap to MADA."""
+    found = []
+    for row in rows:
+        it = verdict.summary(task, values, row)
+        if it is None and row != "AdamW":
+            continue
+        pairs = verdict.pairs(task, values[row], values["AdamW"])
+        starts = [{key: gap for key, gap in pairs.items() if key[0].betas == betas} for betas in STARTS]
+        found.append([
+            row, share(it["no_worse"], len(it["gaps"])) if row != "AdamW" else "", f"{it['failed']} of {it['pairs']}" if row != "AdamW" else "",
+            *(f"{verdict.over_seeds(some)[0]:+.3f}" if some and row != "AdamW" else "" for some in starts),
+            words(to_mada(task, values, row)) if row != "MADA" else "",
+        ])  # fmt: skip
+    return found
+
+
+def tables(kept: dict, groups: list[str]) -> str:
+    """Markdown of some groups of rows, a table per task; kept: {task: values}."""
+    head = ["row", "no worse than AdamW", "failed", *(f"gap to AdamW from {betas}" for betas in STARTS), "gap to MADA"]
+    rows = list(dict.fromkeys(["AdamW", "MADA", *(row for group in groups for row in GROUPS[group])]))
+    return "\n\n".join(
+        f"**{TASKS[name].title}**\n\n{markdown(head, lines(TASKS[name], values, rows))}"
+        for name, values in kept.items()
+    )
+
+
+def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
+    """Write README.md and the picture to folder. Returns what summary.json is to hold, or None where there is nothing."""
+    found, kept = {}, {}
+    for name in ablation.SCALES[scale]:
+        found[name], _ = contest_runs.gather(ablation, scale, name)
+        values = contest_runs.values(found[name])
+        if verdict.summary(TASKS[name], values):
+            kept[name] = values
+    if not kept:
+        return None
+    gaps = {name: {row: gap for row in values if row != "MADA" and (gap := to_mada(TASKS[name], values, row))}
+            for name, values in kept.items()}  # fmt: skip
+    n = span([len(runs) for values in kept.values() for cells in values.values() for runs in cells.values()])
+    contest_drawing.bars({TASKS[name].title: it for name, it in gaps.items()}, folder / "figure.png",
+                         "relative gap to MADA (positive: worse)",
+                         f"Mean over cells and {n} seeds, and two standard errors. From four starts at two learning rates.")  # fmt: skip
+    sections = "\n\n".join(f"## {group}\n\n{tables(kept, [group])}" for group in GROUPS)
+    (folder / "README.md").write_text(f"""# Which part of MADA helps? ({scale})
+
+{n} seeds of {" and of ".join(f"{max(len(cells) for cells in values.values())} cells of {TASKS[name].title}" for name, values in kept.items())}. \
+{still_missing(ablation, scale, seeds)}
+
+![gaps to MADA](figure.png)
+
+{sections}
+
+## How it is counted
+{HOW}
+{conditions_of(found)}
+Data: a line per run in TASK.jsonl beside this page; `python scripts/reproduce.py ablation --scale {scale} --draw` makes the page
+from them.
+""")
+    return {"gap to MADA": {name: {row: dict(zip(("mean", "error"), gap, strict=True)) for row, gap in it.items()}
+                            for name, it in gaps.items()}}  # fmt: skip

@@ -1,0 +1,59 @@
+"""Where MADA's coefficients go: over time, from each start, and whether the starts agree at the end."""
+
+from statistics import mean, stdev
+
+from reproduce import contest, verdict
+from reproduce.contest import START, TASKS, Cell
+from reproduce.drawing import SYMBOLS
+
+HOW = (
+    "At AdamW's best rate, at the end of the runs: mean over starts and seeds; then the standard deviation between the starts' "
+    "means, in brackets what it was at the beginning where the starts differ; then the standard deviation over the seeds of a "
+    "start, mean over the starts. Where the second number is much larger than the last, the starts do not agree: the "
+    "coefficient remembers where it began."
+)
+
+
+def best_rate(task: contest.Task, values: dict) -> float | None:
+    """AdamW's best, from (0.9, 0.95)."""
+    cells = {cell: it for cell, it in values.get("AdamW", {}).items() if cell.betas == START and not cell.conditions}
+    found = verdict.best(task, cells)
+    return found and found.rate
+
+
+def paths(task: contest.Task, values: dict, kept: dict) -> dict:
+    """{start: {coefficient: (% of the run, [values of a seed, ...])}} of MADA at AdamW's best rate; runs that diverged are out."""
+    rate, found = best_rate(task, values), {}
+    for betas in task.betas:
+        runs = kept.get("MADA", {}).get(Cell(rate, betas), {}).values()
+        curves = [run["curve"] for run in runs if not run["diverged"]]
+        if curves:
+            percent = [100 * it / curves[0]["iter"][-1] for it in curves[0]["iter"]]
+            start = f"({betas[0]:g}, {betas[1]:g})"
+            found[start] = {name: (percent, [curve[name] for curve in curves]) for name in SYMBOLS}
+    return found
+
+
+def spread(numbers: list[float]) -> float:
+    return stdev(numbers) if len(numbers) > 1 else 0.0
+
+
+def agreement(moved: dict) -> tuple[list, list[list]]:
+    """Head and lines of a table; moved: {task: paths}."""
+    table = []
+    for task, starts in moved.items():
+        line = [TASKS[task].title]
+        for name in SYMBOLS:
+            last = [[seed[-1] for seed in found[name][1]] for found in starts.values()]
+            first = spread([begin(start, name) for start in starts])
+            between, within = spread([mean(some) for some in last]), mean(spread(some) for some in last)
+            before = f" ({first:.3f})" * (first > 0)
+            line.append(f"{mean(mean(some) for some in last):.3f}; {between:.3f}{before}; {within:.3f}")
+        table.append(line)
+    return ["task", *SYMBOLS], table
+
+
+def begin(start: str, name: str) -> float:
+    """A coefficient at the start that "(beta1, beta2)" stands for."""
+    betas = dict(zip(("beta1", "beta2"), map(float, start.strip("()").split(", ")), strict=True))
+    return betas.get(name, 0.0)  # the others start alike

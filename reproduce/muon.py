@@ -1,0 +1,45 @@
+"""Muon beside MADA: what are hidden matrices worth, orthogonalized, and does MADA find the way there?
+
+Rows under the contest's conditions, from its first betas, at rates over a factor of 64. The first open question of the paper
+is what MADA does with more optimizers than its five.
+"""
+
+from reproduce import contest
+from reproduce.contest import START, Cell, Task, at, made
+from reproduce.runs import Run
+
+LEARN = {"optimizer": "mada", "learn": ("beta1", "beta2", "mu")}
+ROWS = {
+    "Muon": {"optimizer": "muon"},
+    "MADA from Muon's corner": LEARN | {"mu": 1.0},
+    "AdamW": {"optimizer": "adam"},
+    "MADA from mu = 0.5": LEARN | {"mu": 0.5},
+    "MADA from Adam's corner": LEARN | {"mu": 0.0},
+}
+RATES = {
+    "shakespeare": (1e-3, 4e-3, 1.6e-2, 3.2e-2, 6.4e-2),
+    "digits": (4e-3, 8e-3, 1.6e-2, 6.4e-2, 2.56e-1),
+    "shakespeare-large": (1e-3, 4e-3, 1e-2, 3.2e-2, 6.4e-2),
+    "openwebtext": (6e-4, 2.4e-3, 9.6e-3, 3.84e-2),
+    "cnn": (2.5e-4, 1e-3, 4e-3, 1.6e-2),
+}
+TASKS = {
+    name: contest.TASKS[name]._replace(rates=rates, betas=(START,), seeds=3, rows=tuple(ROWS))
+    for name, rates in RATES.items()
+}
+SCALES = {"smoke": ("digits",), "cpu": tuple(TASKS), "gpu": tuple(TASKS)}
+
+
+def task(name: str, scale: str) -> Task:
+    return TASKS[name]
+
+
+def settings(row: str, task: Task, cell: Cell) -> dict:
+    """What a row's run in a cell is given."""
+    return {"beta1": cell.betas[0], "beta2": cell.betas[1]} | ROWS[row] | at(task, cell)
+
+
+def runs(name: str, scale: str, seeds: int | None = None) -> dict[tuple[str, Cell, int], Run]:
+    """{(row, cell, seed): run} of a task."""
+    it = TASKS[name]
+    return made(it, scale, seeds, {row: [Cell(rate, START) for rate in it.rates] for row in it.rows}, settings)

@@ -1,0 +1,146 @@
+"""The operations that a rule may use: each computes what PyTorch does, its derivative too, or is refused by name.
+
+python -m pytest tests/optim/test_operations.py
+"""
+
+import warnings
+
+import pytest
+import torch
+
+from optim import MADA, ParameterizedOptimizer, fuse, sqrt
+
+DOUBLE = {"rtol": 1e-12, "atol": 1e-12}
+F = torch.nn.functional
+
+# functions of a in (0.05, 0.95), b in (0.05, 3) and a scalar s = 0.7
+FUNCTIONS = {
+    "pow of numbers": lambda a, b, s: a**3 + b**0.5 + a**-1.5 + 2.0**b,
+    "pow of tensors": lambda a, b, s: a**b + s**a + b**s,
+    "clamp": lambda a, b, s: a.clamp(0.2, 0.6) + b.clamp(max=1.0) + b.clamp(min=0.5) + torch.clamp(b, a, a + 1),
+    "tanh": lambda a, b, s: torch.tanh(a) * b,
+    "sigmoid": lambda a, b, s: torch.sigmoid(a - b) + F.logsigmoid(b) + F.silu(a),
+    "rsqrt": lambda a, b, s: torch.rsqrt(b) * a + b.rsqrt() * s,
+    "log": lambda a, b, s: torch.log1p(a) + torch.log2(b) + torch.log10(b + 1) + torch.log(b),
+    "exp": lambda a, b, s: torch.expm1(a) + torch.exp2(b) + torch.exp(-b),
+    "lerp": lambda a, b, s: torch.lerp(a, b, s) + torch.lerp(a, b, 0.3),
+    "addcmul": lambda a, b, s: torch.addcmul(a, a, b, value=0.3) + torch.addcdiv(a, a, b, value=2.0),
+    "alpha": lambda a, b, s: torch.add(a, b, alpha=3) + torch.sub(a, b, alpha=0.5) + torch.rsub(a, b, alpha=2),
+    "circular": lambda a, b, s: a.sin() + b.cos() + a.tan() + a.asin() + a.acos() + b.atan() + torch.atan2(a, b),
+    "hyperbolic": lambda a, b, s: a.sinh() + b.cosh() + a.atanh() + b.asinh() + (b + 1.1).acosh(),
+    "erf": lambda a, b, s: torch.erf(b) + F.gelu(a),
+    "softplus": lambda a, b, s: (
+        F.softplus(b) + F.elu(a - 0.5) + F.leaky_relu(a - 0.5) + F.hardtanh(b) + F.relu(a - 0.5)
+    ),
+    "hypot": lambda a, b, s: torch.sqrt(a * a + b * b) + torch.square(b) + torch.logaddexp(a, b),
+    "rounding": lambda a, b, s: (3 * b).floor() * a + (3 * b).ceil() + (3 * b).round() + (3 * b).trunc() + b % 0.4,
+    "modes": lambda a, b, s: torch.div(b, a, rounding_mode="floor") * a + torch.fmod(b, 0.4) + torch.remainder(-b, 0.4),
+    "logic": lambda a, b, s: (
+        torch.where((a > 0.5) | ~(b > 1), a, b) + torch.where((a > 0.5) ^ (b > s), a, s) + (a > s) * b
+    ),
+    "not a number": lambda a, b, s: torch.where(torch.isnan(a) | torch.isinf(b), 0.0, a) + (b > 1).to(a.dtype) * a,
+    "filled": lambda a, b, s: torch.full_like(a, 0.3) * b + torch.zeros_like(a) + torch.ones_like(b) * a,
+    "infinity": lambda a, b, s: (
+        torch.minimum(a, torch.full_like(a, float("inf"))) + torch.where(b > 9, float("-inf"), b)
+    ),
+    "sqrt with derivative 0": lambda a, b, s: sqrt(a) + sqrt(b * 0),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_an_operation_and_its_derivative_are_pytorchs(name):
+    function = FUNCTIONS[name]
+
+    def both(a, b, s):
+        value, pull_back = torch.func.vjp(function, a, b, s)
+        return [value], list(pull_back(torch.ones_like(value)))[:2]
+
+    loop = fuse.Loop(both, ("a", "b"), ("s",), ("a",))
+    a, b = torch.linspace(0.06, 0.94, 53).double(), torch.linspace(0.06, 2.93, 53).double().flip(0)
+    s = torch.tensor([[0.7]]).double()
+    x, y = a.clone().requires_grad_(), b.clone().requires_grad_()
+    expected = function(x, y, s[0, 0])
+    gradients = torch.autograd.grad(expected.sum(), (x, y), allow_unused=True)
+    gradients = [torch.zeros(()) if g is None else g.sum() for g in gradients]
+    fuse.warn_once.cache_clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of a loop that is not compiled
+        sums = loop([(a, b)], s)
+    torch.testing.assert_close(a, expected.detach(), **DOUBLE)
+    torch.testing.assert_close(sums[0], torch.stack(gradients).double(), rtol=1e-9, atol=1e-9)
+
+
+def test_the_root_has_no_infinite_derivative():
+    x = torch.tensor([0.0, 4.0], requires_grad=True)
+    sqrt(x).sum().backward()
+    assert sqrt(x).tolist() == [0.0, 2.0] and x.grad.tolist() == [0.0, 0.25]
+
+
+def rule_of(direction):
+    class Own(ParameterizedOptimizer):
+        domain = {"beta1": (0.0, 1.0)}
+        rule = staticmethod(lambda g, *, m, beta1, bias1, t: (direction(g, m), {"m": beta1 * m + (1 - beta1) * g}))
+
+        def __init__(self, params):
+            super().__init__(params, lr=0.1, coefficients={"beta1": 0.9}, buffers=("m",))
+
+    return Own
+
+
+@pytest.mark.parametrize(
+    "direction, name",
+    [
+        (lambda g, m: g / g.norm(), "norm"),
+        (lambda g, m: g - g.mean(), "mean"),
+        (lambda g, m: g / m.abs().max(), "max"),
+        (lambda g, m: g.cumsum(0), "cumsum"),
+        (lambda g, m: g + torch.randn_like(g), "randn_like"),
+    ],
+    ids=["norm", "mean", "max", "cumsum", "noise"],
+)
+def test_a_rule_that_is_not_elementwise_is_refused_by_name(direction, name):
+    p = torch.ones(5, requires_grad=True)
+    optimizer = rule_of(direction)([p])
+    p.grad = torch.ones(5)
+    with pytest.raises(ValueError, match=f"uses aten.*{name}.* not elementwise"):
+        optimizer.step()
+    assert p.tolist() == [1.0] * 5
+
+
+def test_buffers_may_change_places():
+    """New values are all computed before one is written, with a compiler and without."""
+    for build in (fuse.build_c, None):
+        loop = fuse.Loop(lambda a, b, s: ([b, a], []), ("a", "b"), ("s",), ("a", "b"), guarded=build is None)
+        if build is None:
+            loop.built["cpu", (torch.float32, torch.float32)] = None
+        a, b = torch.arange(5.0), torch.ones(5)
+        loop([(a, b)], torch.ones(1, 1, dtype=torch.float64))
+        assert a.tolist() == [1.0] * 5 and b.tolist() == [0.0, 1.0, 2.0, 3.0, 4.0]
+
+
+def test_small_tensors_run_together_without_a_compiler_as_they_would_alone(monkeypatch):
+    def refuse(loop, dtypes):
+        raise fuse.Unavailable("the test forbids it")
+
+    monkeypatch.setattr(fuse, "build_c", refuse)
+    torch.manual_seed(0)
+    start = [torch.randn(shape).double() for shape in [(3,), (4, 2), (), (70_000,), (5,), (2, 2), (5, 3)]]
+    grads = [[torch.randn_like(x) for x in start] for _ in range(5)]
+    results = []
+    for packed in (True, False):
+        if not packed:
+            monkeypatch.setattr(
+                fuse.Kind, "packs", lambda self, scalars: [(i, i + 1) for i in range(len(self.members))]
+            )
+        params = [x.clone().requires_grad_() for x in start]
+        optimizer = MADA(
+            [{"params": params[:3]}, {"params": params[3:], "weight_decay": 0.1}], lr=0.1, max_grad_norm=1.0
+        )
+        for t, given in enumerate(grads):
+            for p, grad in zip(params, given, strict=True):
+                p.grad = None if (t < 2 and p is params[1]) else grad.clone()  # another count of steps
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                optimizer.step()
+        results.append(([p.detach() for p in params], optimizer.coefficients))
+    torch.testing.assert_close(*results, rtol=1e-10, atol=1e-12)

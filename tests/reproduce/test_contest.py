@@ -1,0 +1,349 @@
+"""The contest and its ablation: tasks are what they say, gaps what a hand calculation says, pages made from what is kept.
+
+python -m pytest -q tests/reproduce/test_contest.py        # half a minute
+"""
+
+import json
+import math
+from itertools import pairwise
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+
+import metrics
+import optim
+from reproduce import ablation, contest, contest_runs, pool, rivals, store, variants, verdict
+from reproduce.contest import START, TASKS, Cell
+from reproduce.published import ROOT
+from settings import UserError, declared, parse
+
+SMALL = pool.load(str(ROOT / "scripts" / "train_small.py"))
+DIGITS, CARTPOLE, CNN = TASKS["digits"], TASKS["cartpole"], TASKS["cnn"]
+NAN = math.nan
+
+
+# the tasks
+
+
+def test_every_cell_is_a_run_of_its_own():
+    for what, scale in ((contest, "smoke"), (contest, "cpu"), (ablation, "smoke"), (ablation, "cpu")):
+        for name in what.SCALES[scale]:
+            found = what.runs(name, scale, 1)
+            assert len({run.id for run in found.values()}) == len(found) > 10
+    assert len(contest.runs("cnn", "gpu")) > 3 * len(contest.runs("cnn", "cpu"))  # the dear ones are run in full there
+    shared = {run.id for run in contest.runs("digits", "cpu").values()}
+    rows = {row for (row, _, _), run in ablation.runs("digits", "cpu").items() if run.id in shared}
+    assert rows == {"AdamW", "MADA"}  # which are not run twice
+
+
+def test_the_first_runs_are_those_that_could_refute_the_claim():
+    rows = [row for row, _, _ in contest.runs("shakespeare", "cpu")]
+    assert [row for row, other in pairwise([None, *rows]) if row != other] and set(rows[:144]) == {"AdamW", "MADA"}
+    assert len(rows[:144]) == 2 * 4 * 6 * 3 and not {"AdamW", "MADA"} & set(rows[144:])
+
+
+def test_a_cell_without_conditions_is_the_script_by_default():
+    run = contest.runs("digits", "cpu")["AdamW", Cell(0.016, START), 1337]
+    assert (run.cfg["schedule"], run.cfg["weight_decay"]) == ("cosine", 0.0)
+    other = contest.runs("digits", "cpu")[
+        "MADA", Cell(0.016, START, (("schedule", "linear"), ("weight_decay", 0.1))), 1337
+    ]
+    assert (other.cfg["schedule"], other.cfg["weight_decay"], other.cfg["hyper_lr"]) == ("linear", 0.1, None)
+    lm = contest.runs("shakespeare", "cpu")["MADA", Cell(0.032, START), 1339]
+    assert lm.cfg["min_lr"] == pytest.approx(0.0032) and lm.cfg["max_iters"] == 700 and lm.cfg["device"] == "cpu"
+
+
+def test_cartpole_is_gymnasiums():
+    """An episode of the batch is that of the single environment from the same state, with the same actions, to its end."""
+    task, single = SMALL.CartPole(3), gymnasium.make("CartPole-v1").unwrapped
+    seen, actions, rewards, alive = task.roll_out(7)
+    assert seen.shape[0] <= 200 and alive[0].all() and (rewards[alive] == 1).all()
+    for i in range(task.episodes):
+        single.reset()
+        single.state = seen[0, i].double().numpy()
+        length = int(alive[:, i].sum())
+        assert alive[:length, i].all()  # alive once, to the end
+        for t in range(length):
+            observation, _, ended, _, _ = single.step(int(actions[t, i]))
+            assert ended == (t == length - 1 and length < 200)
+            if not ended and t + 1 < len(seen):
+                np.testing.assert_allclose(observation, seen[t + 1, i], atol=2e-5)
+                single.state = seen[t + 1, i].double().numpy()  # so that rounding does not grow
+
+
+def test_acrobot_is_gymnasiums():
+    """States, goals and rewards of the vectorized dynamics, for random torques and from states near the goal too."""
+    task, single, rng = SMALL.Acrobot(3), gymnasium.make("Acrobot-v1").unwrapped, np.random.default_rng(0)
+    goals = 0
+    for start in (0.1, 3.0):
+        task.reset(5)
+        task.state = rng.uniform(-start, start, (4, task.episodes))
+        for _ in range(20):
+            before, action = task.state.copy(), rng.integers(0, 3, task.episodes)
+            ended = task.move(np.asarray(single.AVAIL_TORQUE)[action])
+            for i in range(task.episodes):
+                single.reset()
+                single.state = before[:, i].copy()
+                observation, reward, goal, _, _ = single.step(int(action[i]))
+                np.testing.assert_allclose(task.state[:, i], single.state, atol=1e-9)
+                np.testing.assert_allclose(task.observe()[i], observation, atol=1e-6)
+                assert bool(goal) == bool(ended[i]) and reward == (0.0 if goal else -1.0)
+            goals += ended.sum()
+    assert goals > 0  # the test has seen both kinds
+
+
+def test_acrobot_holds_an_action_and_stops_paying_at_the_goal():
+    task = SMALL.Acrobot(3)
+    task.reset(5)
+    assert task.act(np.ones(task.episodes, int))[1].tolist() == [-4.0] * task.episodes
+    moves = iter([[0] * 16, [0] * 15 + [1], [0] * 16, [0] * 16])
+    task.move = lambda torque: np.array(next(moves), bool)
+    _, reward, ended = task.act(np.ones(task.episodes, int))
+    assert reward.tolist() == [-4.0] * 15 + [-1.0] and ended.tolist() == [False] * 15 + [True]
+
+
+def test_returns_to_go_are_discounted_and_dead_steps_do_not_count():
+    task = SMALL.CartPole(3)
+    task.episodes = 2
+    alive = torch.tensor([[True, True], [True, False], [True, False]])
+    seen, actions, rewards = torch.randn(3, 2, 4), torch.zeros(3, 2, dtype=torch.int64), torch.ones(3, 2)
+    task.roll_out = lambda seed: (seen, actions, rewards, alive)
+    loss = task.loss(1)
+    to_go = torch.tensor(
+        [1 + 0.99 * 1.99, 1.0, 1.99, 1.0]
+    )  # of the four steps that were lived, in the order of the mask
+    log_p = torch.stack([task.model(seen[t, i]).log_softmax(-1)[0] for t, i in ((0, 0), (0, 1), (1, 0), (2, 0))])
+    expected = -(log_p * (to_go - to_go.mean()) / (to_go.std() + 1e-6)).mean()
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-6) and task.value() == -2.0  # 3 and 1 steps
+
+
+def test_schedules():
+    def rates(**cfg):
+        cfg = parse(declared(SMALL.__file__), [f"--{key}={value}" for key, value in cfg.items()])[0]
+        return [SMALL.learning_rate_at(it, 100, SMALL.SimpleNamespace(**cfg)) for it in (1, 5, 100)]
+
+    assert rates(learning_rate=1.0) == pytest.approx([0.2, 1.0, 0.1])
+    assert rates(learning_rate=1.0, schedule="linear") == pytest.approx([0.2, 1.0, 0.1])
+    assert rates(learning_rate=1.0, schedule="constant") == pytest.approx([0.2, 1.0, 1.0])
+
+
+# the prototype
+
+
+def path_of(make):
+    """Coefficients by step, and the last parameters, of a small network in float64."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.Tanh(), torch.nn.Linear(7, 2)).double()
+    x, y = torch.randn(40, 16, 5, dtype=torch.float64), torch.randn(40, 16, 2, dtype=torch.float64)
+    optimizer, found = (
+        make([{"params": [net[0].weight], "weight_decay": 0.1}, {"params": [net[0].bias, *net[2].parameters()]}]),
+        [],
+    )
+    for inputs, targets in zip(x, y, strict=True):
+        (net(inputs) - targets).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        found.append(list(optimizer.coefficients.values()))
+    return torch.tensor(found, dtype=torch.float64), torch.cat([p.detach().flatten() for p in net.parameters()])
+
+
+def test_the_prototype_is_mada_with_another_step():
+    ours = path_of(lambda groups: optim.build("mada", groups, lr=0.02, max_grad_norm=0.5))
+    theirs = path_of(lambda groups: variants.Eager(groups, 0.02, variants.relative, max_grad_norm=0.5))
+    assert (ours[0][-1] - ours[0][0]).abs().max() > 0.03  # the coefficients have moved
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+
+
+def test_variants_of_beta2():
+    def path(variant, **settings):
+        return path_of(lambda groups: variants.build(variant, "mada", groups, lr=0.02, max_grad_norm=0.5, **settings))[
+            0
+        ]
+
+    plain = path_of(lambda groups: optim.build("mada", groups, lr=0.02, max_grad_norm=0.5))[0]
+    raw = path_of(lambda groups: optim.build("mada", groups, lr=0.02, max_grad_norm=0.5, hyper_scale="raw"))[0]
+    assert torch.equal(path("factor"), plain) and torch.equal(path("linear", hyper_scale="raw"), raw)
+    linear = path("linear")
+    step = (plain[2, 1] - plain[1, 1]) / (linear[2, 1] - linear[1, 1])  # the first one is 0
+    assert step == pytest.approx(1 - 0.95, rel=0.02)  # d beta2 = -(1 - beta2) eta h to first order, against -eta h
+
+
+# the verdict
+
+
+def test_a_gap_by_hand():
+    found = verdict.gap(DIGITS, {1: 1.0, 2: 2.0, 3: 2.0, 9: 5.0}, {1: 1.2, 2: 2.1, 3: 2.6, 8: 7.0})
+    differences = [-0.2, -0.1, -0.6]
+    middle = sum(differences) / 3
+    error = math.sqrt(sum((it - middle) ** 2 for it in differences) / 2) / math.sqrt(3)
+    assert found.n == 3 and found.base == pytest.approx(5.9 / 3)
+    assert found.mean == pytest.approx(middle) and found.error == pytest.approx(error)
+    assert found.no_worse() and found.excess() == 0 and not found.clear  # 0.3 against 2 x 0.153
+    assert verdict.gap(DIGITS, {1: 1.0}, {2: 1.0}) is None
+    higher = verdict.gap(CNN, {1: 60.0, 2: 61.0}, {1: 62.0, 2: 62.0})  # an accuracy: lower is worse
+    assert higher.mean == 1.5 and not higher.no_worse() and higher.excess() == pytest.approx((1.5 - 1.0) / 62)
+    returns = verdict.gap(CARTPOLE, {1: -100.0, 2: -100.0}, {1: -102.0, 2: -102.0})
+    assert returns.mean == 2.0 and returns.excess() == pytest.approx((2.0 - 0.51) / 102)
+    assert verdict.gap(CARTPOLE, {1: -101.6, 2: -101.6}, {1: -102.0, 2: -102.0}).no_worse()  # within half a per cent
+
+
+def test_runs_that_diverged():
+    assert verdict.gap(DIGITS, {1: NAN, 2: 1.0}, {1: 1.0, 2: NAN}).mean == math.inf  # ours weighs more than theirs
+    ours = verdict.gap(DIGITS, {1: NAN, 2: 1.0}, {1: 1.0, 2: 1.0})
+    assert ours.mean == math.inf and not ours.no_worse() and ours.excess() == math.inf
+    theirs = verdict.gap(CNN, {1: 50.0, 2: 60.0}, {1: 60.0, 2: NAN})
+    assert theirs.mean == -math.inf and theirs.no_worse() and theirs.base == 60.0
+    assert verdict.gap(DIGITS, {1: NAN}, {1: NAN}).mean == 0.0
+    assert [verdict.relative(DIGITS, *it) for it in ((NAN, 1.0), (1.0, NAN), (NAN, NAN), (1e11, 1.0), (0.0, 0.0))] == [
+        1.0, -1.0, 0.0, pytest.approx(1.0), 0.0]  # fmt: skip
+    assert verdict.relative(CARTPOLE, -50.0, -200.0) == 0.75 and verdict.relative(CNN, 60.0, 80.0) == 0.25
+
+
+def test_a_summary_by_hand():
+    good, bad = Cell(0.1, START), Cell(0.1, (0.99, 0.6))
+    more, linear = Cell(0.2, START), Cell(0.1, START, (("schedule", "linear"), ("weight_decay", 0.0)))
+    adam = {good: {1: 1.0, 2: 1.02}, more: {1: 2.0, 2: 2.0}, bad: {1: 5.0, 2: 5.02}, linear: {1: 0.5, 2: 0.5}}
+    mada = {
+        good: {1: 1.1, 2: 1.12},
+        more: {1: 0.9, 2: 0.9},
+        bad: {1: 1.4, 2: 1.42},
+        linear: {1: 0.5, 2: 0.5},
+        Cell(0.4, START): {1: 0.1},
+    }  # fmt: skip this cell AdamW has not
+    it = verdict.summary(DIGITS, {"AdamW": adam, "MADA": mada})
+    assert len(it["gaps"]) == 4 and it["below"] == 2 and it["no_worse"] == 3 and it["pairs"] == 8
+    assert it["worst"] == good and it["gaps"][good].excess() == pytest.approx(0.1 / 1.01 - 0.005)
+    assert it["failed"] == 0 and it["saved"] == 4  # 2.0 to 0.9 and 5 to 1.4 are more than half
+    pairs = [(0.1 / 1.1, 0.1 / 1.12), (-1.1 / 2, -1.1 / 2), (-3.6 / 5, -3.6 / 5.02), (0, 0)]
+    seeds = [sum(pair[i] for pair in pairs) / 4 for i in (0, 1)]
+    assert it["relative"] == pytest.approx(sum(seeds) / 2) and it["relative_error"] == pytest.approx(
+        abs(seeds[0] - seeds[1]) / 2
+    )
+    assert it["undone"] == {bad: pytest.approx(1 - 0.4 / 4)} and it["level"] == 0
+    assert (it["start"]["theirs"], it["start"]["ours"]) == (good, more)
+    assert it["start"]["gap"].mean == pytest.approx(-0.11)
+    aims = verdict.goals({"digits": it})
+    assert [aim.met for aim in aims] == [False, False, False, True]
+    assert aims[0].found == "3 of 4" and aims[3].found == "90 % in the mean of 1 cells"
+
+
+def test_one_seed_is_no_evidence():
+    one = {Cell(0.1, START): {1: 1.0}}
+    assert verdict.summary(DIGITS, {"AdamW": one, "MADA": {Cell(0.1, START): {1: 0.5}}}) is None
+
+
+def test_damage_of_a_divergence():
+    good, bad = Cell(0.1, START), Cell(0.1, (0.99, 0.6))
+    adam = {good: {1: 1.0, 2: 1.0}, bad: {1: NAN, 2: 9.0}}
+    assert verdict.undone(DIGITS, {bad: {1: 5.0, 2: 5.0}}, adam) == {bad: 1.0}
+    assert verdict.undone(DIGITS, {bad: {1: 5.0, 2: NAN}}, adam) == {bad: 0.0}
+    assert verdict.undone(DIGITS, {bad: {1: 1.0, 2: 1.0}}, adam | {bad: {1: 1.0, 2: 1.0}}) == {}  # nothing to undo
+    assert (
+        verdict.undone(DIGITS, {bad: {1: 1.0, 2: 1.0}}, adam | {good: {1: NAN, 2: NAN}}) == {}
+    )  # nothing to go back to
+
+
+# what is kept, and what is shown
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(store, "WORK", tmp_path / "runs")
+    return tmp_path / "results"
+
+
+def write_run(folder, run, values, diverged=False):
+    """What the pool leaves of a run."""
+    log = metrics.Metrics(
+        str(folder / run.id), {"config": {}, "git": "abc", "torch": "2", "device": "cpu"}, 0, len(values)
+    )
+    for it, value in enumerate(values, 1):
+        log.write({"iter": it, "train_loss": value, "value": value, "coefficients": {"beta1": 0.123456789}})
+    log.close()
+    pool.write(folder / run.id, state="done", diverged=diverged, seconds=1.234)
+
+
+def test_a_line_says_what_a_run_was(results, tmp_path):
+    wanted = contest.runs("digits", "cpu", 1)
+    (key, run), (bad, other), *_ = wanted.items()
+    write_run(tmp_path / "elsewhere", run, [1 / it for it in range(1, 101)])
+    write_run(tmp_path / "elsewhere", other, [1.0, NAN], diverged=True)
+    contest_runs.collect(contest, "cpu", "digits", wanted, tmp_path / "elsewhere")
+    line, second = map(json.loads, (results / "contest" / "cpu" / "digits.jsonl").read_text().splitlines())
+    assert contest_runs.key_of(line) == key and line["run"] == run.id and line["seconds"] == 1.23
+    assert (
+        line["value"] == 0.01
+        and not line["diverged"]
+        and (line["git"], line["numerics"]) == ("abc", contest_runs.NUMERICS)
+    )
+    assert (
+        len(line["curve"]["iter"]) == 15 and line["curve"]["iter"][-1] == 100 and line["curve"]["beta1"][0] == 0.12346
+    )
+    assert second["diverged"] and second["value"] is None and second["curve"]["loss"] == [1.0, None]
+    found, others = contest_runs.gather(contest, "cpu", "digits")
+    values = contest_runs.values(found)
+    assert others == 0 and values[key[0]][key[1]] == {key[2]: 0.01} and math.isnan(values[bad[0]][bad[1]][bad[2]])
+    assert len(contest_runs.missing(contest, "cpu", "digits", wanted)) == len(wanted) - 2
+    assert not (tmp_path / "elsewhere" / run.id / "lock").exists()  # it has only read there
+
+
+def test_a_run_of_another_version_is_left_out_and_counted(results, tmp_path):
+    wanted = contest.runs("digits", "cpu", 1)
+    (_, run), *_ = wanted.items()
+    write_run(tmp_path / "runs", run, [1.0])
+    contest_runs.collect(contest, "cpu", "digits", wanted)
+    path = results / "contest" / "cpu" / "digits.jsonl"
+    path.write_text(path.read_text().replace(run.id, "0" * 12))
+    assert contest_runs.gather(contest, "cpu", "digits") == ({}, 1)
+    contest_runs.collect(contest, "cpu", "digits", wanted)  # it takes the other's place
+    assert contest_runs.gather(contest, "cpu", "digits")[1] == 0 and len(path.read_text().splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_the_smoke_scale_runs_and_is_drawn_from_what_is_kept(results, monkeypatch):
+    small = DIGITS._replace(rows=("AdamW", "MADA", "Lion"), rates=DIGITS.rates[:2])
+    monkeypatch.setitem(contest.TASKS, "digits", small)
+    assert rivals.estimate("contest", "smoke", None, "digits")[:2] == (20, 20)
+    assert rivals.reproduce("contest", "smoke", None, 0, draw=False, task="digits") == []
+    count, missing, seconds = rivals.estimate("contest", "smoke", None, "digits")
+    assert (count, missing, seconds) == (20, 0, 0)
+    folder = results / "contest" / "smoke"
+    page = (folder / "README.md").read_text()
+    assert {it.name for it in folder.iterdir()} == {
+        "README.md", "summary.json", "digits.jsonl", "digits.png", "cells.png", "coefficients.png"}  # fmt: skip
+    assert "MLP on scikit-learn's digits | 4 | 2 |" in page and str(results.parent) not in page
+    assert json.loads((folder / "summary.json").read_text())["tasks"]["digits"]["cells"] == 4
+    monkeypatch.setattr(pool, "execute", lambda *args, **kwargs: 1 / 0)
+    monkeypatch.setattr(store, "WORK", results / "none")  # a clean clone
+    assert rivals.reproduce("contest", "smoke", None, 0, draw=False, task="digits") == []
+    assert (folder / "README.md").read_text() == page
+
+
+@pytest.mark.slow
+def test_the_ablation_runs_and_is_drawn(results, monkeypatch):
+    rows = {
+        row: ablation.ROWS[row]
+        for row in ("AdamW", "MADA", "without beta2's time scale", "none of the three", "by the cosine")
+    }
+    monkeypatch.setattr(ablation, "ROWS", rows)
+    assert rivals.reproduce("ablation", "smoke", None, 0, draw=False, task=None) == []
+    page = (results / "ablation" / "smoke" / "README.md").read_text()
+    for row in rows:
+        assert f"| {row} |" in page
+    assert (results / "ablation" / "smoke" / "figure.png").exists()
+
+
+def test_bad_input_is_one_line(script):
+    for words, line in (
+        (("contest", "--task", "digit"), "contest has no task 'digit' at scale smoke; it has digits, factorization"),
+        (("table2", "--task", "digits"), "--task digits: only contest and ablation have tasks"),
+        (("contest", "--scale", "paper"), "contest has no scale paper; it has smoke, cpu, gpu"),
+    ):
+        status, _, err = script("reproduce", *words)
+        assert status == 2 and err.strip() == f"reproduce.py: {line}"
+    with pytest.raises(UserError, match="no task 'x'"):
+        rivals.estimate("contest", "smoke", None, "x")

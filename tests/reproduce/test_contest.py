@@ -5,6 +5,7 @@ python -m pytest -q tests/reproduce/test_contest.py        # half a minute
 
 import json
 import math
+import re
 from itertools import pairwise
 
 import gymnasium
@@ -371,6 +372,19 @@ def test_parts_of_pages_are_filled_in(tmp_path):
     page.write_text("<!-- b: made by `python x.py --draw` -->\n")
     with pytest.raises(UserError, match="no <!-- end of b -->"):
         rivals.fill(page, command, {"b": "text"})
+
+
+def test_every_part_that_a_page_asks_for_is_made():
+    asked = [
+        found for page in rivals.PAGES for found in re.findall(r"<!-- (\w+): made by `(.*?)` -->", page.read_text())
+    ]
+    commands = {f"python scripts/reproduce.py {name} --scale cpu --draw" for name in rivals.NAMES}
+    assert len(asked) >= 8 and {command for _, command in asked} == commands
+    for page in rivals.PAGES:  # each has its end, and was filled in
+        for key, text in re.findall(
+            r"<!-- (\w+): made by .*? -->\n(.*?)<!-- end of \1 -->", page.read_text(), re.DOTALL
+        ):
+            assert text.strip(), (page, key)
 
 
 def test_bad_input_is_one_line(script):

@@ -6,6 +6,7 @@ initial betas and what else is varied; MADA and AdamW are compared by cell, in p
 """
 
 import itertools
+import math
 from typing import NamedTuple
 
 from reproduce.published import ROOT
@@ -36,6 +37,7 @@ class Task(NamedTuple):
     title: str
     arguments: tuple[str, ...]  # script, config files and --settings
     rates: tuple[float, ...]  # around AdamW's best
+    chance: float  # the value of who has learned nothing: that of a run that ends there or beyond, or diverged
     key: str = "value"  # of metrics.jsonl; its last one is the result
     unit: str = "loss"
     higher: bool = False
@@ -47,33 +49,33 @@ class Task(NamedTuple):
     dear: bool = False  # hours: AdamW, HyperAdam and MADA from two starts
 
 
-def dear(title, arguments, rates, **more):
+def dear(title, arguments, rates, chance, **more):
     few = {"betas": (START, (0.99, 0.9)), "rows": ("AdamW", "MADA", "HyperAdam"), "seeds": 3, "dear": True}
-    return Task(title, arguments, rates, **few | more)
+    return Task(title, arguments, rates, chance, **few | more)
 
 
-def small(name, title, rates, **more):
-    return Task(title, ("scripts/train_small.py", f"--task={name}"), rates, **more)
+def small(name, title, rates, chance, **more):
+    return Task(title, ("scripts/train_small.py", f"--task={name}"), rates, chance, **more)
 
 
 QUICK = ("train.py", "config/train_shakespeare_char_cpu.py")
 LM = {"key": "val_loss", "unit": "validation loss (nats)"}
 TASKS = {
-    "digits": small("digits", "MLP on scikit-learn's digits", (4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2),
+    "digits": small("digits", "MLP on scikit-learn's digits", (4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2), math.log(10),
                     unit="validation loss (nats)", conditions=True),
     "shakespeare": Task("GPT (0.1M) on Shakespeare", (*QUICK, "config/contest_shakespeare.py"),
-                        (1e-3, 4e-3, 1.6e-2, 3.2e-2), seeds=3, least=0.1, **LM),
-    "factorization": small("factorization", "matrix completion", (1.6e-2, 3.2e-2, 6.4e-2, 1.28e-1, 2.56e-1),
+                        (1e-3, 4e-3, 1.6e-2, 3.2e-2), math.log(65), seeds=3, least=0.1, **LM),
+    "factorization": small("factorization", "matrix completion", (1.6e-2, 3.2e-2, 6.4e-2, 1.28e-1, 2.56e-1), 5.0,
                            unit="held-out squared error", conditions=True),
-    "cartpole": small("cartpole", "REINFORCE on CartPole", (1.6e-2, 3.2e-2, 6.4e-2, 1.28e-1, 2.56e-1),
+    "cartpole": small("cartpole", "REINFORCE on CartPole", (1.6e-2, 3.2e-2, 6.4e-2, 1.28e-1, 2.56e-1), -22.0,
                       unit="minus the mean return"),
-    "acrobot": small("acrobot", "REINFORCE on Acrobot", (8e-3, 1.6e-2, 3.2e-2, 6.4e-2, 1.28e-1),
+    "acrobot": small("acrobot", "REINFORCE on Acrobot", (8e-3, 1.6e-2, 3.2e-2, 6.4e-2, 1.28e-1), 500.0,
                      unit="minus the mean return", rows=("AdamW", "MADA", "HyperAdam"), seeds=3),
     "openwebtext": dear("GPT (0.35M) on OpenWebText's bytes", (*QUICK, "config/contest_openwebtext.py"),
-                        (6e-4, 2.4e-3, 9.6e-3), least=0.1, **LM),
+                        (6e-4, 2.4e-3, 9.6e-3), math.log(256), least=0.1, **LM),
     "shakespeare-large": dear("GPT (0.8M) on Shakespeare", (*QUICK, "config/contest_shakespeare_large.py"),
-                              (1e-3, 4e-3, 1.6e-2), least=0.1, **LM),
-    "cnn": dear("CNN on CIFAR-10", ("scripts/train_cifar10.py", "--model=cnn"), (2.5e-4, 1e-3, 4e-3),
+                              (1e-3, 4e-3, 1.6e-2), math.log(65), least=0.1, **LM),
+    "cnn": dear("CNN on CIFAR-10", ("scripts/train_cifar10.py", "--model=cnn"), (2.5e-4, 1e-3, 4e-3), 10.0,
                 key="accuracy", unit="test accuracy (%)", higher=True),
 }  # fmt: skip
 SCALES = {"smoke": ("digits", "factorization"), "cpu": tuple(TASKS), "gpu": tuple(TASKS)}

@@ -1,6 +1,5 @@
 """The contest's pictures. Values far above the rest are drawn at the upper edge, as triangles."""
 
-import math
 import os
 from statistics import mean
 
@@ -15,22 +14,18 @@ MARKERS = "osD^vP*X"
 def edge(values: list[float], higher: bool) -> tuple[float, bool]:
     """From which value on something is off the picture, which ends twice as far from the best as three quarters of the values
     lie, and whether its axis is logarithmic."""
-    good = sorted((value for value in values if math.isfinite(value)), reverse=higher)
+    good = sorted(values, reverse=higher)
     best, most = good[0], good[3 * len(good) // 4]
-    if higher or best <= 0:
+    if higher or best <= 0 or most < 2 * best:
         return 2 * most - best, False
-    return best * max(1.2, most / best) ** 2, True
-
-
-def inside(value: float, worst: float, higher: bool) -> float:
-    """The value, or the edge of the picture for what lies beyond it, or diverged."""
-    return (max if higher else min)(value, worst) if math.isfinite(value) else worst
+    return best * (most / best) ** 2, True
 
 
 def line(ax, xs: list, seeds: list[list[float]], worst: float, higher: bool, joined: bool, **style):
     """Means over the seeds at xs, and the range of the seeds: as a line and a band, or as points with bars."""
-    middle = [inside(mean(each), worst, higher) for each in seeds]
-    low, high = ([inside(pick(each), worst, higher) for each in seeds] for pick in (min, max))
+    end = max if higher else min
+    middle = [end(mean(each), worst) for each in seeds]
+    low, high = ([end(pick(each), worst) for each in seeds] for pick in (min, max))
     ax.plot(xs, middle, lw=1.6 * joined, marker=".", ms=6, **style)
     if joined:
         ax.fill_between(xs, low, high, color=style["color"], alpha=0.12, lw=0)
@@ -41,34 +36,68 @@ def line(ax, xs: list, seeds: list[list[float]], worst: float, higher: bool, joi
         ax.plot(*zip(*off, strict=True), "v" if higher else "^", color=style["color"], ms=7, zorder=5)
 
 
+def panel(ax, xlabel: str, rows: dict, worst: float, higher: bool, look: dict, number: bool = True):
+    """rows: {row: {x: [value of a seed, ...]}}; number: x is one, on a logarithmic axis; else a word."""
+    places = list(dict.fromkeys(x for at in rows.values() for x in at))
+    for i, (row, at) in enumerate(rows.items()):
+        shift = 0 if number else 0.6 * ((i + 0.5) / len(rows) - 0.5)
+        each = sorted((x if number else places.index(x) + shift, seeds) for x, seeds in at.items())
+        line(ax, *zip(*each, strict=True), worst, higher, number, label=pretty(row), **look[row])
+    if number:
+        ax.set_xscale("log")
+        ax.set_xticks(sorted(places), [f"{x:g}" for x in sorted(places)])
+        ax.minorticks_off()
+    else:
+        ax.set_xticks(range(len(places)), places)
+    ax.set_xlabel(xlabel)
+
+
+def limits(ax, panels: list[dict], higher: bool) -> float:
+    """Set the scale of the y axis for the panels' rows, and return where the picture ends."""
+    worst, logarithmic = edge(
+        [value for rows in panels for at in rows.values() for some in at.values() for value in some], higher
+    )
+    if logarithmic:
+        ax.set_yscale("log")
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_formatter("{x:g}")
+    return worst
+
+
 def task(panels: dict, path: str | os.PathLike, title: str, unit: str, higher: bool, caption: str):
-    """panels: {(what is on the x axis, whether it is a logarithmic number): {row: {x: [value of a seed, ...]}}}."""
-    every = [value for rows in panels.values() for at in rows.values() for some in at.values() for value in some]
-    worst, logarithmic = edge(every, higher)
+    """panels: {(what is on the x axis, whether it is a logarithmic number): rows as for panel()}."""
     fig, axes = plt.subplots(
         1, len(panels), figsize=(4.7 * len(panels), 4.6), layout="constrained", squeeze=False, sharey=True
     )
     look = styles(list(dict.fromkeys(row for rows in panels.values() for row in rows)))
+    worst = limits(axes[0, 0], list(panels.values()), higher)
     for ax, ((xlabel, number), rows) in zip(axes[0], panels.items(), strict=True):
-        places = list(dict.fromkeys(x for at in rows.values() for x in at))
-        for i, (row, at) in enumerate(rows.items()):
-            shift = 0 if number else 0.6 * ((i + 0.5) / len(rows) - 0.5)
-            each = sorted((x if number else places.index(x) + shift, seeds) for x, seeds in at.items())
-            line(ax, *zip(*each, strict=True), worst, higher, number, label=pretty(row), **look[row])
-        if number:
-            ax.set_xscale("log")
-            ax.set_xticks(sorted(places), [f"{x:g}" for x in sorted(places)])
-            ax.minorticks_off()
-        else:
-            ax.set_xticks(range(len(places)), places)
-        ax.set_xlabel(xlabel)
-    if logarithmic:
-        axes[0, 0].set_yscale("log")
-        axes[0, 0].yaxis.set_major_formatter("{x:g}")
-        axes[0, 0].yaxis.set_minor_formatter("{x:g}")
+        panel(ax, xlabel, rows, worst, higher, look, number)
     axes[0, 0].set_ylabel(unit)
     handles = {label: handle for ax in axes[0] for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     fig.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=min(5, len(handles)), title=title)
+    save(fig, path, caption)
+
+
+def front(panels: dict, moved: dict, path: str | os.PathLike, unit: str, higher: bool, caption: str):
+    """The picture of the front page. panels: {title: rows over learning rates}; moved: {coefficient: (% of the run, seeds)}."""
+    fig, axes = plt.subplots(1, len(panels) + 1, figsize=(4.1 * (len(panels) + 1), 3.7), layout="constrained")
+    worst = limits(axes[0], list(panels.values()), higher)
+    for ax, (title, rows) in zip(axes, panels.items(), strict=False):
+        ax.sharey(axes[0])
+        panel(ax, "learning rate", rows, worst, higher, styles(list(rows)))
+        ax.set_title(title)
+        ax.legend()
+    axes[0].set_ylabel(unit)
+    for (name, (at, seeds)), shade in zip(moved.items(), TASK_COLORS, strict=False):
+        band(axes[-1], at, seeds, color=shade, label=SYMBOLS[name])
+    axes[-1].set(
+        title="what MADA learns meanwhile, from (0.9, 0.95)",
+        xlabel="% of the run",
+        ylabel="coefficient",
+        ylim=(-0.03, 1.03),
+    )
+    axes[-1].legend(ncols=3)
     save(fig, path, caption)
 
 
@@ -123,7 +152,7 @@ def paths(panels: dict, path: str | os.PathLike, caption: str):
 
 
 def bars(panels: dict, path: str | os.PathLike, xlabel: str, caption: str):
-    """A mean with its standard error per row, side by side for tasks. panels: {task: {row: (mean, error)}}."""
+    """A mean with two standard errors per row, side by side for tasks; of one seed a ring. panels: {task: {row: (mean, error)}}."""
     labels = list(dict.fromkeys(row for rows in panels.values() for row in rows))[::-1]
     fig, axes = plt.subplots(1, len(panels), figsize=(3.2 + 3.6 * len(panels), 1.2 + 0.26 * len(labels)), layout="constrained",
                              squeeze=False, sharey=True)  # fmt: skip
@@ -131,7 +160,8 @@ def bars(panels: dict, path: str | os.PathLike, xlabel: str, caption: str):
         for place, label in enumerate(labels):
             if label in rows:
                 middle, error = rows[label]
-                ax.errorbar(middle, place, xerr=2 * (error or 0), fmt="o", color=color(label), ms=4, capsize=3)
+                ax.errorbar(middle, place, xerr=error and 2 * error, fmt="o", color=color(label), ms=4, capsize=3,
+                            mfc=color(label) if error is not None else "none")  # fmt: skip
         ax.axvline(0, color="black", lw=0.8)
         ax.set(title=title, xlabel=xlabel, ylim=(-0.6, len(labels) - 0.4))
         ax.set_yticks(range(len(labels)), labels)

@@ -15,7 +15,7 @@ from types import ModuleType
 
 import metrics
 from reproduce import pool, store
-from reproduce.contest import FIRST_SEED, Cell
+from reproduce.contest import FIRST_SEED, Cell, Task
 from reproduce.runs import NUMERICS, Run
 
 POINTS = 15  # of a curve
@@ -109,9 +109,10 @@ def gather(what: ModuleType, scale: str, task: str) -> tuple[dict, int]:
     return {row: found[row] for row in dict.fromkeys([*what.ROWS, *found]) if row in found}, others
 
 
-def values(found: dict) -> dict:
-    """Of lines their values, NaN of a run that diverged: {row: {cell: {seed: value}}}."""
-    return {row: {cell: {seed: math.nan if it["diverged"] else it["value"] for seed, it in seeds.items()}
+def values(found: dict, task: Task) -> dict:
+    """Of lines their values: {row: {cell: {seed: value}}}; chance is the worst there is."""
+    worst = max if task.higher else min
+    return {row: {cell: {seed: task.chance if it["diverged"] else worst(it["value"], task.chance) for seed, it in seeds.items()}
                   for cell, seeds in cells.items()} for row, cells in found.items()}  # fmt: skip
 
 

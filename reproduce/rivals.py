@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 from reproduce import ablation, ablation_report, contest, contest_report, contest_runs, muon, muon_report, store
 from reproduce.published import ROOT
@@ -12,6 +13,23 @@ NAMES = {  # {name: (which runs there are, what shows them)}
     "ablation": (ablation, ablation_report.show),
     "muon": (muon, muon_report.show),
 }
+
+
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))  # that show parts of the pages in results/
+
+
+def fill(page: Path, command: str, blocks: dict[str, str]):
+    """Put blocks of text between those lines of a page that name them and the command they come from."""
+    before = text = page.read_text()
+    for key, block in blocks.items():
+        start, end = f"<!-- {key}: made by `{command} --draw` -->\n", f"<!-- end of {key} -->"
+        head, found, rest = text.partition(start)
+        if found:
+            if end not in rest:
+                raise UserError(f"{page}: {start.strip()} has no {end} after it")
+            text = f"{head}{start}{block}\n{end}{rest.partition(end)[2]}"
+    if text != before:
+        page.write_text(text)
 
 
 def claim(name: str) -> str:
@@ -48,7 +66,11 @@ def reproduce(name: str, scale: str, seeds: int | None, workers: int | None, dra
     if summary is None:
         print(f"{name} {scale}: nothing has been run yet")
         return failed
-    head = {"name": name, "scale": scale, "command": f"python scripts/reproduce.py {name} --scale {scale}"}
+    command = f"python scripts/reproduce.py {name} --scale {scale}"
+    for page in PAGES:
+        fill(page, command, summary["blocks"])
+    summary = {key: it for key, it in summary.items() if key != "blocks"}
+    head = {"name": name, "scale": scale, "command": command}
     (folder / "summary.json").write_text(json.dumps(head | summary, indent=1) + "\n")
     where = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
     print(f"{where}: {', '.join(sorted(os.listdir(folder)))}")

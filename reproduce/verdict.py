@@ -1,7 +1,7 @@
 """What a contest says: a row against AdamW, cell by cell, over runs with the same seed. Numbers only.
 
-values: {row: {cell: {seed: value}}} of a task; a value that is not finite belongs to a run that diverged. All gaps here are
-signed so that positive is worse, whatever the unit.
+values: {row: {cell: {seed: value}}} of a task, as contest_runs.values has them: none is worse than chance, so that a run that
+ended at 1e11, or diverged, is one that has learned nothing. All gaps are signed so that positive is worse, whatever the unit.
 """
 
 import math
@@ -11,49 +11,42 @@ from typing import NamedTuple
 from reproduce.contest import START, Cell, Task
 
 ALLOWED = 0.005  # of AdamW's value: a gap that nobody would mind
-CLIFF = 0.5  # relative gap from which one of a pair has failed
+CLIFF = 0.5  # relative gap from which one of a pair has failed: the other's loss is less than half
 
 
 class Gap(NamedTuple):
     """A row minus AdamW in a cell, over the seeds that both have."""
 
     n: int
-    base: float  # AdamW's mean over its runs that did not diverge
+    base: float  # AdamW's mean
     mean: float
-    error: float  # standard error of the mean; 0 of one seed, or where a run diverged
+    error: float  # standard error of the mean; 0 of one seed
+    lost: int  # seeds in which the row has learned nothing, and AdamW something
 
     @property
     def clear(self) -> bool:
         """Whether it is a difference: more than two standard errors, of more than one seed."""
         return self.n > 1 and abs(self.mean) > 2 * self.error
 
+    def allowed(self, errors: float) -> float:
+        """So many standard errors, or half a per cent of AdamW's value; where a seed is lost, no errors: they grow with it."""
+        return max(0.0 if self.lost else errors * self.error, ALLOWED * abs(self.base))
+
     def no_worse(self, errors: float = 2.0) -> bool:
-        """At most so many standard errors, or half a per cent of AdamW's value."""
-        return self.mean <= max(errors * self.error, ALLOWED * abs(self.base))
+        return self.mean <= self.allowed(errors)
 
     def excess(self) -> float:
         """By how much of AdamW's value it is worse beyond what `no_worse` allows; 0 where it is not."""
-        beyond = self.mean - max(2 * self.error, ALLOWED * abs(self.base))
-        return beyond / abs(self.base) if beyond > 0 else 0.0
+        return max(0.0, self.mean - self.allowed(2.0)) / abs(self.base)
 
 
 def difference(task: Task, ours: float, theirs: float) -> float:
-    """Of a pair: one that diverged is infinitely worse than one that did not, and two that did are equal."""
-    good = math.isfinite(ours), math.isfinite(theirs)
-    if all(good):
-        return (theirs - ours) if task.higher else (ours - theirs)
-    return 0.0 if not any(good) else math.inf if good[1] else -math.inf
+    return theirs - ours if task.higher else ours - theirs
 
 
 def relative(task: Task, ours: float, theirs: float) -> float:
-    """The difference over the larger of the two sizes: from -1 to 1 for values of one sign, ±1 where one run diverged.
-
-    It is bounded, so that one run that ends at 1e11 counts like any that has failed: at 0.5 the loss is twice as high.
-    """
-    found = difference(task, ours, theirs)
-    if not math.isfinite(found):
-        return math.copysign(1.0, found)
-    return found / max(abs(ours), abs(theirs)) if found else 0.0
+    """The difference over the larger of the two sizes: from -1 to 1 for values of one sign."""
+    return difference(task, ours, theirs) / max(abs(ours), abs(theirs), 1e-300)
 
 
 def gap(task: Task, ours: dict[int, float], theirs: dict[int, float]) -> Gap | None:
@@ -62,18 +55,15 @@ def gap(task: Task, ours: dict[int, float], theirs: dict[int, float]) -> Gap | N
     if not seeds:
         return None
     pairs = [difference(task, ours[seed], theirs[seed]) for seed in seeds]
-    base = [theirs[seed] for seed in seeds if math.isfinite(theirs[seed])]
-    finite = all(map(math.isfinite, pairs))
-    error = stdev(pairs) / math.sqrt(len(pairs)) if finite and len(pairs) > 1 else 0.0
-    infinite = math.inf if math.inf in pairs else -math.inf  # a run of ours that diverged outweighs one of theirs
-    return Gap(len(seeds), mean(base) if base else math.inf, mean(pairs) if finite else infinite, error)
+    error = stdev(pairs) / math.sqrt(len(pairs)) if len(pairs) > 1 else 0.0
+    lost = sum(ours[seed] == task.chance != theirs[seed] for seed in seeds)
+    return Gap(len(seeds), mean(theirs[seed] for seed in seeds), mean(pairs), error, lost)
 
 
 def best(task: Task, cells: dict[Cell, dict[int, float]]) -> Cell | None:
-    """The cell with the best mean, of those with all seeds, none of which diverged."""
+    """The cell with the best mean, of those with all seeds."""
     most = max((len(it) for it in cells.values()), default=0)
     means = {cell: mean(it.values()) for cell, it in cells.items() if len(it) == most}
-    means = {cell: value for cell, value in means.items() if math.isfinite(value)}
     return (max if task.higher else min)(means, key=means.get) if means else None
 
 
@@ -101,10 +91,7 @@ def undone(task: Task, ours: dict, theirs: dict) -> dict[Cell, float]:
         left = gap(task, runs, reference)
         if cell.betas == START or cell.conditions or harm is None or left is None or harm.no_worse():
             continue
-        if harm.mean == math.inf:
-            found[cell] = float(left.mean < math.inf)
-        else:
-            found[cell] = min(1.0, max(0.0, 1 - left.mean / harm.mean))
+        found[cell] = min(1.0, max(0.0, 1 - left.mean / harm.mean))
     return found
 
 

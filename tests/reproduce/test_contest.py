@@ -5,6 +5,7 @@ python -m pytest -q tests/reproduce/test_contest.py        # half a minute
 
 import json
 import math
+import re
 from itertools import pairwise
 
 import gymnasium
@@ -190,16 +191,36 @@ def test_a_gap_by_hand():
     assert verdict.gap(CARTPOLE, {1: -101.6, 2: -101.6}, {1: -102.0, 2: -102.0}).no_worse()  # within half a per cent
 
 
-def test_runs_that_diverged():
-    assert verdict.gap(DIGITS, {1: NAN, 2: 1.0}, {1: 1.0, 2: NAN}).mean == math.inf  # ours weighs more than theirs
-    ours = verdict.gap(DIGITS, {1: NAN, 2: 1.0}, {1: 1.0, 2: 1.0})
-    assert ours.mean == math.inf and not ours.no_worse() and ours.excess() == math.inf
-    theirs = verdict.gap(CNN, {1: 50.0, 2: 60.0}, {1: 60.0, 2: NAN})
-    assert theirs.mean == -math.inf and theirs.no_worse() and theirs.base == 60.0
-    assert verdict.gap(DIGITS, {1: NAN}, {1: NAN}).mean == 0.0
-    assert [verdict.relative(DIGITS, *it) for it in ((NAN, 1.0), (1.0, NAN), (NAN, NAN), (1e11, 1.0), (0.0, 0.0))] == [
-        1.0, -1.0, 0.0, pytest.approx(1.0), 0.0]  # fmt: skip
-    assert verdict.relative(CARTPOLE, -50.0, -200.0) == 0.75 and verdict.relative(CNN, 60.0, 80.0) == 0.25
+def line_of(value, diverged=False):
+    return {"value": None if diverged else value, "diverged": diverged}
+
+
+def test_chance_is_the_worst_there_is():
+    def values(task, **lines):
+        return contest_runs.values({"MADA": {"cell": lines}}, task)["MADA"]["cell"]
+
+    nothing = math.log(10)
+    assert values(DIGITS, a=line_of(0.1), b=line_of(1e11), c=line_of(0, True)) == {"a": 0.1, "b": nothing, "c": nothing}
+    assert values(CNN, a=line_of(60.0), b=line_of(9.0), c=line_of(0, True)) == {"a": 60.0, "b": 10.0, "c": 10.0}
+    assert values(CARTPOLE, a=line_of(-150.0), b=line_of(-9.3)) == {"a": -150.0, "b": -22.0}
+
+
+def test_a_lost_seed_is_never_within_the_error():
+    """One outlier makes a standard error as large as the mean, and would pass for no worse at any size."""
+    nothing = DIGITS.chance
+    found = verdict.gap(DIGITS, {1: 0.04, 2: 0.04, 3: nothing}, {1: 0.05, 2: 0.05, 3: 0.05})
+    assert found.lost == 1 and found.mean < 2 * found.error and not found.no_worse()
+    assert found.excess() == pytest.approx(found.mean / found.base - 0.005)
+    both = verdict.gap(DIGITS, {1: 0.04, 2: nothing}, {1: 0.05, 2: nothing})
+    assert both.lost == 0 and both.no_worse()
+    theirs = verdict.gap(CNN, {1: 50.0, 2: 60.0}, {1: 60.0, 2: CNN.chance})
+    assert theirs.lost == 0 and theirs.mean == -20.0 and theirs.no_worse()
+
+
+def test_relative_gaps():
+    assert verdict.relative(DIGITS, 2.0, 1.0) == 0.5 and verdict.relative(DIGITS, 1.0, 2.0) == -0.5
+    assert verdict.relative(DIGITS, 0.0, 0.0) == 0.0 and verdict.relative(CARTPOLE, -50.0, -200.0) == 0.75
+    assert verdict.relative(CNN, 60.0, 80.0) == 0.25
 
 
 def test_a_summary_by_hand():
@@ -235,15 +256,15 @@ def test_one_seed_is_no_evidence():
     assert verdict.summary(DIGITS, {"AdamW": one, "MADA": {Cell(0.1, START): {1: 0.5}}}) is None
 
 
-def test_damage_of_a_divergence():
+def test_damage_by_hand():
     good, bad = Cell(0.1, START), Cell(0.1, (0.99, 0.6))
-    adam = {good: {1: 1.0, 2: 1.0}, bad: {1: NAN, 2: 9.0}}
-    assert verdict.undone(DIGITS, {bad: {1: 5.0, 2: 5.0}}, adam) == {bad: 1.0}
-    assert verdict.undone(DIGITS, {bad: {1: 5.0, 2: NAN}}, adam) == {bad: 0.0}
+    adam = {good: {1: 1.0, 2: 1.0}, bad: {1: 2.0, 2: 2.2}}
+    assert verdict.undone(DIGITS, {bad: {1: 1.3, 2: 1.3}}, adam) == {bad: pytest.approx(1 - 0.3 / 1.1)}
+    assert verdict.undone(DIGITS, {bad: {1: 0.9, 2: 0.9}}, adam) == {bad: 1.0}  # better than before: all of it, no more
+    assert verdict.undone(DIGITS, {bad: {1: 2.3, 2: 2.3}}, adam) == {bad: 0.0}
     assert verdict.undone(DIGITS, {bad: {1: 1.0, 2: 1.0}}, adam | {bad: {1: 1.0, 2: 1.0}}) == {}  # nothing to undo
-    assert (
-        verdict.undone(DIGITS, {bad: {1: 1.0, 2: 1.0}}, adam | {good: {1: NAN, 2: NAN}}) == {}
-    )  # nothing to go back to
+    assert verdict.undone(DIGITS, {good: {1: 2.0, 2: 2.0}}, adam) == {}
+    assert verdict.undone(DIGITS, {bad: {1: 1.0, 2: 1.0}}, {bad: adam[bad]}) == {}  # not known what it was before
 
 
 # what is kept, and what is shown
@@ -285,8 +306,8 @@ def test_a_line_says_what_a_run_was(results, tmp_path):
     )
     assert second["diverged"] and second["value"] is None and second["curve"]["loss"] == [1.0, None]
     found, others = contest_runs.gather(contest, "cpu", "digits")
-    values = contest_runs.values(found)
-    assert others == 0 and values[key[0]][key[1]] == {key[2]: 0.01} and math.isnan(values[bad[0]][bad[1]][bad[2]])
+    values = contest_runs.values(found, DIGITS)
+    assert others == 0 and values[key[0]][key[1]] == {key[2]: 0.01} and values[bad[0]][bad[1]][bad[2]] == math.log(10)
     assert len(contest_runs.missing(contest, "cpu", "digits", wanted)) == len(wanted) - 2
     assert not (tmp_path / "elsewhere" / run.id / "lock").exists()  # it has only read there
 
@@ -314,7 +335,7 @@ def test_the_smoke_scale_runs_and_is_drawn_from_what_is_kept(results, monkeypatc
     folder = results / "contest" / "smoke"
     page = (folder / "README.md").read_text()
     assert {it.name for it in folder.iterdir()} == {
-        "README.md", "summary.json", "digits.jsonl", "digits.png", "cells.png", "coefficients.png"}  # fmt: skip
+        "README.md", "summary.json", "digits.jsonl", "digits.png", "cells.png", "coefficients.png", "front.png"}  # fmt: skip
     assert "MLP on scikit-learn's digits | 4 | 2 |" in page and str(results.parent) not in page
     assert json.loads((folder / "summary.json").read_text())["tasks"]["digits"]["cells"] == 4
     monkeypatch.setattr(pool, "execute", lambda *args, **kwargs: 1 / 0)
@@ -335,6 +356,35 @@ def test_the_ablation_runs_and_is_drawn(results, monkeypatch):
     for row in rows:
         assert f"| {row} |" in page
     assert (results / "ablation" / "smoke" / "figure.png").exists()
+
+
+def test_parts_of_pages_are_filled_in(tmp_path):
+    page, command = tmp_path / "page.md", "python x.py"
+    page.write_text("a\n<!-- b: made by `python x.py --draw` -->\nold\n<!-- end of b -->\nc <!-- end of d -->\n")
+    for text in ("new", "newer\n\nlines"):
+        rivals.fill(page, command, {"b": text, "d": "not there"})
+        assert (
+            page.read_text()
+            == f"a\n<!-- b: made by `python x.py --draw` -->\n{text}\n<!-- end of b -->\nc <!-- end of d -->\n"
+        )
+    rivals.fill(page, "python y.py", {"b": "another's"})
+    assert "newer" in page.read_text()
+    page.write_text("<!-- b: made by `python x.py --draw` -->\n")
+    with pytest.raises(UserError, match="no <!-- end of b -->"):
+        rivals.fill(page, command, {"b": "text"})
+
+
+def test_every_part_that_a_page_asks_for_is_made():
+    asked = [
+        found for page in rivals.PAGES for found in re.findall(r"<!-- (\w+): made by `(.*?)` -->", page.read_text())
+    ]
+    commands = {f"python scripts/reproduce.py {name} --scale cpu --draw" for name in rivals.NAMES}
+    assert len(asked) >= 8 and {command for _, command in asked} == commands
+    for page in rivals.PAGES:  # each has its end, and was filled in
+        for key, text in re.findall(
+            r"<!-- (\w+): made by .*? -->\n(.*?)<!-- end of \1 -->", page.read_text(), re.DOTALL
+        ):
+            assert text.strip(), (page, key)
 
 
 def test_bad_input_is_one_line(script):

@@ -1,0 +1,202 @@
+"""The contest's tables and sentences, as Markdown, from the numbers of verdict.py."""
+
+import json
+from statistics import mean
+
+from reproduce import contest, store, verdict
+from reproduce.contest import TASKS
+
+
+def markdown(head: list, lines: list[list]) -> str:
+    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in (head, ["---"] * len(head), *lines))
+
+
+def signed(gap: verdict.Gap) -> str:
+    return f"{gap.mean:+.2g} ± {gap.error:.1g}"
+
+
+def share(count: int, of: int) -> str:
+    return f"{count} of {of} ({100 * count / of:.0f} %)"
+
+
+def span(counts: list[int]) -> str:
+    return " to ".join(map(str, dict.fromkeys((min(counts), max(counts)))))
+
+
+def undone(it: dict) -> str:
+    if not it["undone"]:
+        return "no cell is damaged"
+    return f"{100 * mean(it['undone'].values()):.0f} %; level in {it['level']} of {len(it['undone'])}"
+
+
+def task_lines(found: dict[str, dict]) -> str:
+    """A line per task, and one for all."""
+    head = ["task", "cells", "seeds", "MADA below", "no worse", "at one error", "two errors", "relative gap, mean", "median",
+            "failed: AdamW, MADA", "worst cell", "damage undone"]  # fmt: skip
+    lines = []
+    for name, it in found.items():
+        worst, n = it["gaps"][it["worst"]], len(it["gaps"])
+        error = "" if it["relative_error"] is None else f" ± {it['relative_error']:.3f}"
+        over = f"{100 * worst.excess():.1f} % beyond" if worst.excess() else "none beyond"
+        lines.append([
+            TASKS[name].title, n, span(it["seeds"]),
+            share(it["below"], n), share(it["no_worse"], n), share(it["no_worse_1"], n), f"{100 * it['resolution']:.2g} %",
+            f"{it['relative']:+.3f}{error}", f"{it['relative_median']:+.4f}", f"{it['saved']}, {it['failed']} of {it['pairs']}",
+            f"{over}: {it['worst']}, {signed(worst)}", undone(it),
+        ])  # fmt: skip
+    if len(found) > 1:
+        n = sum(len(it["gaps"]) for it in found.values())
+        total = {key: sum(it[key] for it in found.values()) for key in ("below", "no_worse", "no_worse_1", "saved", "failed",
+                                                                        "pairs", "level")}  # fmt: skip
+        shares = {(name, cell): value for name, it in found.items() for cell, value in it["undone"].items()}
+        lines.append([
+            "**all**", n, "", *(share(total[key], n) for key in ("below", "no_worse", "no_worse_1")), "",
+            f"{mean(it['relative'] for it in found.values()):+.3f}", "",
+            f"{total['saved']}, {total['failed']} of {total['pairs']}", "", undone({"undone": shares, "level": total["level"]}),
+        ])  # fmt: skip
+    return markdown(head, lines)
+
+
+def best_lines(found: dict[str, dict], values: dict) -> str:
+    """AdamW and MADA, each at its best rate from (0.9, 0.95), and at its best rate and betas."""
+    head = [
+        "task",
+        "value",
+        "AdamW, best rate",
+        "MADA, best rate",
+        "gap",
+        "AdamW, best of all",
+        "MADA, best of all",
+        "gap",
+    ]
+    lines = []
+    for name, it in found.items():
+        cells = [TASKS[name].title, TASKS[name].unit]
+        for key in ("start", "anywhere"):
+            if it[key] is None:
+                cells += ["-", "-", "-"]
+                continue
+            for row, which in (("AdamW", "theirs"), ("MADA", "ours")):
+                cell = it[key][which]
+                where = f"{cell.rate:g}" + f", {cell.betas}" * (key == "anywhere")
+                cells.append(f"{mean(values[name][row][cell].values()):.4g} at {where}")
+            gap = it[key]["gap"]
+            cells.append(f"{signed(gap)}, {judged(gap)} (n = {gap.n})")
+        lines.append(cells)
+    return markdown(head, lines)
+
+
+def row_lines(values: dict) -> str:
+    """All rows against AdamW, over all tasks that have them."""
+    head = ["row", "tasks", "cells", "below AdamW", "no worse", "relative gap, mean of tasks", "failed",
+            "better at its best rate, clearly", "worse, clearly"]  # fmt: skip
+    lines = []
+    for row in [*contest.ROWS, *contest.ONCE][1:]:
+        found = [it for name in values if (it := verdict.summary(TASKS[name], values[name], row))]
+        if found:
+            n = sum(len(it["gaps"]) for it in found)
+            best = [it["start"]["gap"] for it in found if it["start"]]
+            lines.append([
+                row, len(found), n, share(sum(it["below"] for it in found), n), share(sum(it["no_worse"] for it in found), n),
+                f"{mean(it['relative'] for it in found):+.3f}", sum(it["failed"] for it in found),
+                f"{sum(gap.mean < 0 and gap.clear for gap in best)} of {len(best)}",
+                f"{sum(gap.mean > 0 and gap.clear for gap in best)} of {len(best)}",
+            ])  # fmt: skip
+    return markdown(head, lines)
+
+
+def front_lines(found: dict[str, dict]) -> str:
+    """The short table: a line per task."""
+    head = ["task", "cells, seeds", "MADA no worse", "MADA below", "each at its best rate from (0.9, 0.95): gap to AdamW",
+            "bad betas' damage undone"]  # fmt: skip
+    lines = []
+    for name, it in found.items():
+        n, best = len(it["gaps"]), it["start"]
+        shares = it["undone"].values()
+        lines.append([
+            TASKS[name].title, f"{n}, {span(it['seeds'])}", share(it["no_worse"], n), share(it["below"], n),
+            f"{signed(best['gap'])} ({100 * best['gap'].mean / abs(best['gap'].base):+.1f} %), {judged(best['gap'])}" if best else "-",
+            f"{100 * mean(shares):.0f} % in {len(shares)} cells" if shares else "none done",
+        ])  # fmt: skip
+    return markdown(head, lines)
+
+
+def judged(gap: verdict.Gap) -> str:
+    return "not told apart" if not gap.clear else "better" if gap.mean < 0 else "worse"
+
+
+def sentences(found: dict[str, dict]) -> list[str]:
+    """The verdict, computed."""
+    n, seeds = sum(len(it["gaps"]) for it in found.values()), sorted({n for it in found.values() for n in it["seeds"]})
+    fine, fine_1, below = (sum(it[key] for it in found.values()) for key in ("no_worse", "no_worse_1", "below"))
+    best = {name: it["start"]["gap"] for name, it in found.items() if it["start"]}
+    better, worse = ([name for name, gap in best.items() if gap.clear and gap.mean * sign < 0] for sign in (1, -1))
+    names = {"better": ", ".join(better) or "none", "worse": ", ".join(worse) or "none"}
+    shares = {(name, cell): it for name, found_here in found.items() for cell, it in found_here["undone"].items()}
+    level = sum(it["level"] for it in found.values())
+    worst = max(found, key=lambda name: found[name]["gaps"][found[name]["worst"]].excess())
+    excess = found[worst]["gaps"][found[worst]["worst"]].excess()
+    end = f"the worst cell is {100 * excess:.1f} % beyond that, on {worst} ({found[worst]['worst']})" if excess else ""
+    damage = undone({"undone": shares, "level": level}) + " damaged cells" if shares else "nothing that can be measured"
+    return [
+        f"Put in AdamW's place with nothing else changed, MADA is no worse in {share(fine, n)} cells of {len(found)} "
+        + f"task{'s' * (len(found) > 1)}, {span(seeds)} seeds each ({share(fine_1, n)} at one standard error), and its mean is below "
+        + f"AdamW's in {share(below, n)}; {end or 'no cell is beyond that'}.",
+        f"Each at its best rate from betas (0.9, 0.95), MADA is better by more than two standard errors on {len(better)} "
+        + f"of {len(best)} ({names['better']}) and worse on {len(worse)} ({names['worse']}); on the others the two "
+        + "cannot be told apart.",
+        f"Of the damage that bad initial betas do to AdamW, MADA undoes {damage}.",
+    ]
+
+
+def against(found: dict[str, dict], most: int = 12) -> str:
+    """The cells that speak against MADA: its mean is above AdamW's by more than one standard error and half a per cent."""
+    worse = [(name, cell, gap) for name, it in found.items() for cell, gap in it["gaps"].items() if not gap.no_worse(1)]
+    worse.sort(key=lambda it: -it[2].mean / abs(it[2].base))
+    cells = sum(len(it["gaps"]) for it in found.values())
+    failed = ", ".join(f"{it['failed']} of {it['pairs']} on {name}" for name, it in found.items() if it["failed"])
+    said = f"Pairs in which MADA ends at more than twice AdamW's loss: {failed or 'none'}. "
+    if not worse:
+        return said + "In no cell is MADA's mean above AdamW's by more than one standard error and half a per cent."
+    said += f"Cells in which its mean is above AdamW's by more than one standard error and half a per cent: {len(worse)} of {cells}"
+    said += f"; the {most} worst:" if len(worse) > most else ":"
+    rows = [[TASKS[name].title, cell, f"{gap.base:.4g}", f"{signed(gap)} (n = {gap.n})", f"{100 * gap.mean / abs(gap.base):+.1f} %"]
+            for name, cell, gap in worse[:most]]  # fmt: skip
+    return said + "\n\n" + markdown(["task", "cell", "AdamW", "gap", "as a share"], rows)
+
+
+def convex(scale: str) -> str:
+    """Where MADA with its defaults ends on Figure 9's convex problem, from what results/fig9 holds."""
+    row = "MADA, defaults of optim/"
+    for path in (store.RESULTS / "fig9" / scale / "runs" / "convex").glob("*.jsonl"):
+        last = json.loads(path.read_text().splitlines()[-1])
+        if row in last["x"]:
+            x, rho = last["x"][row], last["rho"][row]
+            word = "reaches" if x < -0.9 else "does not reach"
+            return (
+                f"On Figure 9's convex problem, where x = -1 is best and Adam ends at {last['x']['Adam']:.2f}, MADA with its "
+                f"defaults from Adam's corner {word} it: x = {x:.2f} after {last['iter']:,} steps, with rho at {rho:.2f}."
+            )
+    return "Figure 9's convex problem with the default settings: `python scripts/reproduce.py fig9` has not been run."
+
+
+def numbers(it: dict) -> dict:
+    """Of a task's summary what goes into summary.json."""
+    plain = (
+        "below",
+        "no_worse",
+        "no_worse_1",
+        "relative",
+        "relative_error",
+        "relative_median",
+        "pairs",
+        "failed",
+        "saved",
+    )
+    best = {key: it[key] and {which: str(it[key][which]) for which in ("ours", "theirs")} | it[key]["gap"]._asdict()
+            for key in ("start", "anywhere")}  # fmt: skip
+    return {"cells": len(it["gaps"])} | {key: it[key] for key in plain} | best | {
+        "worst": {"cell": str(it["worst"]), "excess": it["gaps"][it["worst"]].excess()},
+        "damaged": len(it["undone"]), "level": it["level"],
+        "undone": mean(it["undone"].values()) if it["undone"] else None,
+    }  # fmt: skip

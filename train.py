@@ -31,7 +31,7 @@ import checkpoints
 import metrics
 import optim
 import settings
-from data.tokens import Tokens
+from data.tokens import splits
 from devices import Processes, cannot_compile, hardware, number_format, stop_signals
 from model import GPT, GPTConfig, peak_flops
 from settings import Count, Diverged, Finished, Fraction, Fractions, Names, Natural, Nonnegative, Rates, UserError
@@ -150,8 +150,10 @@ def make_model(cfg, checkpoint, vocab_size):
             model = GPT(GPTConfig(**sizes | {"vocab_size": cfg.vocab_size or vocab_size}))
         else:
             model = GPT.from_pretrained(cfg.init_from, cfg.dropout)
-    except (ValueError, MemoryError) as error:
-        raise UserError(str(error) or "there is not enough memory for this model") from None
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    except (MemoryError, RuntimeError) as error:
+        raise UserError(f"there is not enough memory for this model: {error}") from None
     except OSError as error:
         raise UserError(
             f"init_from={cfg.init_from!r} is not scratch, resume or auto, and cannot be had as pretrained weights: "
@@ -224,7 +226,7 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
         accumulation, micro = micro_batches(cfg, ranks)
 
         # data
-        train_data, val_data = (Tokens(cfg.dataset, split, cfg.block_size) for split in ("train", "val"))
+        train_data, val_data = splits(cfg.dataset, cfg.block_size)
         meta = train_data.meta
 
         def on_device(x):

@@ -81,6 +81,15 @@ def refuse(monkeypatch, capsys):
         ("--out_dir=5", ["out_dir=5 must be str"]),
         ("--hyper_lr=small", ["hyper_lr='small' must be float or dict or None"]),
         ("--learn=beta1", ["learn='beta1' must be tuple or None"]),
+        ("--learn=('rho', 'rho')", ["learn=('rho', 'rho') must be names, each once"]),
+        ("--weight_decay=-0.1", ["weight_decay=-0.1 must be at least 0"]),
+        ("--min_lr=1", ["min_lr=1.0 is more than learning_rate=0.0006"]),
+        ("--eps=1e999", ["eps=inf must be finite"]),
+        ("--learning_rate=1e999", ["learning_rate=inf must be finite"]),
+        ("--hyper_momentum=1", ["hyper_momentum=1.0 must lie in [0, 1)"]),
+        ("--hyper_momentum={'rho': 1}", ["hyper_momentum={'rho': 1} must map names to numbers in [0, 1)"]),
+        ("--hyper_lr={'rho': -1}", ["hyper_lr={'rho': -1} must map names to numbers that are at least 0"]),
+        ("--seed=99999999999999999999", ["must be less than 2**32"]),
         (
             "config/train_gpt_mada.py",
             ["config/train_gpt_mada.py: there is no such config file", "config/train_gpt2_mada.py"],
@@ -105,6 +114,11 @@ def test_a_wrong_argument(refuse, argument, words):
         ("max_iters = 10 // 0", ["bad.py: ZeroDivisionError"]),
         ("raise ValueError('two\\nlines')", ["bad.py: ValueError: two"]),
         ("from math import pi", ["bad.py", "'pi'"]),
+        ("import math as seed", ["bad.py: seed=<module 'math'", "must be int"]),
+        ("def beta1(): pass", ["bad.py: beta1=<function beta1", "must be float or None"]),
+        ("from os import path as out_dir", ["bad.py: out_dir=<module", "must be str"]),
+        ("exec('n_layer = -1')", ["bad.py: n_layer=-1 must be at least 1"]),
+        ("exit()", ["bad.py: SystemExit"]),
     ],
 )
 def test_a_wrong_config_file(refuse, text, words):
@@ -187,6 +201,17 @@ def test_files_stack_and_the_command_line_wins():
     assert parsed("--max_iters=5", one, two, "--n_embd=32")[1] == expected | {"max_iters": 5, "n_embd": 32}
     assert parsed(two, one)[1]["n_layer"] == 6
     assert parsed("--n_layer=1", "--n_layer=2")[1] == {"n_layer": 2}
+
+
+def test_whatever_statement_sets_a_setting_sets_it(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    write(tmp_path / "shared_settings.py", "n_layer = 7\nwidth = 64\n")
+    path = write(
+        "some.py",
+        "from shared_settings import n_layer, width as n_embd\nexec('n_head = 4')\n"
+        "for batch_size in (1, 2): pass\nif (seed := 5): pass\nglobals().update(dropout=0.5)\n",
+    )
+    assert parsed(path)[1] == {"n_layer": 7, "n_embd": 64, "n_head": 4, "batch_size": 2, "seed": 5, "dropout": 0.5}
 
 
 def test_a_file_that_repeats_a_default_has_given_it():

@@ -318,14 +318,17 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict) -> None:
         for name in new.keys() & old.keys():
             if not alike(new[name], old[name]):
                 raise ValueError(f"its optimizer has {name}={old[name]!r}")
-    has_state = any(group.get("momentum") != 0 for group in optimizer.param_groups)  # SGD without momentum has none
-    for i, p in enumerate(params):
-        entry = saved["state"].get(i)
-        if has_state and not entry:
-            raise ValueError("its optimizer has no state for some parameters")
-        for name, x in (entry or {}).items():
-            if not (isinstance(x, torch.Tensor) and x.is_floating_point() and (x.shape == p.shape or x.dim() < 2)):
-                raise ValueError(f"the {name} of its optimizer has not the parameter's shape")
+    entries = [saved["state"].get(i, {}) for i in range(len(params))]
+    if not all(entries) and any(group.get("momentum") != 0 for group in optimizer.param_groups):  # SGD without has none
+        raise ValueError("its optimizer has no state for some parameters")
+    for name in {
+        name for entry in entries for name in entry
+    }:  # of the parameter's shape, or all of one that is another
+        tensors = [(entry[name], p) for entry, p in zip(entries, params, strict=True) if name in entry]
+        if not all(isinstance(x, torch.Tensor) and x.is_floating_point() for x, _ in tensors):
+            raise ValueError(f"the {name} of its optimizer is not a tensor for every parameter")
+        if len({x.shape for x, _ in tensors}) > 1 and any(x.shape != p.shape for x, p in tensors):
+            raise ValueError(f"the {name} of its optimizer has not the parameters' shapes")
     optimizer.load_state_dict(shared_out(saved, params))
 
 

@@ -49,13 +49,21 @@ def number_format(dtype: str, device_type: str) -> tuple[str, AbstractContextMan
     return dtype, nullcontext() if dtype == "float32" else torch.autocast(device_type, getattr(torch, dtype))
 
 
-def cannot_compile(device: str) -> str | None:
-    """Why torch.compile does not work here, in one line; None where it does."""
+def whether_to_compile(setting: bool | str, device: str) -> tuple[bool, str | None]:
+    """The setting compile -> whether the model is compiled, and why it is not though "auto" would have it, in one line.
+
+    Raises UserError where it was asked for and does not work.
+    """
+    if not (setting if setting != "auto" else device.startswith("cuda")):
+        return False, None
     try:
         torch.compile(lambda x: x.sin() + 1)(torch.zeros(8, device=device))
+        return True, None
     except Exception as error:  # noqa: BLE001 whatever a missing compiler, Triton or driver raises
-        return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
-    return None
+        problem = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+    if setting != "auto":
+        raise UserError(f"compile=True: torch.compile does not work here: {problem}")
+    return False, problem
 
 
 @contextmanager
@@ -115,6 +123,18 @@ class Processes:
                 store = dist.PrefixStore(f"attempt {attempt}", store)
             backend, timeout = "nccl" if self.device_type == "cuda" else "gloo", timedelta(minutes=timeout_minutes)
             dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.ranks, timeout=timeout)
+
+    def share(self, batch_size: int, micro_batch_size: int | None) -> tuple[int, int]:
+        """A batch is ranks x micro-steps x micro-batch -> micro-steps, micro-batch. Raises UserError, with what divides it."""
+        share, left = divmod(batch_size, self.ranks)
+        micro = micro_batch_size or share or 1
+        if left or share % micro:
+            what, number = ("numbers of processes", batch_size) if left else ("micro_batch_size", share)
+            raise UserError(
+                f"batch_size={batch_size} cannot be divided over {self.ranks} processes and micro_batch_size={micro}; "
+                f"valid {what}: {', '.join(str(n) for n in range(1, min(number, 10**6) + 1) if number % n == 0)}"
+            )
+        return share // micro, micro
 
     def leave(self) -> None:
         if dist.is_initialized():

@@ -29,6 +29,13 @@ PEAK_FLOPS = {
     "4090": 165e12,
 }
 
+REVISIONS = {  # the commits of openai-community/NAME that the names below stand for
+    "gpt2": "607a30d783dfa663caf39e06633721c8d4cfcd7e",
+    "gpt2-medium": "6dcaa7a952f72f9298047fd5137cd6e4f05f41da",
+    "gpt2-large": "32b71b12589c2f8d625668d2335a01cac3249519",
+    "gpt2-xl": "15ea56dee5df4983c59b2538573817e1667135e2",
+}
+
 
 @dataclass
 class GPTConfig:
@@ -148,7 +155,8 @@ class GPT(nn.Module):
         """OpenAI's weights through transformers: gpt2 (124M), gpt2-medium, gpt2-large, gpt2-xl, or a local folder."""
         from transformers import GPT2LMHeadModel
 
-        return cls.from_transformers(GPT2LMHeadModel.from_pretrained(name), dropout)
+        revision = REVISIONS.get(name.removeprefix("openai-community/"), "main")
+        return cls.from_transformers(GPT2LMHeadModel.from_pretrained(name, revision=revision), dropout)
 
     @classmethod
     def from_transformers(cls, theirs, dropout=0.0):

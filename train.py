@@ -1,7 +1,6 @@
 """Train a GPT-2 on token files, with any optimizer of optim/: this file from top to bottom is what happens.
 
     python train.py config/train_shakespeare_char_cpu.py                     # one process, on whatever device there is
-    python train.py config/train_gpt2_mada.py --batch_size=32 --compile=False
     torchrun --standalone --nproc_per_node=8 train.py config/train_gpt2_mada.py              # one node of 8 GPUs, DDP
     torchrun --nnodes=2 --node_rank=0 --master_addr=HOST --nproc_per_node=8 train.py config/train_gpt2_mada.py
     python train.py --init_from=resume --out_dir=out/shakespeare-char-cpu    # go on where a run stopped
@@ -31,8 +30,8 @@ import checkpoints
 import metrics
 import optim
 import settings
-from data.tokens import Tokens
-from devices import Processes, cannot_compile, hardware, number_format, stop_signals
+from data.tokens import splits
+from devices import Processes, hardware, number_format, stop_signals, whether_to_compile
 from model import GPT, GPTConfig, peak_flops
 from settings import Count, Diverged, Finished, Fraction, Fractions, Names, Natural, Nonnegative, Rates, UserError
 
@@ -124,20 +123,6 @@ def learning_rate_at(it: int, cfg: SimpleNamespace) -> float:
     return cfg.min_lr + 0.5 * (1 + math.cos(math.pi * progress)) * (cfg.learning_rate - cfg.min_lr)
 
 
-def micro_batches(cfg, ranks):
-    """The global batch is ranks x micro-steps x micro-batch -> micro-steps, micro-batch."""
-    share, left = divmod(cfg.batch_size, ranks)
-    micro = cfg.micro_batch_size or share or 1
-    if left or share % micro:
-        what, number = ("numbers of processes", cfg.batch_size) if left else ("micro_batch_size", share)
-        raise UserError(
-            f"batch_size={cfg.batch_size} cannot be divided over {ranks} processes and "
-            f"micro_batch_size={micro}; valid {what}: "
-            f"{', '.join(str(n) for n in range(1, number + 1) if number % n == 0)}"
-        )
-    return share // micro, micro
-
-
 def make_model(cfg, checkpoint, vocab_size):
     """The model to train: the checkpoint's, a new one, or pretrained. vocab_size: of the data."""
     torch.manual_seed(cfg.seed)
@@ -150,13 +135,13 @@ def make_model(cfg, checkpoint, vocab_size):
             model = GPT(GPTConfig(**sizes | {"vocab_size": cfg.vocab_size or vocab_size}))
         else:
             model = GPT.from_pretrained(cfg.init_from, cfg.dropout)
-    except (ValueError, MemoryError) as error:
-        raise UserError(str(error) or "there is not enough memory for this model") from None
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    except (MemoryError, RuntimeError) as error:
+        raise UserError(f"there is not enough memory for this model: {error}") from None
     except OSError as error:
-        raise UserError(
-            f"init_from={cfg.init_from!r} is not scratch, resume or auto, and cannot be had as pretrained weights: "
-            f"{str(error).splitlines()[0]}"
-        ) from None
+        what = f"init_from={cfg.init_from!r} is not scratch, resume or auto, and cannot be had as pretrained weights"
+        raise UserError(f"{what}: {str(error).splitlines()[0]}") from None
     if model.config.vocab_size < vocab_size:
         raise UserError(f"vocab_size={model.config.vocab_size} is less than the data's {vocab_size}")
     if model.config.block_size < cfg.block_size:
@@ -221,10 +206,10 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
             raise UserError("shard=True splits the model over several processes: start them with torchrun")
         dtype, autocast = number_format(cfg.dtype, device_type)
         torch.set_float32_matmul_precision("high")
-        accumulation, micro = micro_batches(cfg, ranks)
+        accumulation, micro = processes.share(cfg.batch_size, cfg.micro_batch_size)
 
         # data
-        train_data, val_data = (Tokens(cfg.dataset, split, cfg.block_size) for split in ("train", "val"))
+        train_data, val_data = splits(cfg.dataset, cfg.block_size)
         meta = train_data.meta
 
         def on_device(x):
@@ -243,11 +228,7 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
         model.checkpoint_activations = cfg.checkpoint_activations
         if cfg.init_from not in ("scratch", "resume"):  # the sizes come with the weights
             resolved |= dataclasses.asdict(model.config) | {"block_size": cfg.block_size}
-        compiled = cfg.compile if cfg.compile != "auto" else device_type == "cuda"
-        problem = cannot_compile(device) if compiled else None
-        if problem and cfg.compile != "auto":
-            raise UserError(f"compile=True: torch.compile does not work here: {problem}")
-        compiled = compiled and not problem
+        compiled, problem = whether_to_compile(cfg.compile, device)
         at_end.callback(processes.leave)
         processes.join(cfg.timeout_minutes)
         if cfg.shard:

@@ -88,3 +88,19 @@ class Tokens:
         whole = (self.size - 1) // self.block_size
         count = min(count, whole) if count else whole
         return np.arange(count) * whole // count * self.block_size
+
+
+def splits(dataset: str, block_size: int) -> tuple[Tokens, Tokens]:
+    """The training and the validation split of a data set. Raises UserError, also where its meta.json is damaged."""
+    try:
+        found = Tokens(dataset, "train", block_size), Tokens(dataset, "val", block_size)
+        meta = found[0].meta
+        if np.dtype(meta["dtype"]).kind not in "ui" or type(meta["vocab_size"]) is not int or meta["vocab_size"] < 1:
+            raise ValueError("of dtype or vocab_size")
+        f"{meta['counts']['train']:,} {meta['counts']['val']:,} {meta['source']}"
+    except UserError:
+        raise
+    except Exception as error:  # noqa: BLE001 a file may be wrong in more ways than there are names for
+        what = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(f"dataset={dataset!r}: its meta.json is damaged ({what}): prepare it again") from None
+    return found

@@ -5,7 +5,8 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from reproduce import contest_drawing, contest_runs, muon, verdict
-from reproduce.contest_report import conditions_of, markdown, number, share, still_missing
+from reproduce.contest_report import conditions_of, still_missing
+from reproduce.contest_tables import judged, markdown, share
 from reproduce.muon import TASKS
 
 OURS, RIVALS, ADAMS = "MADA from Muon's corner", ("Muon", "AdamW"), "MADA from Adam's corner"
@@ -16,8 +17,8 @@ def cell_of(seeds: dict[int, float]) -> str:
     good = [value for value in seeds.values() if math.isfinite(value)]
     if len(good) < len(seeds):
         return f"diverged ({len(seeds) - len(good)} of {len(seeds)})"
-    spread = f" ± {number(stdev(good))}" if len(good) > 1 else ""
-    return f"{number(mean(good))}{spread} ({len(good)})"
+    spread = f" ± {stdev(good):.2g}" if len(good) > 1 else ""
+    return f"{mean(good):.4g}{spread} ({len(good)})"
 
 
 def table(name: str, values: dict) -> str:
@@ -41,9 +42,7 @@ def at_best(name: str, kept: dict, rival: str) -> str:
     found = verdict.tuned(TASKS[name], kept.get(OURS, {}), kept.get(rival, {}))
     if not found:
         return "-"
-    gap = found["gap"]
-    word = "not told apart" if not gap.clear else "better" if gap.mean < 0 else "worse"
-    return f"{gap.mean:+.4f} ± {gap.error:.4f}, {word} (n = {gap.n})"
+    return judged(found["gap"])
 
 
 def way(kept: dict) -> str:

@@ -222,6 +222,21 @@ def test_what_is_no_checkpoint_is_an_error_of_one_line(tmp_path, content):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["gpt2", "openai-community/gpt2-xl", "some/folder"])
+def test_what_is_fetched_is_of_one_revision(monkeypatch, name):
+    transformers, asked = pytest.importorskip("transformers"), []
+
+    def fetch(*args, **kwargs):
+        asked.append((args, kwargs))
+        raise OSError("no network")
+
+    monkeypatch.setattr(transformers.GPT2LMHeadModel, "from_pretrained", fetch)
+    with pytest.raises(OSError):
+        GPT.from_pretrained(name)
+    revision = asked[0][1]["revision"]
+    assert asked[0][0] == (name,) and (len(revision) == 40 if "gpt2" in name else revision == "main")
+
+
 def test_a_folder_without_a_model_is_an_error_of_one_line(tmp_path):
     with pytest.raises(UserError, match="no model can be read from it: .+"):
         load(str(tmp_path))

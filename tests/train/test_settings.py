@@ -81,6 +81,15 @@ def refuse(monkeypatch, capsys):
         ("--out_dir=5", ["out_dir=5 must be str"]),
         ("--hyper_lr=small", ["hyper_lr='small' must be float or dict or None"]),
         ("--learn=beta1", ["learn='beta1' must be tuple or None"]),
+        ("--learn=('rho', 'rho')", ["learn=('rho', 'rho') must be names, each once"]),
+        ("--weight_decay=-0.1", ["weight_decay=-0.1 must be at least 0"]),
+        ("--min_lr=1", ["min_lr=1.0 is more than learning_rate=0.0006"]),
+        ("--eps=1e999", ["eps=inf must be finite"]),
+        ("--learning_rate=1e999", ["learning_rate=inf must be finite"]),
+        ("--hyper_momentum=1", ["hyper_momentum=1.0 must lie in [0, 1)"]),
+        ("--hyper_momentum={'rho': 1}", ["hyper_momentum={'rho': 1} must map names to numbers in [0, 1)"]),
+        ("--hyper_lr={'rho': -1}", ["hyper_lr={'rho': -1} must map names to numbers that are at least 0"]),
+        ("--seed=99999999999999999999", ["must be less than 2**32"]),
         (
             "config/train_gpt_mada.py",
             ["config/train_gpt_mada.py: there is no such config file", "config/train_gpt2_mada.py"],
@@ -105,6 +114,11 @@ def test_a_wrong_argument(refuse, argument, words):
         ("max_iters = 10 // 0", ["bad.py: ZeroDivisionError"]),
         ("raise ValueError('two\\nlines')", ["bad.py: ValueError: two"]),
         ("from math import pi", ["bad.py", "'pi'"]),
+        ("import math as seed", ["bad.py: seed=<module 'math'", "must be int"]),
+        ("def beta1(): pass", ["bad.py: beta1=<function beta1", "must be float or None"]),
+        ("from os import path as out_dir", ["bad.py: out_dir=<module", "must be str"]),
+        ("exec('n_layer = -1')", ["bad.py: n_layer=-1 must be at least 1"]),
+        ("exit()", ["bad.py: SystemExit"]),
     ],
 )
 def test_a_wrong_config_file(refuse, text, words):
@@ -189,6 +203,17 @@ def test_files_stack_and_the_command_line_wins():
     assert parsed("--n_layer=1", "--n_layer=2")[1] == {"n_layer": 2}
 
 
+def test_whatever_statement_sets_a_setting_sets_it(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    write(tmp_path / "shared_settings.py", "n_layer = 7\nwidth = 64\n")
+    path = write(
+        "some.py",
+        "from shared_settings import n_layer, width as n_embd\nexec('n_head = 4')\n"
+        "for batch_size in (1, 2): pass\nif (seed := 5): pass\nglobals().update(dropout=0.5)\n",
+    )
+    assert parsed(path)[1] == {"n_layer": 7, "n_embd": 64, "n_head": 4, "batch_size": 2, "seed": 5, "dropout": 0.5}
+
+
 def test_a_file_that_repeats_a_default_has_given_it():
     assert parsed(write("same.py", "n_layer = 12\ndropout = 0.0\noptimizer = 'mada'\nbeta1 = None"))[1] == {
         "n_layer": 12,
@@ -263,7 +288,9 @@ def test_the_defaults_have_their_own_types():
 
 @pytest.mark.parametrize("arguments, status", [(["--learning_rat=1"], 2), (["--help"], 0)])
 def test_the_real_command(arguments, status):
-    result = subprocess.run([sys.executable, tiny.ROOT / "train.py", *arguments], capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, tiny.ROOT / "train.py", *arguments], capture_output=True, text=True, check=False
+    )
     assert result.returncode == status and "Traceback" not in result.stderr
     assert result.stderr.count("\n") == (status == 2)
 
@@ -271,7 +298,9 @@ def test_the_real_command(arguments, status):
 def test_help_into_a_closed_pipe_is_quiet():
     reader, writer = os.pipe()
     os.close(reader)
-    result = subprocess.run([sys.executable, tiny.ROOT / "train.py", "--help"], stdout=writer, stderr=subprocess.PIPE)
+    result = subprocess.run(
+        [sys.executable, tiny.ROOT / "train.py", "--help"], stdout=writer, stderr=subprocess.PIPE, check=False
+    )
     os.close(writer)
     assert result.stderr == b""
 

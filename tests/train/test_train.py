@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -367,10 +368,10 @@ def test_the_best_checkpoint_is_the_best():
 
 def test_another_run_is_not_overwritten_by_accident():
     tiny.run(max_iters=2)
-    before = open("out/metrics.jsonl").read()
+    before = Path("out/metrics.jsonl").read_text()
     with pytest.raises(UserError, match="'out' holds another run.*--init_from=resume.*--overwrite=True"):
         tiny.run(max_iters=3)
-    assert open("out/metrics.jsonl").read() == before
+    assert Path("out/metrics.jsonl").read_text() == before
     tiny.run(max_iters=3, overwrite=True)
     assert state("out")["iter"] == 3
 

@@ -1,4 +1,4 @@
-"""Whether gradients come in clipped, which shrinks the hyper-gradient without a word."""
+"""Whether gradients come in clipped, which shrinks raw hyper-gradients without a word. Relative ones do not change."""
 
 import warnings
 

@@ -96,6 +96,8 @@ def make(command, source, path):
         subprocess.run(
             [*command, *FLAGS, str(text), "-o", str(library), "-lm"], capture_output=True, text=True, check=True
         )
+        with open(library, "rb") as file:
+            os.fsync(file.fileno())  # or a power cut may leave a part under the final name
         os.replace(library, path)
 
 

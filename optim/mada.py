@@ -105,8 +105,8 @@ def mada(
 class MADA(ParameterizedOptimizer):
     """Learns, while it trains, where to stand between Adam, AVGrad, Yogi, Adan and Lion. Drop-in for AdamW.
 
-    Clipping belongs inside: the hyper-gradient needs the raw gradient, so pass max_grad_norm instead of calling
-    clip_grad_norm_ before step(). The defaults start at Adam. Corners, for (beta3, rho, c, gamma): Adam (0, 1, 1, 1),
+    Clipping belongs inside: pass max_grad_norm instead of calling clip_grad_norm_ before step(). Under hyper_scale="raw"
+    clipping outside shrinks what is learned; under the default it only hides the raw norm from `grad_norm`. The defaults start at Adam. Corners, for (beta3, rho, c, gamma): Adam (0, 1, 1, 1),
     AVGrad (0, 0, 1, 1), Yogi (0, 1, 0, 1), Adan (beta3, 1, 1, 1), Lion gamma = 0; AMSGrad is AVGrad's with
     second_moment="amsgrad".
 

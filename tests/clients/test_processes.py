@@ -90,11 +90,11 @@ def test_a_damaged_file_is_made_anew(cache, monkeypatch):
     (path,) = cache.iterdir()
     damaged = cache.parent / "damaged" / path.name
     damaged.parent.mkdir(mode=0o700)
-    damaged.write_bytes(path.read_bytes()[:1000])
+    damaged.write_bytes(b"")  # as a power cut may leave it
     monkeypatch.setenv("MADA_CACHE", str(damaged.parent))
     compile.compile_c.cache_clear()
     assert compile.compile_c(SOURCE) and len(calls) == 2
-    assert damaged.read_bytes() == path.read_bytes() or damaged.stat().st_size > 1000
+    assert damaged.stat().st_size == path.stat().st_size
 
 
 def test_a_folder_that_others_can_write_to_is_not_used(cache, monkeypatch):

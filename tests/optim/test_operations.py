@@ -4,6 +4,7 @@ python -m pytest tests/optim/test_operations.py
 """
 
 import warnings
+from types import MappingProxyType
 
 import pytest
 import torch
@@ -78,7 +79,7 @@ def test_the_root_has_no_infinite_derivative():
 
 def rule_of(direction):
     class Own(ParameterizedOptimizer):
-        domain = {"beta1": (0.0, 1.0)}
+        domain = MappingProxyType({"beta1": (0.0, 1.0)})
         rule = staticmethod(lambda g, *, m, beta1, bias1, t: (direction(g, m), {"m": beta1 * m + (1 - beta1) * g}))
 
         def __init__(self, params):

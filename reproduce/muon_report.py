@@ -6,7 +6,7 @@ from statistics import mean, stdev
 
 from reproduce import contest_drawing, contest_runs, muon, verdict
 from reproduce.contest_report import conditions_of, still_missing
-from reproduce.contest_tables import judged, markdown, share
+from reproduce.contest_tables import judged, markdown, share, signed
 from reproduce.muon import TASKS
 
 OURS, RIVALS, ADAMS = "MADA from Muon's corner", ("Muon", "AdamW"), "MADA from Adam's corner"
@@ -42,7 +42,7 @@ def at_best(name: str, kept: dict, rival: str) -> str:
     found = verdict.tuned(TASKS[name], kept.get(OURS, {}), kept.get(rival, {}))
     if not found:
         return "-"
-    return judged(found["gap"])
+    return f"{signed(found['gap'])}, {judged(found['gap'])}"
 
 
 def way(kept: dict) -> str:
@@ -62,7 +62,7 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
     found, kept = {}, {}
     for name in muon.SCALES[scale]:
         found[name], _ = contest_runs.gather(muon, scale, name)
-        values = contest_runs.values(found[name])
+        values = contest_runs.values(found[name], TASKS[name])
         if {OURS, *RIVALS} <= values.keys():
             kept[name] = values
     if not kept:

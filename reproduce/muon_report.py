@@ -87,16 +87,12 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
         for name, values in kept.items()
     ]
     said = " and ".join(f"no worse than {rival} in {share(*count)} cells" for rival, count in counts.items())
-    (folder / "README.md").write_text(f"""# Muon as a corner of MADA ({scale})
-
-Started at Muon's corner, learning beta1, beta2 and mu, MADA is {said} (at most two paired standard errors or 0.5 %), at
-learning rates over a factor of 64 from one setting.
-
-{markdown(head, lines)}
-
-{still_missing(muon, scale, seeds)}
-
-{chr(10).join(f"{part}{chr(10)}" for part in parts)}
-{conditions_of(found)}
-""")
-    return {"tasks": list(kept), "no_worse": counts}
+    sentence = (
+        f"Started at Muon's corner, learning beta1, beta2 and mu, MADA is {said} (at most two paired standard errors or "
+        f"0.5 %), at learning rates over a factor of 64, on {len(kept)} task{'s' * (len(kept) > 1)}."
+    )
+    block = f"{sentence}\n\n{markdown(head, lines)}\n\n{still_missing(muon, scale, seeds)}"
+    (folder / "README.md").write_text(
+        f"# Muon as a corner of MADA ({scale})\n\n{block}\n\n" + "\n\n".join(parts) + f"\n\n{conditions_of(found)}\n"
+    )
+    return {"tasks": list(kept), "no_worse": counts, "blocks": {"muon": block}}

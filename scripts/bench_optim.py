@@ -45,16 +45,21 @@ VARIANTS = {  # first the one that the others are compared with
     "yogi": ("yogi", {}),
     "adan": ("adan", {}),
     "lion": ("lion", {}),
+    "muon": ("muon", {}),  # torch's, AdamW for the rest
+    "mada, from muon's corner": ("mada", {"mu": 1.0, "learn": ("beta1", "beta2", "mu")}),
 }
+MUON = ("muon", "mada, from muon's corner")  # only of tensors that have hidden matrices among them
 
 
 def parameters(shapes, device):
-    """Tensors of a GPT's shapes, or one flat one, with gradients."""
+    """Tensors of a GPT's shapes, or one flat one, with gradients; and those of them that are hidden matrices."""
+    hidden = []
     if shapes in SHAPES:
         n_layer, n_head, n_embd, block_size, vocab_size = SHAPES[shapes]
         with torch.device("meta"):
             model = GPT(GPTConfig(block_size, vocab_size, n_layer, n_head, n_embd, bias=False))
-        sizes = [p.shape for p in model.parameters()]
+        sizes, inside = [p.shape for p in model.parameters()], set(optim.hidden_matrices(model))
+        hidden = [i for i, p in enumerate(model.parameters()) if p in inside]
     elif shapes.isdigit() and int(shapes):
         sizes = [(int(shapes),)]
     else:
@@ -62,7 +67,7 @@ def parameters(shapes, device):
     params = [torch.nn.Parameter(0.02 * torch.randn(size, device=device)) for size in sizes]
     for p in params:
         p.grad = 0.01 * torch.randn_like(p)
-    return params
+    return params, [params[i] for i in hidden]
 
 
 def timed(run, device):
@@ -114,13 +119,14 @@ def main():
     if unknown := [name for name in names if name not in VARIANTS]:
         raise UserError(f"--only {unknown[0]}: must be some of {'; '.join(VARIANTS)}")
 
-    params = parameters(args.shapes, args.device)
+    params, hidden = parameters(args.shapes, args.device)
+    names = [name for name in names if hidden or name not in MUON]
     elements = sum(p.numel() for p in params)
     speed = bandwidth(args.device)
     optimizers, rows = {}, []
     for name in names:
         kind, settings = VARIANTS[name]
-        optimizers[name] = optim.build(kind, params, lr=1e-6, **settings)
+        optimizers[name] = optim.build(kind, params, hidden=hidden, lr=1e-6, **settings)
         for _ in range(3):
             optimizers[name].step()  # allocate, trace, compile
     times = {name: [] for name in names}

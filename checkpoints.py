@@ -6,6 +6,7 @@ a process may be killed, or a machine lose power, at any time. It is torch.save'
 """
 
 import contextlib
+import errno
 import io
 import json
 import math
@@ -183,7 +184,8 @@ def read(path: str, names: Iterable[str] = TRAINING) -> dict:
     except UserError:
         raise
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+        kind = Damaged if error.errno == errno.EINVAL else UserError  # it says that something in it is before its start
+        raise kind(f"{path} cannot be read: {error.strerror or error}") from None
     except zipfile.BadZipFile:
         raise Damaged(
             f"{path} is damaged, or no checkpoint: it is empty, cut off or not a file of torch.save's"
@@ -317,7 +319,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict) -> None:
     for new, old in zip(fresh["param_groups"], saved["param_groups"], strict=True):
         for name in new.keys() & old.keys():
             if not alike(new[name], old[name]):
-                raise ValueError(f"its optimizer has {name}={old[name]!r}")
+                raise ValueError(f"its optimizer has {name}={old[name]!r}, as none of this version has")
     entries = [saved["state"].get(i, {}) for i in range(len(params))]
     if not all(entries) and any(group.get("momentum") != 0 for group in optimizer.param_groups):  # SGD without has none
         raise ValueError("its optimizer has no state for some parameters")

@@ -89,12 +89,9 @@ def fresh(source="good", target="out"):
     shutil.copytree(source, target)
 
 
-def unharmed() -> str | None:
-    """Whether a refused run still has its checkpoints."""
-    for name in ("ckpt_last.pt", "ckpt_prev.pt", "ckpt_best.pt"):
-        if Path("good", name).read_bytes() != Path("out", name).read_bytes():
-            return f"{name} is another than before"
-    return None
+def hash_of(out_dir):
+    """Of the checkpoints and the record of a run, by name, whatever is set aside under another one."""
+    return {path.name: hash(path.read_bytes()) for path in Path(out_dir).iterdir()}
 
 
 # the kinds of input: a strategy, and what to do with a case of it
@@ -145,9 +142,11 @@ def checkpoint_bytes(case: tuple[int, bytes, int]) -> str | None:
     status, out, error = call(*arguments(init_from="resume"))
     if found := fault(status, out, error):
         return found
+    if status:
+        return f"status {status}: {error[-300:]}"
     state = torch.load("out/ckpt_last.pt")
     same = tiny.same(state["model"], torch.load("straight/ckpt_last.pt")["model"])
-    return None if status == 0 and same and state["iter"] == 6 else f"status {status}, another end: {error[-300:]}"
+    return None if same and state["iter"] == 6 else f"another end: {error[-300:]}"
 
 
 def checkpoint_content(case: tuple[list, object]) -> str | None:
@@ -168,8 +167,11 @@ def checkpoint_content(case: tuple[list, object]) -> str | None:
         holder[key] = value
     os.remove("out/ckpt_last.pt")
     torch.save(state, "out/ckpt_last.pt")
+    before = hash_of("out")
     status, out, error = call(*arguments(init_from="resume"))
-    return fault(status, out, error)
+    return fault(status, out, error) or (
+        "a refused run has changed its files" if status and hash_of("out") != before else None
+    )
 
 
 def metrics_file(case: bytes) -> str | None:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import tiny
@@ -234,6 +235,24 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_it_used(capsys)
     assert os.path.exists("out/ckpt_damaged.pt")
     tiny.run(overwrite=True, max_iters=1)
     assert sorted(os.listdir("out")) == ["ckpt_best.pt", "ckpt_last.pt", "metrics.jsonl"]
+
+
+def test_what_the_soak_once_found():
+    """A directory of the zip that begins before the file does; a moment that one parameter lacks."""
+    tiny.run(optimizer="adam", eval_interval=2, max_iters=4)
+    content = bytearray(Path("out/ckpt_last.pt").read_bytes())
+    end = content.rindex(b"PK\6\6")
+    content[end + 48 : end + 52] = (len(content) + 99).to_bytes(4, "little")  # where the directory begins
+    damaged = Path("damaged.pt")
+    damaged.write_bytes(content)
+    with pytest.raises(checkpoints.Damaged):
+        checkpoints.read("damaged.pt")
+    whole = torch.load("out/ckpt_last.pt")
+    del whole["optimizer"]["state"][0]["exp_avg"]
+    os.remove("out/ckpt_last.pt")
+    torch.save(whole, "out/ckpt_last.pt")
+    with pytest.raises(UserError, match="ckpt_last.pt does not fit .* not the same state for every parameter"):
+        tiny.run(optimizer="adam", init_from="resume")
 
 
 def test_where_both_are_damaged_the_best_is_named_and_nothing_is_lost():

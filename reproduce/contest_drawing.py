@@ -4,6 +4,7 @@ import os
 from statistics import mean
 
 import numpy as np
+from matplotlib.ticker import LogLocator, NullLocator
 
 from reproduce.drawing import LINES, SYMBOLS, band, color, plt, pretty, save, styles
 
@@ -59,8 +60,9 @@ def limits(ax, panels: list[dict], higher: bool) -> float:
     )
     if logarithmic:
         ax.set_yscale("log")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
         ax.yaxis.set_major_formatter("{x:g}")
-        ax.yaxis.set_minor_formatter("{x:g}")
+        ax.yaxis.set_minor_locator(NullLocator())
     return worst
 
 

@@ -326,7 +326,9 @@ class ParameterizedOptimizer(Optimizer):
         self.grad_norm = squares.sum().sqrt()
         ok = self.grad_norm < torch.inf  # finite, that is
         if plan.learns:
-            if self.param_groups[0]["hyper_scale"] == "raw":  # a relative hyper-gradient is the same for a clipped gradient
+            if (
+                self.param_groups[0]["hyper_scale"] == "raw"
+            ):  # a relative hyper-gradient is the same for a clipped gradient
                 self.watch.see(type(self).__name__, self.grad_norm)
             units = absolute * self.applied_rates(hyper)
             hyper.descend(self.look_back(plan, ok), units, ok)

@@ -3,8 +3,11 @@
 python -m pytest tests/optim/test_extensions.py
 """
 
+import copy
 import importlib.util
+import pickle
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 import torch
@@ -33,7 +36,7 @@ def run(make, steps=20, **settings):
 class AdaBelief(reference.Plain):
     """Zhuang et al. (2020), Algorithm 2, with bias correction."""
 
-    defaults = {"betas": (0.9, 0.95), "eps": 1e-8}
+    defaults = MappingProxyType({"betas": (0.9, 0.95), "eps": 1e-8})
 
     def direction(self, g, state, betas, eps):
         state["m"] = betas[0] * state.get("m", 0) + (1 - betas[0]) * g
@@ -230,3 +233,20 @@ def test_float32_state_of_bfloat16_parameters_survives_loading():
 def test_bad_arguments_are_named(bad, message):
     with pytest.raises(ValueError, match=message.replace("(", r"\(")):
         MADA([torch.zeros(1, requires_grad=True)], **bad)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["deepcopy", "pickle"])
+def test_copies_keep_the_domain_of_a_learned_rate(copied):
+    p = torch.ones(3, requires_grad=True)
+    optimizer = MADA([p], lr=0.1, learn=("beta1", "lr"), domain={"beta1": (0.5, 0.95)}, lr_range=(0.5, 3.0))
+    for _ in range(3):
+        p.grad = p.detach() - 3
+        optimizer.step()
+    other = copied(optimizer)
+    assert dict(other.domain) == dict(optimizer.domain) and other.domain["lr"] == (0.5, 3.0)
+    assert other.coefficients == optimizer.coefficients and float(other.grad_norm) == float(optimizer.grad_norm)
+    (q,) = other.param_groups[0]["params"]
+    for x, optimizing in ((p, optimizer), (q, other)):
+        x.grad = x.detach() - 3
+        optimizing.step()
+    assert other.coefficients == optimizer.coefficients and torch.equal(p, q)

@@ -77,13 +77,13 @@ def assert_same_trajectory(coefficients, settings, steps, variant=0, frozen=lamb
         for name in frozen(t):
             params[name].grad = None
         ours.step()
-        expected = theirs.step(lambda x: problem.loss(x, t, variant), factor, frozen(t))
+        expected = theirs.step(lambda x, t=t: problem.loss(x, t, variant), factor, frozen(t))
         torch.testing.assert_close(
             {"loss": loss.item(), "h": ours.hyper_gradients, "q": ours.coefficients},
             {"loss": expected, "h": theirs.hyper_gradients, "q": theirs.coefficients},
             rtol=0,
             atol=TRAJECTORY,
-            msg=lambda text: f"step {t}: {text}\nours {ours.hyper_gradients}\ntheirs {theirs.hyper_gradients}",
+            msg=lambda text, t=t: f"step {t}: {text}\nours {ours.hyper_gradients}\ntheirs {theirs.hyper_gradients}",
         )
     torch.testing.assert_close(params, {name: x.detach() for name, x in theirs.x.items()}, rtol=0, atol=TRAJECTORY)
     return ours.coefficients

@@ -356,7 +356,7 @@ def test_closure(name):
     for t in range(1, 5):
         calls = []
 
-        def closure():
+        def closure(t=t, calls=calls):
             calls.append(t)
             by_closure[1].zero_grad()
             loss = problem.loss(by_closure[0], t)

@@ -106,9 +106,10 @@ class MADA(ParameterizedOptimizer):
     """Learns, while it trains, where to stand between Adam, AVGrad, Yogi, Adan and Lion. Drop-in for AdamW.
 
     Clipping belongs inside: pass max_grad_norm instead of calling clip_grad_norm_ before step(). Under hyper_scale="raw"
-    clipping outside shrinks what is learned; under the default it only hides the raw norm from `grad_norm`. The defaults start at Adam. Corners, for (beta3, rho, c, gamma): Adam (0, 1, 1, 1),
-    AVGrad (0, 0, 1, 1), Yogi (0, 1, 0, 1), Adan (beta3, 1, 1, 1), Lion gamma = 0; AMSGrad is AVGrad's with
-    second_moment="amsgrad".
+    clipping outside shrinks what is learned; under the default it only hides the raw norm from `grad_norm`.
+    The defaults start at Adam. Corners, for (beta3, rho, c, gamma): Adam (0, 1, 1, 1), AVGrad (0, 0, 1, 1),
+    Yogi (0, 1, 0, 1), Adan (beta3, 1, 1, 1), Lion gamma = 0; AMSGrad is AVGrad's with second_moment="amsgrad".
+    CyclicLR and OneCycleLR need cycle_momentum=False, since the betas are learned. `mada.coefficients` finds them under wrappers.
 
     params: tensors or param groups; `lr` and `weight_decay` may differ by group.
     betas, beta3, rho, c, gamma: initial coefficients. A learned one must start in its `domain`.

@@ -3,7 +3,9 @@
 python -m pytest tests/optim/test_extensions.py
 """
 
+import copy
 import importlib.util
+import pickle
 from pathlib import Path
 from types import MappingProxyType
 
@@ -270,3 +272,20 @@ def test_a_rule_with_an_input_that_is_not_elementwise():
     (_, low, _), (_, high, _) = run(0.4 - 1e-5, 2), run(0.4 + 1e-5, 2)
     h = run(0.4, 2, ("kappa",))[2].hyper_gradients["kappa"]
     assert h == pytest.approx((high - low) / 2e-5, rel=1e-6)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["deepcopy", "pickle"])
+def test_copies_keep_the_domain_of_a_learned_rate(copied):
+    p = torch.ones(3, requires_grad=True)
+    optimizer = MADA([p], lr=0.1, learn=("beta1", "lr"), domain={"beta1": (0.5, 0.95)}, lr_range=(0.5, 3.0))
+    for _ in range(3):
+        p.grad = p.detach() - 3
+        optimizer.step()
+    other = copied(optimizer)
+    assert dict(other.domain) == dict(optimizer.domain) and other.domain["lr"] == (0.5, 3.0)
+    assert other.coefficients == optimizer.coefficients and float(other.grad_norm) == float(optimizer.grad_norm)
+    (q,) = other.param_groups[0]["params"]
+    for x, optimizing in ((p, optimizer), (q, other)):
+        x.grad = x.detach() - 3
+        optimizing.step()
+    assert other.coefficients == optimizer.coefficients and torch.equal(p, q)

@@ -61,6 +61,21 @@ def tables(kept: dict, groups: list[str]) -> str:
     )
 
 
+def judged(kept: dict, group: str) -> str:
+    """A line per task: which rows of a group are worse than MADA, which better, and which cannot be told apart."""
+    said = []
+    for name, values in kept.items():
+        found = {"worse": [], "better": [], "not told apart": []}
+        for row in GROUPS[group]:
+            gap = to_mada(TASKS[name], values, row) if row not in ("AdamW", "MADA") else None
+            if gap and gap[1] is not None:
+                clear = abs(gap[0]) > 2 * gap[1]
+                found["not told apart" if not clear else "worse" if gap[0] > 0 else "better"].append(row)
+        words = "; ".join(f"{word}: {', '.join(rows)}" for word, rows in found.items() if rows)
+        said.append(f"- {TASKS[name].title}, against MADA as it is: {words or 'not run yet'}.")
+    return "\n".join(said)
+
+
 def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
     """Write README.md and the picture to folder. Returns what summary.json is to hold, or None where there is nothing."""
     found, kept = {}, {}
@@ -77,7 +92,7 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
     contest_drawing.bars({TASKS[name].title: it for name, it in gaps.items()}, folder / "figure.png",
                          "relative gap to MADA (positive: worse)",
                          f"Mean over cells and {n} seeds, and two standard errors; a ring: one seed. From four starts at two learning rates.")  # fmt: skip
-    sections = "\n\n".join(f"## {group}\n\n{tables(kept, [group])}" for group in GROUPS)
+    sections = "\n\n".join(f"## {group}\n\n{judged(kept, group)}\n\n{tables(kept, [group])}" for group in GROUPS)
     (folder / "README.md").write_text(f"""# Which part of MADA helps? ({scale})
 
 {n} seeds of {" and of ".join(f"{max(len(cells) for cells in values.values())} cells of {TASKS[name].title}" for name, values in kept.items())}. \
@@ -97,5 +112,5 @@ from them.
     return {
         "gap to MADA": {name: {row: dict(zip(("mean", "error"), gap, strict=True)) for row, gap in it.items()}
                         for name, it in gaps.items()},
-        "blocks": {key: tables(kept, [group]) for key, group in blocks.items()},
+        "blocks": {key: f"{judged(kept, group)}\n\n{tables(kept, [group])}" for key, group in blocks.items()},
     }  # fmt: skip

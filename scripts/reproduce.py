@@ -35,14 +35,14 @@ def main():
     parser.add_argument("--no_grid", action="store_true", help="at the paper's learning rates only")
     parser.add_argument("--draw", action="store_true", help="run nothing: from what has ended, and what results/ holds")
     parser.add_argument("--dry_run", action="store_true", help="run nothing: say how many runs, and about how long")
-    parser.add_argument("--task", help=f"one task alone of {' or '.join(rivals.NAMES)}")
+    parser.add_argument("--task", help=f"one task alone of {', '.join(rivals.NAMES)}")
     args = parser.parse_args()
     how = args.seeds, not args.no_grid, args.task
     for name, least in (("seeds", 1), ("workers", 0)):
         if (value := getattr(args, name)) is not None and value < least:
             raise UserError(f"--{name} {value}: must be at least {least}")
     if args.task is not None and args.name not in rivals.NAMES:
-        raise UserError(f"--task {args.task}: only {' and '.join(rivals.NAMES)} have tasks")
+        raise UserError(f"--task {args.task}: only {', '.join(rivals.NAMES)} have tasks")
     if args.name == "index":
         (store.RESULTS / "README.md").write_text(pages.index(store.RESULTS))
         return

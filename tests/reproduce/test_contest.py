@@ -390,7 +390,7 @@ def test_every_part_that_a_page_asks_for_is_made():
 def test_bad_input_is_one_line(script):
     for words, line in (
         (("contest", "--task", "digit"), "contest has no task 'digit' at scale smoke; it has digits, factorization"),
-        (("table2", "--task", "digits"), "--task digits: only contest and ablation have tasks"),
+        (("table2", "--task", "digits"), f"--task digits: only {', '.join(rivals.NAMES)} have tasks"),
         (("contest", "--scale", "paper"), "contest has no scale paper; it has smoke, cpu, gpu"),
     ):
         status, _, err = script("reproduce", *words)

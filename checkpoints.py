@@ -323,9 +323,10 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict) -> None:
     entries = [saved["state"].get(i, {}) for i in range(len(params))]
     if not all(entries) and any(group.get("momentum") != 0 for group in optimizer.param_groups):  # SGD without has none
         raise ValueError("its optimizer has no state for some parameters")
-    for name in {
-        name for entry in entries for name in entry
-    }:  # of the parameter's shape, or all of one that is another
+    muon = [bool(group.get("muon")) for group in optimizer.param_groups for _ in group["params"]]
+    if len({(kind, *sorted(entry)) for kind, entry in zip(muon, entries, strict=True)}) > len({*muon}):
+        raise ValueError("its optimizer has not the same state for every parameter")
+    for name in {name for entry in entries for name in entry}:  # of the parameter's shape, or another one for all
         tensors = [(entry[name], p) for entry, p in zip(entries, params, strict=True) if name in entry]
         if not all(isinstance(x, torch.Tensor) and x.is_floating_point() for x, _ in tensors):
             raise ValueError(f"the {name} of its optimizer is not a tensor for every parameter")

@@ -103,6 +103,8 @@ def check_group(optimizer, group, shares):
     """A setting that a group cannot have for itself is refused by name; names that are not the optimizer's pass."""
     owner, domain = type(optimizer).__name__, optimizer.domain
     shared = {*domain, "betas", *SHARED} - {"lr"}
+    if "learn" in group and " ".join(group["learn"]) == optimizer.defaults["learn"]:
+        del group["learn"]  # ZeRO repeats the optimizer's own arguments in its groups
     for name in group:
         if name in shared and shares:
             raise ValueError(

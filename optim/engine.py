@@ -289,7 +289,7 @@ class ParameterizedOptimizer(Optimizer):
             for name, value in state_dict["state"].get(i, {}).items():
                 if name in ("step", "weights"):
                     self.state[p][name] = value.to(self.scalar_device(), copy=True)
-                elif value.dtype != self.state[p][name].dtype:
+                else:  # torch would share memory with the state dict, which steps change in place
                     self.state[p][name] = value.to(p.device, copy=True)
 
     # What a reader may ask for. Reading changes nothing; on a GPU it waits for the step to finish.

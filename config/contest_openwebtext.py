@@ -1,5 +1,5 @@
 # After config/train_shakespeare_char_cpu.py: a GPT of 0.35M parameters on OpenWebText as bytes.
-# 16 sequences x 128 = 2,048 bytes per step; x 3,000 steps = 6.1M bytes: the text once, and past the plateau of bigrams.
+# 16 sequences x 128 = 2,048 bytes per step; x 3,000 steps = 6.1M bytes, past the plateau of bigrams.
 dataset = "openwebtext_bytes"
 batch_size = 16
 n_layer = 3

@@ -1,6 +1,6 @@
 """MADA in plain eager PyTorch: read this first. The fast path (engine.py and what is under it) is tested equal to it.
 
-One set of coefficients q, one learning rate, no groups, no ranks, no clipping of q's momentum: what a step does, in order.
+One set of coefficients q, one learning rate, no groups, no ranks, no hyper-momentum, no skipped steps: what a step does, in order.
 """
 
 import math

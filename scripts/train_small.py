@@ -4,7 +4,7 @@
     python scripts/train_small.py --task=factorization --optimizer=adam      # matrix completion, which is not convex
     python scripts/train_small.py --task=cartpole                            # REINFORCE; acrobot likewise
 
-`--help` lists the settings. metrics.jsonl has a line per log_interval; the last has `value`, by which optimizers are compared:
+`--help` lists the settings. metrics.jsonl has a line every 50 steps; the last has `value`, by which optimizers are compared:
 the validation loss (digits), the mean squared error of held-out entries (factorization), or minus the mean return of all
 episodes so far (cartpole, acrobot). It is lower for a better one.
 """

@@ -154,7 +154,7 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
 
 ![every cell](cells.png)
 
-## The goal that was set before, and what came of it
+## The goals, and what came of them
 
 {markdown(["goal", "found", ""], goal_lines)}
 

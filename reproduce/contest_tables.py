@@ -131,6 +131,9 @@ def sentences(found: dict[str, dict]) -> list[str]:
     fine, fine_1, below = (sum(it[key] for it in found.values()) for key in ("no_worse", "no_worse_1", "below"))
     best = {name: it["start"]["gap"] for name, it in found.items() if it["start"]}
     better, worse = ([name for name, gap in best.items() if gap.clear and gap.mean * sign < 0] for sign in (1, -1))
+    gaps = [gap for it in found.values() for gap in it["gaps"].values() if gap]
+    told = [sum(gap.clear and gap.mean * sign < 0 for gap in gaps) for sign in (1, -1)]
+    small = sum(gap.mean + 2 * gap.error <= 0.02 * abs(gap.base) for gap in gaps)
     names = {"better": ", ".join(better) or "none", "worse": ", ".join(worse) or "none"}
     shares = {(name, cell): it for name, found_here in found.items() for cell, it in found_here["undone"].items()}
     level = sum(it["level"] for it in found.values())
@@ -141,7 +144,9 @@ def sentences(found: dict[str, dict]) -> list[str]:
     return [
         f"Put in AdamW's place with nothing else changed, MADA is no worse in {share(fine, n)} cells of {len(found)} "
         + f"task{'s' * (len(found) > 1)}, {span(seeds)} seeds each ({share(fine_1, n)} at one standard error), and its mean is below "
-        + f"AdamW's in {share(below, n)}; {end or 'no cell is beyond that'}.",
+        + f"AdamW's in {share(below, n)}; {end or 'no cell is beyond that'}. "
+        + f"By more than two standard errors it is better in {told[0]} cells and worse in {told[1]}; in the others the two cannot be "
+        + f"told apart. Harm of more than 2 % is excluded, at two standard errors, in {share(small, n)}.",
         f"Each at its best rate from betas (0.9, 0.95), MADA is better by more than two standard errors on {len(better)} "
         + f"of {len(best)} ({names['better']}) and worse on {len(worse)} ({names['worse']}); on the others the two "
         + "cannot be told apart.",

@@ -100,12 +100,15 @@ def group_coefficients(optimizer, group, domain):
 
 
 def check_group(optimizer, group, shares):
-    """A setting that a group cannot have for itself is refused by name; names that are not the optimizer's pass."""
+    """A setting that a group cannot have for itself is refused by name; names that are not the optimizer's pass, and so
+    does what is the optimizer's setting anyway: wrappers such as ZeroRedundancyOptimizer write all of them into groups."""
     owner, domain = type(optimizer).__name__, optimizer.domain
     shared = {*domain, "betas", *SHARED} - {"lr"}
-    if "learn" in group and " ".join(group["learn"]) == optimizer.defaults["learn"]:
-        del group["learn"]  # ZeRO repeats the optimizer's own arguments in its groups
-    for name in group:
+    for name in list(group):
+        value = " ".join(group[name]) if name == "learn" and not isinstance(group[name], str) else group[name]
+        if name in optimizer.defaults and name not in shared and value == optimizer.defaults[name]:
+            group[name] = value
+            continue
         if name in shared and shares:
             raise ValueError(
                 f"{name} of a param group: the groups of {owner} share their coefficients; pass per_group=True"

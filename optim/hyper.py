@@ -72,17 +72,17 @@ class Hyper:
 
         self.learned = torch.stack([stack(name, rows) for name in LEARNED])  # (4, rows, coefficients)
         settings = {name: stack(name, rows) for name in SETTINGS}
-        settings["bounds"] = (
-            settings["bounds"].permute(2, 0, 1).contiguous().permute(1, 2, 0)
-        )  # first all lows, then highs
         self.steps, self.last_lr = stack("hyper_step", rows), stack("last_lr", groups)
         self.skipped = stack("skipped_steps", groups[:1])[0]
         self.coefficients = self.learned[0]  # (rows, coefficients)
         self.h = torch.zeros_like(self.coefficients)
         self.table = torch.zeros(len(rows), 3, dtype=torch.float64, device=device)
         self.ok, self.unit, self.count = self.table.unbind(1)
-        rate, momentum, bounds, in_time_scale = settings.values()
-        columns = (self.h, *self.learned, rate, momentum, *bounds.unbind(2), in_time_scale)
+        rate, momentum, self.bounds, in_time_scale = settings.values()
+        self.limits = torch.empty_like(
+            self.bounds.permute(2, 0, 1), memory_format=torch.contiguous_format
+        )  # lows, highs
+        columns = (self.h, *self.learned, rate, momentum, *self.limits, in_time_scale)
         self.loop_rows = Rows(zip(*columns, strict=True))
         self.options = tuple(groups[0][name] for name in OPTIONS)
         for i, group in enumerate(groups):
@@ -110,6 +110,7 @@ class Hyper:
             dist.all_reduce(both)
             h, units = both[:, :-1], both[:, -1]
         self.h.copy_(h)
+        self.limits.copy_(self.bounds.permute(2, 0, 1))  # whoever holds a group may have set them
         self.ok.copy_(ok)
         self.unit.copy_(units)
         self.count.copy_(self.steps)

@@ -150,6 +150,11 @@ def test_betas_of_a_group_where_nothing_is_learned(optimizer, betas):
     torch.testing.assert_close(parameters(together)[1:], parameters(apart)[1:], **CLOSE)
 
 
+def test_a_group_may_repeat_what_holds_for_all():
+    groups = halves(network(), max_grad_norm=1.0, learn=("beta1",))
+    assert MADA(groups, max_grad_norm=1.0, learn=("beta1",)).param_groups[1]["learn"] == "beta1"
+
+
 def test_the_callers_groups_stay_as_they_are():
     groups = halves(network(), betas=(0.5, 0.9), name="rest")
     before = [dict(group) for group in groups]

@@ -263,14 +263,10 @@ def worker(rank, folder):
         other = network()
         other.load_state_dict(model.state_dict())
         fresh = MADA(other.parameters(), lr=0.02, learn=("beta1", "lr"), state_dtype=torch.bfloat16)
-        if options.full_state_dict and options.cpu_offload:  # such a state dict is on rank 0 only
-            assert rank == 0 or state == {}
-            sent = [state]
-            dist.broadcast_object_list(sent, src=0)
-            state = sent[0]
-        set_optimizer_state_dict(  # takes a step, so that all ranks must call it
-            other, fresh, state, options=StateDictOptions(full_state_dict=options.full_state_dict)
-        )
+        on_rank_0 = options.full_state_dict and options.cpu_offload  # such a state dict is nowhere else
+        assert bool(state) == (rank == 0 or not on_rank_0)
+        full = StateDictOptions(full_state_dict=options.full_state_dict, broadcast_from_rank0=on_rank_0)
+        set_optimizer_state_dict(other, fresh, state, options=full)
         train(model, optimizer, range(3, 6))
         train(other, fresh, range(3, 6))
         seen[name] = (

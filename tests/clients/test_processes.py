@@ -153,7 +153,7 @@ def test_ziglang_says_what_it_does(cache, monkeypatch, caplog):
 def test_steps_after_a_fork():
     """The child has none of the threads that its parent ran loops with."""
     code = """
-        import os, sys, torch
+        import os, signal, sys, torch
         sys.path.insert(0, {root!r})
         from optim import Lion
         torch.set_num_threads(3)
@@ -163,6 +163,7 @@ def test_steps_after_a_fork():
         optimizer.step()
         child = os.fork()
         if child == 0:
+            signal.alarm(60)  # a child that hangs goes, too
             optimizer.step()
             os._exit(7 if abs(p[-1].item() - 0.8) < 1e-6 else 8)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))

@@ -123,6 +123,7 @@ def test_another_compiler_flag_or_machine_is_another_file(cache, monkeypatch):
     assert len(list(cache.iterdir())) == 3
 
 
+@pytest.mark.slow
 def test_processes_that_compile_at_once_do_not_disturb_each_other(cache):
     code = f"""
         import sys
@@ -149,6 +150,7 @@ def test_ziglang_says_what_it_does(cache, monkeypatch, caplog):
 # -- fork -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 def test_steps_after_a_fork():
     """The child has none of the threads that its parent ran loops with."""

@@ -155,6 +155,7 @@ def test_trajectory_of_hyperadam(settings, form):
     assert end != BETAS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", [INTERIOR, ADAM, dict(ADAM, gamma=0.0)], ids=["interior", "adam", "lion"])
 @pytest.mark.parametrize("learn", SUBSETS, ids="+".join)
 def test_any_subset_can_be_learned(learn, start):

@@ -66,6 +66,7 @@ SETTINGS = {
 SETTINGS |= {cls.__name__: (cls, {}) for cls in (HyperAdam, AVGrad, Yogi, Adan, Lion)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SETTINGS)
 def test_compiled_equals_eager_in_double_precision(name, without):
     optimizer, settings = SETTINGS[name]
@@ -76,6 +77,7 @@ def test_compiled_equals_eager_in_double_precision(name, without):
     torch.testing.assert_close(fast, plain, **DOUBLE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SETTINGS)
 def test_single_precision_stays_with_double_over_200_steps(name):
     optimizer, settings = SETTINGS[name]
@@ -88,6 +90,7 @@ def test_single_precision_stays_with_double_over_200_steps(name):
     assert q == pytest.approx(p, abs=2e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:optimizer steps run unfused")
 @pytest.mark.parametrize("learn", [learn for n in range(7) for learn in itertools.combinations(ALL, n)], ids=len)
 def test_every_subset_of_learn_is_the_plain_rule(learn, without):

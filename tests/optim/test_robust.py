@@ -590,6 +590,7 @@ def resident():
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="reads /proc")
 def test_memory_is_flat():
     """1,000 steps on 4,096 elements; garbage collection is off, so that a cycle would show too."""
@@ -657,6 +658,7 @@ def linear_loss(model, t, share):
     return ((model(problem.wave((8, 4), 0.37, t, 1.5)[share]) - problem.wave((8, 3), 1.7, t, 1.0)[share]) ** 2).mean()
 
 
+@pytest.mark.slow
 def test_two_ranks(tmp_path):
     """Coefficients are bit-equal on both ranks, even where gradients are not; with DDP they are those of one process."""
     torch.multiprocessing.spawn(worker, (2, str(tmp_path)), nprocs=2)

@@ -3,6 +3,7 @@
 python -m pytest tests/optim/test_sharded.py
 """
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
@@ -85,6 +86,7 @@ def worker(rank, folder):
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_sharded_steps_are_those_of_one_process_and_checkpoints_go_on_exactly(tmp_path):
     torch.multiprocessing.spawn(worker, (str(tmp_path),), nprocs=2)
     zero, one = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))

@@ -286,6 +286,7 @@ def test_the_defaults_have_their_own_types():
         assert checked(SETTINGS, name, setting.default, "default") == setting.default == getattr(train, name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments, status", [(["--learning_rat=1"], 2), (["--help"], 0)])
 def test_the_real_command(arguments, status):
     result = subprocess.run(
@@ -295,6 +296,7 @@ def test_the_real_command(arguments, status):
     assert result.stderr.count("\n") == (status == 2)
 
 
+@pytest.mark.slow
 def test_help_into_a_closed_pipe_is_quiet():
     reader, writer = os.pipe()
     os.close(reader)

@@ -94,6 +94,7 @@ def test_a_resumed_run_keeps_its_settings():
         tiny.run(out_dir="elsewhere", init_from="resume")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, status", [("SIGTERM", STOPPED), ("SIGHUP", STOPPED), ("SIGUSR1", STOPPED), ("SIGKILL", -signal.SIGKILL)]
 )
@@ -134,6 +135,7 @@ def test_checkpointed_activations_change_nothing():
     assert tiny.same(state("kept"), state("anew"))
 
 
+@pytest.mark.slow
 def test_two_processes_compute_what_one_does(folder):
     settings = {"out_dir": "two", "micro_batch_size": 2, "grad_clip": 0.5}
     torchrun = start(
@@ -161,6 +163,7 @@ def test_two_processes_compute_what_one_does(folder):
     assert first[1]["param_groups"][0]["coefficients"].tolist() == list(losses("two", "coefficients")[-1].values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["mada", "adam"])
 def test_a_sharded_model_computes_what_a_whole_one_does(folder, optimizer):
     """FSDP2 over two processes, 5 steps; then one process goes on from its checkpoint, as if it had always been alone."""
@@ -190,6 +193,7 @@ def test_sharding_needs_several_processes():
         tiny.run(shard=True)
 
 
+@pytest.mark.slow
 def test_two_processes_that_are_stopped_agree_on_the_step(folder):
     settings = {"out_dir": "stopped", "max_iters": 100_000, "eval_interval": 1000, "log_interval": 3}
     with socket.create_server(("localhost", 0)) as free:

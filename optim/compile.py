@@ -88,6 +88,12 @@ def version(command):
     return path, os.stat(path).st_size, os.stat(path).st_mtime_ns
 
 
+@functools.cache
+def announce(message):
+    """Say what takes so long, once."""
+    logging.getLogger("mada").warning(message)
+
+
 def make(command, source, path):
     """Compile `source` to the library `path`, which appears whole or not at all."""
     with tempfile.TemporaryDirectory(dir=path.parent, prefix="making-") as folder:
@@ -116,9 +122,7 @@ def compile_c(source):
                 except (OSError, AttributeError):  # damaged: make it anew
                     pass
             if "ziglang" in command:
-                logging.getLogger("mada").warning(
-                    "compiling a loop of the optimizer with ziglang, once on this machine: the first takes up to a minute"
-                )
+                announce("compiling the optimizer's loops with ziglang, once on this machine: up to a minute")
             make(command, source, path)
             return ctypes.CDLL(str(path)).run
         except (OSError, subprocess.CalledProcessError) as error:

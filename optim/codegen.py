@@ -213,7 +213,14 @@ def operations(loop, dialect, cast, literal):
             expression = operand(args[0], inside)
         elif op in OPS:
             template = OPS[op] if isinstance(OPS[op], str) else OPS[op][dialect]
-            expression = template.format(*(operand(x, inside) for x in args))
+            operands = [operand(x, inside) for x in args]
+            if "libdevice" in template:  # whose functions take arguments of one type
+                typed, place = "tl.full([], {}, tl.float64)".format, cast if inside else str
+                operands = [
+                    x if isinstance(arg, torch.fx.Node) else place(typed(number(arg)))
+                    for x, arg in zip(operands, args, strict=True)
+                ]
+            expression = template.format(*operands)
         else:
             raise Unavailable(f"the rule uses {op}, which has no row in OPS of optim/codegen.py")
         names[node] = f"x{len(names)}"

@@ -3,6 +3,7 @@
 import os
 import platform
 import signal
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -108,7 +109,6 @@ class Processes:
         self.first = self.rank == 0  # the one that writes
         self.alone = here == self.ranks  # on one machine
         self.parent = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
-        self.reduced = None  # the last tensor that was; gloo's thread must not be the one to free it, or exit may hang
 
     def join(self, timeout_minutes: int) -> None:
         """Wait for the others; that long here, and wherever they are waited for later."""
@@ -137,7 +137,11 @@ class Processes:
         return share // micro, micro
 
     def leave(self) -> None:
+        """End the exchange. Whoever frees gloo's process group waits for its thread and holds the interpreter's lock, which
+        that thread needs to free the tensors of the last exchange: it gets the lock while this one sleeps."""
         if dist.is_initialized():
+            if dist.get_backend() == "gloo":
+                time.sleep(0.2)
             dist.destroy_process_group()
 
     def mean(self, value: torch.Tensor) -> float:
@@ -153,7 +157,6 @@ class Processes:
     def reduce(self, value, operation):
         if self.ranks > 1:
             dist.all_reduce(value, operation)
-            self.reduced = value
         return value
 
     def orphaned(self) -> bool:

@@ -105,6 +105,11 @@ class Given(dict):
     in_files: frozenset[str] = frozenset()
 
 
+def section(settings: dict[str, Setting], title: str, cfg: dict) -> dict:
+    """The values of one section's settings: {name: value}."""
+    return {name: cfg[name] for name, setting in settings.items() if setting.section == title}
+
+
 def parse(settings: dict[str, Setting], arguments: typing.Iterable[str]) -> tuple[dict, Given]:
     """Command-line arguments, without the script's name -> (all settings, those that were set).
 

@@ -111,7 +111,7 @@ SETTINGS = settings.declared(__file__)
 
 def section(title, cfg):
     """The settings of one section: {name: value}."""
-    return {name: cfg[name] for name, setting in SETTINGS.items() if setting.section == title}
+    return settings.section(SETTINGS, title, cfg)
 
 
 def learning_rate_at(it: int, cfg: SimpleNamespace) -> float:
@@ -151,12 +151,10 @@ def make_model(cfg, checkpoint, vocab_size):
 
 def make_optimizer(cfg, model):
     """The optimizer of the settings, without a state. Only matrices decay."""
-    matrices = [p for p in model.parameters() if p.dim() >= 2]
-    others = [p for p in model.parameters() if p.dim() < 2]
     try:
         return optim.build(
             cfg.optimizer,
-            [{"params": matrices, "weight_decay": cfg.weight_decay}, {"params": others, "weight_decay": 0.0}],
+            optim.decay_matrices(model.parameters(), cfg.weight_decay),
             lr=cfg.learning_rate,
             hidden=optim.hidden_matrices(model),
             max_grad_norm=cfg.grad_clip,

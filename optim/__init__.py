@@ -6,7 +6,7 @@ from .adan import Adan
 from .avgrad import AVGrad
 from .build import OPTIMIZERS, build, flat, resolved, signature
 from .engine import ParameterizedOptimizer
-from .groups import hidden_matrices, param_groups
+from .groups import decay_matrices, hidden_matrices, param_groups
 from .hyperadam import HyperAdam
 from .lion import Lion
 from .mada import MADA, sqrt
@@ -27,6 +27,7 @@ __all__ = [
     "Yogi",
     "build",
     "coefficients",
+    "decay_matrices",
     "flat",
     "hidden_matrices",
     "param_groups",

@@ -227,9 +227,7 @@ class ParameterizedOptimizer(Stateful):
         self.grad_norm = squares.sum().sqrt()
         ok = self.grad_norm < torch.inf  # finite, that is
         if plan.learns:
-            if (
-                self.param_groups[0]["hyper_scale"] == "raw"
-            ):  # a relative hyper-gradient is the same for a clipped gradient
+            if self.param_groups[0]["hyper_scale"] == "raw":  # a relative one is the same for a clipped gradient
                 self.watch.see(type(self).__name__, self.grad_norm)
             units = absolute * self.applied_rates(hyper)
             hyper.descend(self.look_back(plan, ok), units, ok)
@@ -351,12 +349,8 @@ class ParameterizedOptimizer(Stateful):
             q = dict(zip(self.domain, group["coefficients"].tolist(), strict=True))
             self.set_needed(group, self.needed(q, {name: group[name] for name in self.constants}, ()))
             for p in group["params"]:
-                for name in set(self.state.get(p, ())) - {
-                    "step",
-                    "weights",
-                    *group["buffers"].split(),
-                    *group["inputs"].split(),
-                }:
+                kept = {"step", "weights", *group["buffers"].split(), *group["inputs"].split()}
+                for name in set(self.state.get(p, ())) - kept:
                     del self.state[p][name]
         self.defaults["learn"] = ""
         self.plan = None

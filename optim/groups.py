@@ -55,19 +55,20 @@ def param_groups(
     if any(isinstance(p, nn.parameter.UninitializedParameter) for p in model.parameters()):
         raise ValueError("the model has lazy parameters: run it once before its parameters are split")
     names = {p: name for name, p in model.named_parameters() if p.requires_grad}
-    hidden = {p: None for p in hidden_matrices(model, convolutions)}
-    parts = (
-        ([p for p in names if p in hidden], weight_decay, True),
-        ([p for p in names if p not in hidden and p.dim() >= 2], weight_decay, False),
-        ([p for p in names if p not in hidden and p.dim() < 2], 0.0, False),
-    )
-    groups = ParamGroups(
-        {"params": params, "weight_decay": decay, "muon": muon} for params, decay, muon in parts if params
-    )
+    groups = ParamGroups(split_hidden(decay_matrices(names, weight_decay), hidden_matrices(model, convolutions)))
     groups.names = names
     if verbose:
         print(groups)
     return groups
+
+
+def decay_matrices(params: Iterable[Tensor], weight_decay: float) -> list[dict]:
+    """Two param groups: tensors of two and more dimensions, which decay, and the others, which do not."""
+    params = list(params)
+    return [
+        {"params": [p for p in params if p.dim() >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in params if p.dim() < 2], "weight_decay": 0.0},
+    ]
 
 
 def split_hidden(groups: Iterable[dict] | Iterable[Tensor], hidden: Iterable[Tensor]) -> list[dict]:

@@ -6,6 +6,7 @@ what the rule is to have in place of them, likewise. Muon's orthogonalized momen
 
 import inspect
 from collections.abc import Callable, Iterator
+from functools import cache
 
 import torch
 import torch.distributed as dist
@@ -20,7 +21,7 @@ def compute(functions: dict[str, Callable], members: list[tuple], ok: Tensor) ->
     functions: {input: function}; members: (parameter, its state, the factor that clips its gradient), all with gradients.
     """
     for name, function in functions.items():
-        buffers = [key for key in inspect.signature(function).parameters if key != "g"]
+        buffers = named_buffers(function)
         for some in by_shape(members):
             old = [state[name] for _, state, _ in some]
             new = shared_out(function, [{"g": p.grad, **{key: state[key] for key in buffers}} for p, state, _ in some],
@@ -28,6 +29,12 @@ def compute(functions: dict[str, Callable], members: list[tuple], ok: Tensor) ->
             for x, before in zip(new, old, strict=True):
                 x = like(x, before)
                 torch.where(ok.to(x.device), x, before, out=before)
+
+
+@cache
+def named_buffers(function: Callable) -> tuple[str, ...]:
+    """The arguments of an input's function, but the gradient."""
+    return tuple(key for key in inspect.signature(function).parameters if key != "g")
 
 
 def by_shape(members: list[tuple]) -> Iterator[list[tuple]]:

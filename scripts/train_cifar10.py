@@ -49,9 +49,7 @@ augment = False  # random crops out of a reflected border of 4 pixels, and mirro
 # -- optimizer [kept]
 optimizer = "mada"  # a name in optim/build.py
 learning_rate: Nonnegative = 1e-3  # constant, or the peak
-schedule: Literal["constant", "one_cycle"] = (
-    "constant"  # torch's OneCycleLR with its defaults, of the learning rate only
-)
+schedule: Literal["constant", "one_cycle"] = "constant"  # or torch's OneCycleLR by default, of the learning rate only
 weight_decay: Nonnegative = 0.0  # the paper names none
 grad_clip: Nonnegative = 0.0  # global norm to clip the gradient to; 0 for no clipping
 # -- hyperparameters [kept]: the optimizer's own, by its names for them; None keeps its default
@@ -209,7 +207,7 @@ def train(cfg, given=()):
             lr=cfg.learning_rate,
             weight_decay=cfg.weight_decay,
             max_grad_norm=cfg.grad_clip,
-            **{name: resolved[name] for name, it in SETTINGS.items() if it.section == "hyperparameters"},
+            **settings.section(SETTINGS, "hyperparameters", resolved),
         )
     except ValueError as error:
         raise UserError(str(error)) from None

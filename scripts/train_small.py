@@ -35,7 +35,8 @@ out_dir = "out/small"  # folder of metrics.jsonl
 init_from: Literal["scratch"] = "scratch"  # a run takes seconds: one that is stopped starts anew
 seed = 1337  # of the initial weights, the data and the batches
 task: Literal["digits", "factorization", "cartpole", "acrobot"] = "digits"  # TASKS below
-# optimizer: settings that are None keep the optimizer's own default
+# -- optimizer
+variant: Literal["linear", "factor", "cosine"] | None = None  # of MADA, for the ablation: see reproduce/variants.py
 optimizer = "mada"  # a name in optim/build.py
 learning_rate = 1e-2  # peak
 schedule: Literal["cosine", "linear", "constant"] = "cosine"  # after the warm-up, down to a tenth of the peak
@@ -43,6 +44,7 @@ warmup = 0.05  # of the steps: linear from 0
 steps: int | None = None  # None: the task's
 weight_decay = 0.0  # decoupled, on matrices
 grad_clip = 1.0  # global norm to clip the gradient to; 0 for no clipping
+# -- hyperparameters: the optimizer's own, by its names for them; None keeps its default
 beta1: float | None = None  # initial values where they are learned
 beta2: float | None = None  # decay of the second moment for Adam and MADA
 beta3: float | None = None  # Adan's part in MADA; decay of the second moment for Adan
@@ -58,11 +60,9 @@ debias: str | None = None  # what moving averages are divided by: "weights" that
 hyper_scale: str | None = None  # of the hyper-gradients: "relative", or "raw" as in the paper
 domain: dict | None = None  # {name: (low, high)}: bounds on learned coefficients in place of the optimizer's own
 rule: str | None = None  # MADA: "paper", or "authors" for what the released code computes
-variant: Literal["linear", "factor", "cosine"] | None = None  # of MADA, for the ablation: see reproduce/variants.py
 # -- end of settings
 
-OPTIMIZER_SETTINGS = ("beta1", "beta2", "beta3", "rho", "c", "gamma", "mu", "eps", "learn", "hyper_lr", "hyper_momentum",
-                      "debias", "hyper_scale", "domain", "rule")  # fmt: skip
+SETTINGS = settings.declared(__file__)
 LOG_INTERVAL = 50
 
 
@@ -247,20 +247,16 @@ def train(cfg, given=()):
     task = TASKS[cfg.task](cfg.seed)
     total = cfg.steps or task.steps
     task.steps = total
-    params = list(task.model.parameters())
     build = partial(optim.build, hidden=optim.hidden_matrices(task.model))
     if cfg.variant:
         build = partial(variants.build, cfg.variant)
     try:
         optimizer = build(
             cfg.optimizer,
-            [
-                {"params": [p for p in params if p.dim() >= 2], "weight_decay": cfg.weight_decay},
-                {"params": [p for p in params if p.dim() < 2], "weight_decay": 0.0},
-            ],
+            optim.decay_matrices(task.model.parameters(), cfg.weight_decay),
             lr=cfg.learning_rate,
             max_grad_norm=cfg.grad_clip,
-            **{name: resolved[name] for name in OPTIMIZER_SETTINGS},
+            **settings.section(SETTINGS, "hyperparameters", resolved),
         )
     except ValueError as error:
         raise UserError(str(error)) from None
@@ -273,7 +269,7 @@ def train(cfg, given=()):
             "torch": torch.__version__,
             "device": hardware("cpu"),
             "cpu_threads": torch.get_num_threads(),
-            "parameters": sum(p.numel() for p in params),
+            "parameters": sum(p.numel() for p in task.model.parameters()),
         },
         0,
         total,

@@ -34,15 +34,22 @@ def rounded(value: float) -> float | None:
     return float(f"{value:.5g}") if math.isfinite(value) else None
 
 
-def line(key: tuple[str, Cell, int], run: Run, folder: str | os.PathLike, what_is: str) -> dict | None:
-    """What is kept of a run that has ended, or None. Nothing is written to `folder`. what_is: the key of its result."""
+def result(records: list[dict], task: Task) -> float:
+    """Of a run's metrics the value of a task: NaN where there is none."""
+    found = [record for record in records if task.key in record]
+    if not found:
+        return math.nan
+    return (max(found, key=lambda it: it[task.best]) if task.best else found[-1])[task.key]
+
+
+def line(key: tuple[str, Cell, int], run: Run, folder: str | os.PathLike, task: Task) -> dict | None:
+    """What is kept of a run that has ended, or None. Nothing is written to `folder`."""
     state = pool.read(Path(folder, run.id))
     if state["state"] != "done":
         return None
     row, cell, seed = key
     header, records = metrics.read(os.path.join(folder, run.id))
-    values = [record[what_is] for record in records if what_is in record]
-    value = math.nan if state.get("diverged") or not values else values[-1]
+    value = math.nan if state.get("diverged") else result(records, task)
     logged = [record for record in records if "train_loss" in record]
     every = max(1, math.ceil(len(logged) / POINTS))
     logged = logged[(len(logged) - 1) % every :: every]  # the last one is among them
@@ -83,9 +90,9 @@ def read(path: Path) -> dict[tuple[str, Cell, int], dict]:
 def collect(what: ModuleType, scale: str, task: str, wanted: dict, folder: str | os.PathLike | None = None) -> None:
     """Bring runs that have ended in `folder` (out/runs) to results/, beside those that are there and not replaced."""
     path = file_of(what, scale, task)
-    known, key = read(path), what.TASKS[task].key
+    known = read(path)
     new = {at: found for at, run in wanted.items() if known.get(at, {}).get("run") != run.id
-           and (found := line(at, run, folder or store.WORK, key))}  # fmt: skip
+           and (found := line(at, run, folder or store.WORK, what.TASKS[task]))}  # fmt: skip
     if not new:
         return
     order = {at: place for place, at in enumerate(wanted)}

@@ -5,7 +5,8 @@
     python scripts/train_cifar10.py config/cifar10_resnet9_mada.py           # ResNet-9: wants a GPU
     python scripts/train_cifar10.py --init_from=resume --out_dir=out/cifar10-cnn-mada
 
-`--help` lists the settings. metrics.jsonl has a line per epoch; `val_loss` and `accuracy` (%) are on the 10,000 test images.
+`--help` lists the settings. metrics.jsonl has a line per epoch; `val_loss` and `accuracy` (%) are on the 10,000 test images,
+`held_out_accuracy` on training images that were held out, by which an epoch can be chosen.
 A run that is stopped goes on from its last whole epoch, and computes what one straight run would.
 """
 
@@ -43,6 +44,7 @@ seed: Natural = 1337  # of the initial weights, the order of the images, their a
 dataset = "cifar10"  # a folder of data/, made by its prepare.py
 model: Literal["cnn", "resnet9"] = "cnn"  # appendix C.2
 images: Count | None = None  # train, and test, on the first so many images only; None: on all 50,000, and 10,000
+held_out: Natural = 0  # the last so many of these training images are not trained on; their accuracy is logged
 batch_size: Count = 256  # images per step; the last batch of an epoch may be smaller
 epochs: Count = 50  # passes through the training images
 augment = False  # random crops out of a reflected border of 4 pixels, and mirror images
@@ -171,12 +173,15 @@ def train(cfg, given=()):
     folder = FOLDER / cfg.dataset
     x_train, y_train = (x.to(device) for x in load(folder, "train", cfg.images))
     x_test, y_test = (x.to(device) for x in load(folder, "test", cfg.images))
+    count = len(y_train) - cfg.held_out
+    if count < 1:
+        raise UserError(f"held_out={cfg.held_out} of {len(y_train)} training images leaves none; hold fewer out")
+    (x_train, x_held), (y_train, y_held) = (x.split([count, cfg.held_out]) for x in (x_train, y_train))
     if cfg.model == "cnn":  # to [-1, 1]
         mean, deviation = torch.tensor(127.5, device=device), torch.tensor(127.5, device=device)
     else:  # each channel by its statistics over the training images
         channels = x_train.flatten(0, 2).double()
         mean, deviation = (x.float().view(3, 1, 1) for x in (channels.mean(0), channels.std(0)))
-    count = len(y_train)
 
     def pixels(x):
         """(N, 32, 32, 3) uint8 -> (N, 3, 32, 32) float32, in the memory order that convolutions like."""
@@ -234,7 +239,10 @@ def train(cfg, given=()):
             "cpu_threads": torch.get_num_threads(),
             "dtype": "float32",
             "parameters": parameters,
-            "data": {"source": source(folder), "counts": {"train": count, "test": len(y_test)}},
+            "data": {
+                "source": source(folder),
+                "counts": {"train": count, "held_out": cfg.held_out, "test": len(y_test)},
+            },
         },
         it,
         cfg.epochs * steps,
@@ -244,16 +252,16 @@ def train(cfg, given=()):
     )
 
     @torch.no_grad()
-    def evaluate():
-        """Mean loss and accuracy (%) on the test images."""
+    def evaluate(images, labels):
+        """Mean loss and accuracy (%) on images as `load` gives them."""
         model.eval()
         loss, right = torch.zeros((), device=device), torch.zeros((), device=device)
-        for x, y in zip(x_test.split(500), y_test.split(500), strict=True):
+        for x, y in zip(images.split(500), labels.split(500), strict=True):
             output = model(pixels(x))
             loss += F.cross_entropy(output, y, reduction="sum")
             right += (output.argmax(1) == y).sum()
         model.train()
-        return loss.item() / len(y_test), 100 * right.item() / len(y_test)
+        return loss.item() / len(labels), 100 * right.item() / len(labels)
 
     # the loop
     stop = Event()  # set by SIGTERM or ctrl-C: leave; the epoch that is under way is done again by --init_from=resume
@@ -287,7 +295,9 @@ def train(cfg, given=()):
             for name in ("coefficients", "hyper_gradients", "skipped_steps"):
                 if hasattr(optimizer, name):
                     record[name] = getattr(optimizer, name)
-            record["val_loss"], accuracy = evaluate()
+            if cfg.held_out:
+                record["held_out_accuracy"] = evaluate(x_held, y_held)[1]
+            record["val_loss"], accuracy = evaluate(x_test, y_test)
             best = max(best, accuracy)
             log.write(record | {"accuracy": accuracy, "best_accuracy": best})
             if not math.isfinite(record["train_loss"]):

@@ -82,6 +82,23 @@ def test_resnet9_with_augmentation_is_repeatable():
     assert metrics.read("a")[1][0]["val_loss"] == metrics.read("b")[1][0]["val_loss"]
 
 
+def test_images_that_are_held_out_are_not_trained_on(folder):
+    """The first 40 images are trained on as if there were no others; accuracy on the last 24 is the model's own."""
+    run(images=40, out_dir="few")
+    run(held_out=24, out_dir="held")
+    few, held = (torch.load(f"{out_dir}/ckpt_last.pt")["model"] for out_dir in ("few", "held"))
+    assert tiny.same(few, held)
+    header, records = metrics.read("held")
+    assert header["data"]["counts"] == {"train": 40, "held_out": 24, "test": 32}
+    assert "held_out_accuracy" not in metrics.read("few")[1][-1]
+    net = cifar.cnn()
+    net.load_state_dict(held)
+    images, labels = (np.load(folder / f"train_{kind}.npy")[40:] for kind in ("images", "labels"))
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+    right = (net(x).argmax(1).numpy() == labels).mean()
+    assert records[-1]["held_out_accuracy"] == pytest.approx(100 * right)
+
+
 def test_learns():
     assert run("cifar10_cnn_adam.py", epochs=60, out_dir="out") > 60
 
@@ -91,6 +108,7 @@ def test_what_is_wrong_is_said_in_a_line(folder):
     for settings, words in (
         ({"out_dir": "out"}, "holds another run"),
         ({"rho": 3.0, "out_dir": "x"}, "rho"),
+        ({"held_out": 64, "out_dir": "x"}, "held_out=64 of 64 training images leaves none"),
         ({"device": "abacus", "out_dir": "x"}, "device='abacus' cannot be used here"),
         ({"init_from": "resume", "out_dir": "nowhere"}, "there is no"),
         ({"init_from": "resume", "out_dir": "out", "epochs": 1, "seed": 3}, "keeps its seed"),

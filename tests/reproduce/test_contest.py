@@ -312,6 +312,17 @@ def test_a_line_says_what_a_run_was(results, tmp_path):
     assert not (tmp_path / "elsewhere" / run.id / "lock").exists()  # it has only read there
 
 
+def test_the_epoch_of_a_run_is_chosen_on_held_out_images():
+    records = [
+        {"iter": it, "accuracy": accuracy, "held_out_accuracy": held}
+        for it, accuracy, held in ((1, 50.0, 60.0), (2, 51.0, 70.0), (3, 52.0, 70.0), (4, 99.0, 65.0))
+    ]
+    assert contest_runs.result(records, CNN) == 51.0  # the first of the best
+    assert contest_runs.result(records, CNN._replace(best=None)) == 99.0
+    assert math.isnan(contest_runs.result([{"iter": 1}], CNN))
+    assert all(run.cfg["held_out"] == 5000 for run in contest.runs("cnn", "cpu", 1).values())
+
+
 def test_a_run_of_another_version_is_left_out_and_counted(results, tmp_path):
     wanted = contest.runs("digits", "cpu", 1)
     (_, run), *_ = wanted.items()

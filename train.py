@@ -74,6 +74,7 @@ hyper_clip: Nonnegative | None = None  # bound on each hyper-gradient; None: 10
 hyper_optimizer: str | None = None  # how the coefficients descend: "sgd", the paper's, "adam" or "sign"
 debias: str | None = None  # what moving averages are divided by: "weights" that they gathered, or "powers", 1 - beta^t
 hyper_scale: str | None = None  # of the hyper-gradients: "relative", or "raw" as in the paper
+grow_lr: bool | None = None  # MADA, HyperAdam: learn a factor on the learning rate that only grows
 domain: dict | None = None  # {name: (low, high)}: bounds on learned coefficients in place of the optimizer's own
 state_dtype: str | None = None  # "bfloat16": keep the optimizer's moments of the gradient, but not of its square, in it
 rule: str | None = None  # MADA: "paper", or "authors" for what the released code computes

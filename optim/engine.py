@@ -31,6 +31,8 @@ from .shards import check_same_parameters, world
 from .state import Stateful
 
 RELATIVE_HYPER_LR = 1e-2  # for every coefficient: relative hyper-gradients are of one scale
+GROWING_HYPER_LR = 0.3  # of the logarithm of a learning rate that only grows,
+GROWTH = (1.0, 1e6)  # and where its factor stays
 
 
 class ParameterizedOptimizer(Stateful):
@@ -78,6 +80,7 @@ class ParameterizedOptimizer(Stateful):
         debias=None,
         per_group=False,
         lr_range=(0.1, 10.0),
+        grow_lr=False,
         state_dtype=None,
         max_grad_norm=None,
         maximize=False,
@@ -96,6 +99,8 @@ class ParameterizedOptimizer(Stateful):
         constants: {name: value} handed to the rule as they are; hashable values.
         learn: names of the coefficients that hyper-gradient descent moves; the others never change. "lr" stands for a
             factor on the learning rate, 1 at the start and kept in `lr_range`.
+        grow_lr: learn a factor on the learning rate, decay included, that only grows: a rate that is too small grows, one that
+            is not stays. It is the coefficient "lr", with 0.3 for its hyper_lr and domain (1, 1e6) by default.
         hyper_lr, hyper_momentum: a number, or {name: number}; missing names have the default, and no momentum. The
             default of hyper_lr is 1e-2 under hyper_scale="relative", and the paper's values under "raw".
         hyper_start: for that many steps the hyper-gradient is taken to be 0.
@@ -135,8 +140,15 @@ class ParameterizedOptimizer(Stateful):
             raise ValueError(f"lr_range={lr_range!r} must hold 1, where the factor starts, and nothing negative")
         learn = (learn,) if isinstance(learn, str) else tuple(learn)
         relative = hyper_scale != "raw"
+        if grow_lr:
+            if not relative:
+                raise ValueError(
+                    "grow_lr=True needs hyper_scale='relative': raw hyper-gradients have no scale of their own"
+                )
+            learn = tuple(dict.fromkeys((*learn, "lr")))
         if "lr" in learn:
-            self.domain, coefficients = {**self.domain, "lr": tuple(lr_range)}, coefficients | {"lr": 1.0}
+            range_of_lr = GROWTH if grow_lr else tuple(lr_range)
+            self.domain, coefficients = {**self.domain, "lr": range_of_lr}, coefficients | {"lr": 1.0}
         self.domain = {**self.domain, **({} if relative else self.raw_domain)}
         arguments.check_names(type(self).__name__, "learn", learn, self.domain)
         arguments.check_names(type(self).__name__, "domain", domain or {}, self.domain)
@@ -153,6 +165,8 @@ class ParameterizedOptimizer(Stateful):
         free = (-torch.inf, torch.inf)
         zeros = torch.zeros(len(self.domain), dtype=torch.float64)
         self.rates = dict.fromkeys(self.domain, RELATIVE_HYPER_LR) if relative else dict(self.raw_hyper_lr)
+        if grow_lr:
+            self.rates["lr"] = GROWING_HYPER_LR
         super().__init__(
             params,
             {
@@ -175,6 +189,7 @@ class ParameterizedOptimizer(Stateful):
                 "hyper_momentum": self.by_name("hyper_momentum", hyper_momentum, learn),
                 "bounds": zeros.new_tensor([self.domain[name] if name in learn else free for name in self.domain]),
                 "in_time_scale": zeros.new_tensor([relative and name in self.time_scales for name in self.domain]),
+                "grows": zeros.new_tensor([grow_lr and name == "lr" for name in self.domain]),
                 "coefficients": zeros.new_tensor([float(coefficients[name]) for name in self.domain]),
                 "hyper_gradients": zeros,
                 "hyper_velocity": zeros,
@@ -230,6 +245,8 @@ class ParameterizedOptimizer(Stateful):
             if self.param_groups[0]["hyper_scale"] == "raw":  # a relative one is the same for a clipped gradient
                 self.watch.see(type(self).__name__, self.grad_norm)
             units = absolute * self.applied_rates(hyper)
+            if "lr" in self.domain:
+                hyper.note_ramp(plan.rates()[0])
             hyper.descend(self.look_back(plan, ok), units, ok)
         self.move(plan, ok)
         hyper.skipped += ~ok
@@ -328,6 +345,9 @@ class ParameterizedOptimizer(Stateful):
         if limit is not None:
             clip = clip * (limit / (self.grad_norm + 1e-6)).clamp(max=1.0)  # as clip_grad_norm_ has it
         lrs, decays = plan.rates()
+        if "lr" in self.domain:  # a rate that grows has its decay grow with it
+            place = list(self.domain).index("lr")
+            decays = decays * torch.where(hyper.grows[:, place] > 0, hyper.coefficients[:, place], 1.0)
         for batch in plan.batches:
             batch.move(hyper, ok, clip, lrs, decays)
         torch.where(ok, lrs, hyper.last_lr, out=hyper.last_lr)

@@ -10,7 +10,7 @@ from .shards import world
 
 # Of each group, tensors with one entry per coefficient, but bounds, which has two.
 LEARNED = ("coefficients", "hyper_gradients", "hyper_velocity", "hyper_square")
-SETTINGS = ("hyper_lr", "hyper_momentum", "bounds", "in_time_scale")
+SETTINGS = ("hyper_lr", "hyper_momentum", "bounds", "in_time_scale", "grows")
 COUNTS = ("hyper_step", "last_lr", "skipped_steps")  # 0-D
 HYPER_STATE = LEARNED + SETTINGS + COUNTS
 OPTIONS = ("hyper_optimizer", "hyper_scale", "hyper_start", "hyper_clip")  # the same for all groups
@@ -41,22 +41,32 @@ HYPER_OPTIMIZERS = {"sgd": hyper_sgd, "sign": hyper_sign, "adam": hyper_adam}
 
 @lru_cache
 def descent(optimizer, scale, start, clip):
-    """One step of projected hyper-SGD, or the like, as a loop over coefficients."""
+    """One step of projected hyper-SGD, or the like, as a loop over coefficients.
 
-    def descend(h, q, _, velocity, square, rate, momentum, low, high, in_time_scale, ok, unit, steps):
+    A factor on the learning rate that only grows has its own: see `MADA(grow_lr=True)` and docs/hyper_gradients.md. Its
+    place among the velocities holds the logarithm that descent proposes.
+    """
+
+    def descend(h, q, _, velocity, square, rate, momentum, low, high, in_time_scale, grows, ok, unit, steps, ramp):
         h = h + 0.0  # -0 becomes 0, for those who read it
         if scale == "relative":
             h = h / torch.maximum(unit, torch.full_like(unit, TINY))  # where the unit is 0, so is h
         push = h if clip is None else h.clamp(-clip, clip)
         if start:
             push = torch.where(steps >= start, push, 0.0)
+        last = velocity
         step, velocity, square = HYPER_OPTIMIZERS[optimizer](push, velocity, square, momentum, steps + 1)
         step = rate * step
         moved = torch.where(in_time_scale > 0, 1 - (1 - q) * torch.exp(step), q - step)
+        growth = -rate * push * q  # of the logarithm; by how much the schedule has raised the rate meanwhile counts
+        growth = torch.where(growth > 0, torch.relu(growth - ramp), growth)
+        proposal = last + growth
+        moved = torch.where(grows > 0, torch.maximum(q, torch.exp(proposal)), moved)
+        velocity = torch.where(grows > 0, proposal, velocity)
         return [torch.minimum(torch.maximum(moved, low), high), h, velocity, square], []
 
-    names = ("h", *LEARNED, "rate", "momentum", "low", "high", "in_time_scale")
-    return Loop(descend, names, ("ok", "unit", "steps"), LEARNED, guarded=True)
+    names = ("h", *LEARNED, "rate", "momentum", "low", "high", "in_time_scale", "grows")
+    return Loop(descend, names, ("ok", "unit", "steps", "ramp"), LEARNED, guarded=True)
 
 
 class Hyper:
@@ -76,13 +86,13 @@ class Hyper:
         self.skipped = stack("skipped_steps", groups[:1])[0]
         self.coefficients = self.learned[0]  # (rows, coefficients)
         self.h = torch.zeros_like(self.coefficients)
-        self.table = torch.zeros(len(rows), 3, dtype=torch.float64, device=device)
-        self.ok, self.unit, self.count = self.table.unbind(1)
-        rate, momentum, self.bounds, in_time_scale = settings.values()
+        self.table = torch.zeros(len(rows), 4, dtype=torch.float64, device=device)
+        self.ok, self.unit, self.count, self.ramp = self.table.unbind(1)
+        rate, momentum, self.bounds, in_time_scale, self.grows = settings.values()
         self.limits = torch.empty_like(
             self.bounds.permute(2, 0, 1), memory_format=torch.contiguous_format
         )  # lows, highs
-        columns = (self.h, *self.learned, rate, momentum, *self.limits, in_time_scale)
+        columns = (self.h, *self.learned, rate, momentum, *self.limits, in_time_scale, self.grows)
         self.loop_rows = Rows(zip(*columns, strict=True))
         self.options = tuple(groups[0][name] for name in OPTIONS)
         for i, group in enumerate(groups):
@@ -96,6 +106,11 @@ class Hyper:
         """Whether the groups still hold these arrays: nobody has loaded or set others."""
         held = [id(group[name]) for group in groups for name in HYPER_STATE]
         return held == [id(x) for x in self.held] and self.options == tuple(groups[0][name] for name in OPTIONS)
+
+    def note_ramp(self, lrs):
+        """By how much the logarithm of the scheduled rate has grown since the last step; lrs: (groups,)."""
+        ramp = torch.where(self.last_lr > 0, lrs / self.last_lr, 1.0).clamp(min=1.0).log()
+        self.ramp.copy_(ramp if self.per_group else ramp.max())
 
     def descend(self, h, units, ok):
         """Reduce the hyper-gradients over ranks and scale them; then one step of projected hyper-SGD, or the like.

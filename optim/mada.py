@@ -125,7 +125,7 @@ class MADA(ParameterizedOptimizer):
     amsgrad: as in AdamW: start at AMSGrad's corner, rho = 0 with second_moment="amsgrad".
     rule: "paper" or "authors" (what the published code computes). second_moment: "avgrad" or "amsgrad".
     options: hyper_start=0, hyper_clip=10.0, max_grad_norm=None, hyper_optimizer="sgd", per_group=False,
-        lr_range=(0.1, 10.0), state_dtype=None: see ParameterizedOptimizer.
+        lr_range=(0.1, 10.0), grow_lr=False, state_dtype=None: see ParameterizedOptimizer.
 
     State per parameter, at most: m, v, s, n, l, g_prev and the last gradient g, and for Muon u and o; a part whose coefficient is fixed
     where it does not count costs neither memory nor time. Raises ValueError naming an argument out of its domain.

@@ -74,7 +74,8 @@ class Stateful(Optimizer):
                 group.setdefault(name, self.defaults[name])
             group.setdefault("debias", "powers")
             group.setdefault("hyper_scale", "raw")
-            group.setdefault("in_time_scale", torch.zeros_like(group["coefficients"]))
+            for name in ("in_time_scale", "grows"):
+                group.setdefault(name, torch.zeros_like(group["coefficients"]))
         self.place()
 
     def scalar_device(self):

@@ -70,6 +70,7 @@ hyper_momentum: float | dict | None = None  # momentum of the coefficients, like
 hyper_start: int | None = None  # steps before the coefficients begin to move
 debias: str | None = None  # what moving averages are divided by: "weights" that they gathered, or "powers", 1 - beta^t
 hyper_scale: str | None = None  # of the hyper-gradients: "relative", or "raw" as in the paper
+grow_lr: bool | None = None  # MADA, HyperAdam: learn a factor on the learning rate that only grows
 domain: dict | None = None  # {name: (low, high)}: bounds on learned coefficients in place of the optimizer's own
 rule: str | None = None  # MADA: "paper", or "authors" for what the released code computes
 # -- machine [free]

@@ -58,6 +58,7 @@ hyper_lr: float | dict | None = None  # learning rate of the coefficients: a num
 hyper_momentum: float | dict | None = None  # momentum of the coefficients, likewise
 debias: str | None = None  # what moving averages are divided by: "weights" that they gathered, or "powers", 1 - beta^t
 hyper_scale: str | None = None  # of the hyper-gradients: "relative", or "raw" as in the paper
+grow_lr: bool | None = None  # MADA, HyperAdam: learn a factor on the learning rate that only grows
 domain: dict | None = None  # {name: (low, high)}: bounds on learned coefficients in place of the optimizer's own
 rule: str | None = None  # MADA: "paper", or "authors" for what the released code computes
 # -- end of settings

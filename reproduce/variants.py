@@ -1,10 +1,16 @@
-"""What the ablation tries and optim/ does not offer: beta2 moved the other way, and a step of the coefficients by the cosine."""
+"""What comparisons try and optim/ does not offer: beta2 moved the other way, a step of the coefficients by the cosine, and
+optimizers of other packages."""
+
+from functools import partial
+from importlib import import_module
 
 import torch
 from torch.func import jacfwd
 
 import optim
+from optim.build import clip_or_skip
 from optim.mada import MADA, mada
+from settings import UserError
 
 BUFFERS = ("m", "v", "s", "n", "l", "g_prev")
 
@@ -14,7 +20,11 @@ def build(variant: str, name: str, params: list[dict], *, lr: float, max_grad_no
 
     linear: beta2 moves as the other coefficients do; factor: 1 - beta2 moves by a factor, whatever hyper_scale is;
     cosine: all six coefficients move by the cosine (class Eager), from their starts in `settings`.
+    prodigy, schedulefree: those of the packages prodigyopt and schedulefree, with beta1 and beta2 of `settings`.
+    Raises UserError where the package is missing.
     """
+    if variant in RIVALS:
+        return rival(variant, params, lr, (settings["beta1"], settings["beta2"]), max_grad_norm)
     if variant == "cosine":
         start = {key: settings[key] for key in MADA.domain if settings[key] is not None}
         return Eager(params, lr, cosine, max_grad_norm=max_grad_norm, **start)
@@ -22,6 +32,26 @@ def build(variant: str, name: str, params: list[dict], *, lr: float, max_grad_no
     place = list(optimizer.domain).index("beta2")
     for group in optimizer.param_groups:
         group["in_time_scale"][place] = float(variant == "factor")
+    return optimizer
+
+
+RIVALS = {  # {variant: (package, class, what its authors recommend)}
+    "prodigy": ("prodigyopt", "Prodigy", {"safeguard_warmup": True, "use_bias_correction": True}),
+    "schedulefree": ("schedulefree", "AdamWScheduleFree", {}),
+}
+
+
+def rival(variant, params, lr, betas, max_grad_norm):
+    """An optimizer of another package, clipped as optim.build clips torch's."""
+    package, name, recommended = RIVALS[variant]
+    try:
+        optimizer = getattr(import_module(package), name)(params, lr=lr, betas=betas, **recommended)
+    except ModuleNotFoundError:
+        raise UserError(f"variant {variant!r} needs the package {package}: pip install {package}") from None
+    optimizer.skipped_steps = 0
+    optimizer.register_step_pre_hook(partial(clip_or_skip, max_grad_norm=max_grad_norm))
+    if hasattr(optimizer, "train"):  # schedule-free: trains and evaluates at different weights
+        optimizer.train()
     return optimizer
 
 

@@ -36,7 +36,8 @@ init_from: Literal["scratch"] = "scratch"  # a run takes seconds: one that is st
 seed = 1337  # of the initial weights, the data and the batches
 task: Literal["digits", "factorization", "cartpole", "acrobot"] = "digits"  # TASKS below
 # -- optimizer
-variant: Literal["linear", "factor", "cosine"] | None = None  # of MADA, for the ablation: see reproduce/variants.py
+# of MADA, for the ablation, or another package's: see reproduce/variants.py
+variant: Literal["linear", "factor", "cosine", "prodigy", "schedulefree"] | None = None
 optimizer = "mada"  # a name in optim/build.py
 learning_rate = 1e-2  # peak
 schedule: Literal["cosine", "linear", "constant"] = "cosine"  # after the warm-up, down to a tenth of the peak
@@ -241,6 +242,16 @@ def learning_rate_at(it, total, cfg):
     return cfg.learning_rate * (0.1 + 0.9 * shape)
 
 
+def value(task, optimizer):
+    """The task's value; a schedule-free optimizer has other weights for that."""
+    if not hasattr(optimizer, "eval"):
+        return task.value()
+    optimizer.eval()
+    found = task.value()
+    optimizer.train()
+    return found
+
+
 def train(cfg, given=()):
     """One training run; cfg: all settings, a dict. Returns the task's value. Raises UserError on bad settings, Diverged."""
     resolved, cfg = cfg, SimpleNamespace(**cfg)
@@ -284,7 +295,7 @@ def train(cfg, given=()):
             optimizer.step()
             optimizer.zero_grad()
             if it % LOG_INTERVAL == 0 or it == total:
-                record = {"iter": it, "train_loss": loss.item(), "value": task.value()}
+                record = {"iter": it, "train_loss": loss.item(), "value": value(task, optimizer)}
                 log.write(record | {"coefficients": getattr(optimizer, "coefficients", {})})
                 if not math.isfinite(record["train_loss"]) or not math.isfinite(record["value"]):
                     raise Diverged(f"the loss is not finite at step {it}; a lower learning_rate may help")

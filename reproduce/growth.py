@@ -1,0 +1,58 @@
+"""A learning rate that is set far too small: what does it cost, where it may grow, and what if it was right?
+
+MADA(grow_lr=True) at fractions and multiples of AdamW's best rate in the contest, beside AdamW and MADA at the same rates,
+and beside optimizers that ask for no rate (Prodigy) or no schedule (schedule-free AdamW). Its one setting, hyper_lr 0.3, was
+chosen on digits, factorization and shakespeare, with seeds 1337 and 1338.
+"""
+
+from reproduce import contest
+from reproduce.contest import START, Cell, Task, made
+from reproduce.contest import at as settings_at
+from reproduce.runs import Run
+
+GROWS = {"optimizer": "mada", "grow_lr": True}
+ROWS = {
+    "MADA, growing rate": GROWS,
+    "MADA": {"optimizer": "mada"},
+    "AdamW": {"optimizer": "adam"},
+    "from Muon's corner, growing rate": GROWS | {"learn": ("beta1", "beta2", "mu"), "mu": 1.0},
+    "Prodigy": {"optimizer": "adam", "variant": "prodigy"},
+    "schedule-free AdamW": {"optimizer": "adam", "variant": "schedulefree", "schedule": "constant"},
+}
+MATRICES = ("digits", "shakespeare")  # the tasks that have hidden matrices for Muon
+BEST = {
+    "digits": 1.6e-2,
+    "factorization": 6.4e-2,
+    "cartpole": 1.28e-1,
+    "acrobot": 6.4e-2,
+    "shakespeare": 1.6e-2,
+}  # AdamW's
+FRACTIONS = (1 / 256, 1 / 16, 1, 2)
+
+
+def rows_of(name: str) -> tuple[str, ...]:
+    """The rows of a task: the rivals run in scripts/train_small.py only."""
+    rivals = ("Prodigy", "schedule-free AdamW")
+    return tuple(row for row in ROWS if (row not in rivals or name != "shakespeare")
+                 and (row != "from Muon's corner, growing rate" or name in MATRICES))  # fmt: skip
+
+
+TASKS = {
+    name: contest.TASKS[name]._replace(
+        rates=tuple(float(f"{best * part:.6g}") for part in FRACTIONS), betas=(START,), seeds=3, rows=rows_of(name)
+    )
+    for name, best in BEST.items()
+}
+SCALES = {"smoke": ("digits",), "cpu": tuple(TASKS), "gpu": tuple(TASKS)}
+
+
+def settings(row: str, task: Task, cell: Cell) -> dict:
+    """What a row's run in a cell is given."""
+    return {"beta1": cell.betas[0], "beta2": cell.betas[1]} | settings_at(task, cell) | ROWS[row]
+
+
+def runs(name: str, scale: str, seeds: int | None = None) -> dict[tuple[str, Cell, int], Run]:
+    """{(row, cell, seed): run} of a task. Prodigy has one rate, a factor on its own."""
+    it = TASKS[name]
+    cells = {row: [Cell(rate, START) for rate in ((1.0,) if row == "Prodigy" else it.rates)] for row in it.rows}
+    return made(it, scale, seeds, cells, settings)

@@ -87,14 +87,15 @@ def distances(task: contest.Task, values: dict) -> list[tuple[float, float]]:
 
 def still_missing(what: ModuleType, scale: str, seeds: int | None) -> str:
     """In words, what has not been run, and how many lines in results/ are of another version."""
-    left = {
-        name: len(contest_runs.missing(what, scale, name, what.runs(name, scale, seeds))) for name in what.SCALES[scale]
-    }
-    others = sum(contest_runs.gather(what, scale, name)[1] for name in what.SCALES[scale])
-    words = ", ".join(f"{count} runs of {name}" for name, count in left.items() if count)
-    said = [f"Still to be run: {words}."] * bool(words) + [f"{others} runs of another version are left out."] * bool(
-        others
-    )
+    first, rest = {}, {}  # of the two rows that the question is about, and of the others
+    for name in what.SCALES[scale]:
+        for row, _, _ in contest_runs.missing(what, scale, name, what.runs(name, scale, seeds)):
+            part = first if row in list(what.ROWS)[:2] else rest
+            part[name] = part.get(name, 0) + 1
+    said = [f"Still to be run {of}: {', '.join(f'{count} runs of {name}' for name, count in part.items())}."
+            for of, part in ((f"of {' and '.join(list(what.ROWS)[:2])}", first), ("of the other rows", rest)) if part]  # fmt: skip
+    if others := sum(contest_runs.gather(what, scale, name)[1] for name in what.SCALES[scale]):
+        said.append(f"{others} runs of another version are left out.")
     return " ".join(said)
 
 

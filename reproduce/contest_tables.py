@@ -6,6 +6,13 @@ from statistics import mean
 from reproduce import contest, store, verdict
 from reproduce.contest import TASKS
 
+BY_CHANCE = {
+    2: 0.148,
+    3: 0.092,
+    4: 0.070,
+    5: 0.058,
+}  # that Student's t of n pairs is above 2; of more than 5, at most that
+
 
 def markdown(head: list, lines: list[list]) -> str:
     return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in (head, ["---"] * len(head), *lines))
@@ -88,7 +95,7 @@ def best_lines(found: dict[str, dict], values: dict) -> str:
 
 def row_lines(values: dict) -> str:
     """All rows against AdamW, over all tasks that have them."""
-    head = ["row", "tasks", "cells", "below AdamW", "no worse", "relative gap, mean of tasks", "failed",
+    head = ["row", "tasks", "cells", "below AdamW", "no worse", "relative gap, mean of tasks", "MADA's in these cells", "failed",
             "better at its best rate, clearly", "worse, clearly"]  # fmt: skip
     lines = []
     for row in [*contest.ROWS, *contest.ONCE][1:]:
@@ -96,9 +103,12 @@ def row_lines(values: dict) -> str:
         if found:
             n = sum(len(it["gaps"]) for it in found)
             best = [it["start"]["gap"] for it in found if it["start"]]
+            same = [verdict.pairs(TASKS[name], {cell: it for cell, it in values[name]["MADA"].items() if cell in values[name][row]},
+                                  values[name]["AdamW"]) for name in values if row in values[name]]  # fmt: skip
             lines.append([
                 row, len(found), n, share(sum(it["below"] for it in found), n), share(sum(it["no_worse"] for it in found), n),
-                f"{mean(it['relative'] for it in found):+.3f}", sum(it["failed"] for it in found),
+                f"{mean(it['relative'] for it in found):+.3f}", f"{mean(verdict.over_seeds(it)[0] for it in same):+.3f}",
+                sum(it["failed"] for it in found),
                 f"{sum(gap.mean < 0 and gap.clear for gap in best)} of {len(best)}",
                 f"{sum(gap.mean > 0 and gap.clear for gap in best)} of {len(best)}",
             ])  # fmt: skip
@@ -116,7 +126,7 @@ def front_lines(found: dict[str, dict]) -> str:
         lines.append([
             TASKS[name].title, f"{n}, {span(it['seeds'])}", share(it["no_worse"], n), share(it["below"], n),
             f"{signed(best['gap'])} ({100 * best['gap'].mean / abs(best['gap'].base):+.1f} %), {judged(best['gap'])}" if best else "-",
-            f"{100 * mean(shares):.0f} % in {len(shares)} cells" if shares else "none done",
+            f"{100 * mean(shares):.0f} % in {len(shares)} cell{'s' * (len(shares) > 1)}" if shares else "none done",
         ])  # fmt: skip
     return markdown(head, lines)
 
@@ -134,6 +144,7 @@ def sentences(found: dict[str, dict]) -> list[str]:
     gaps = [gap for it in found.values() for gap in it["gaps"].values() if gap]
     told = [sum(gap.clear and gap.mean * sign < 0 for gap in gaps) for sign in (1, -1)]
     small = sum(gap.mean + 2 * gap.error <= 0.02 * abs(gap.base) for gap in gaps)
+    by_chance = sum(BY_CHANCE[min(gap.n, 5)] for gap in gaps)
     names = {"better": ", ".join(better) or "none", "worse": ", ".join(worse) or "none"}
     shares = {(name, cell): it for name, found_here in found.items() for cell, it in found_here["undone"].items()}
     level = sum(it["level"] for it in found.values())
@@ -145,8 +156,8 @@ def sentences(found: dict[str, dict]) -> list[str]:
         f"Put in AdamW's place with nothing else changed, MADA is no worse in {share(fine, n)} cells of {len(found)} "
         + f"task{'s' * (len(found) > 1)}, {span(seeds)} seeds each ({share(fine_1, n)} at one standard error), and its mean is below "
         + f"AdamW's in {share(below, n)}; {end or 'no cell is beyond that'}. "
-        + f"By more than two standard errors it is better in {told[0]} cells and worse in {told[1]}; in the others the two cannot be "
-        + f"told apart. Harm of more than 2 % is excluded, at two standard errors, in {share(small, n)}.",
+        + f"By more than two standard errors it is better in {told[0]} cells and worse in {told[1]} (equal optimizers would be, by "
+        + f"chance, in some {by_chance:.0f} each); in the others the two cannot be told apart. Harm of more than 2 % is excluded, at two standard errors, in {share(small, n)}.",
         f"Each at its best rate from betas (0.9, 0.95), MADA is better by more than two standard errors on {len(better)} "
         + f"of {len(best)} ({names['better']}) and worse on {len(worse)} ({names['worse']}); on the others the two "
         + "cannot be told apart.",

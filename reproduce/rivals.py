@@ -1,10 +1,21 @@
-"""The names that the paper has not, the contest and its ablation: run what is missing, and show what results/ holds."""
+"""The names that the paper has not, the contest and what goes with it: run what is missing, and show what results/ holds."""
 
 import json
 import os
 from pathlib import Path
 
-from reproduce import ablation, ablation_report, contest, contest_report, contest_runs, muon, muon_report, store
+from reproduce import (
+    ablation,
+    ablation_report,
+    contest,
+    contest_report,
+    contest_runs,
+    growth,
+    growth_report,
+    muon,
+    muon_report,
+    store,
+)
 from reproduce.published import ROOT
 from settings import UserError
 
@@ -12,6 +23,7 @@ NAMES = {  # {name: (which runs there are, what shows them)}
     "contest": (contest, contest_report.show),
     "ablation": (ablation, ablation_report.show),
     "muon": (muon, muon_report.show),
+    "growth": (growth, growth_report.show),
 }
 
 

@@ -1,0 +1,105 @@
+"""The growing rate's page, from what results/ holds: what a rate that is too small costs, and what growth does to a good one."""
+
+from pathlib import Path
+
+from reproduce import contest_drawing, contest_runs, growth, verdict
+from reproduce.contest import START, Cell
+from reproduce.contest_report import conditions_of, still_missing
+from reproduce.contest_tables import markdown
+from reproduce.growth import BEST, FRACTIONS, TASKS
+from reproduce.muon_report import cell_of
+
+GROWING = ("MADA, growing rate", "from Muon's corner, growing rate")
+GOAL = 0.02  # of the loss: what a rate that is too small may cost
+PARTS = ("1/256", "1/16", "1", "2")  # FRACTIONS, as they are written
+
+
+def table(name: str, values: dict) -> str:
+    """Rows by learning rates; Prodigy has none, and stands in the first column."""
+    head = ["row", *(f"{part} x AdamW's best ({rate:g})" for part, rate in zip(PARTS, TASKS[name].rates, strict=True))]
+    lines = []
+    for row, cells in values.items():
+        found = {cell.rate: seeds for cell, seeds in cells.items()}
+        rates = (1.0,) if row == "Prodigy" else TASKS[name].rates
+        lines.append([row, *(cell_of(found[rate]) if rate in found else "-" for rate in rates)])
+    return markdown(head, [line + [""] * (len(head) - len(line)) for line in lines])
+
+
+def reference(row: str, fraction: float) -> tuple[str, float] | None:
+    """What a growing row is set against at a fraction of the best rate: (row, fraction)."""
+    if row != GROWING[0]:
+        return ("AdamW", 1)  # from another corner: what the practitioner has today
+    return ("MADA", max(fraction, 1))  # the same, not growing, at the best rate or at twice that
+
+
+def costs(name: str, values: dict, row: str) -> dict[float, verdict.Gap]:
+    """{fraction of the best rate: the row minus its reference, over the seeds}."""
+    found, best = {}, BEST[name]
+    for fraction, rate in zip(FRACTIONS, TASKS[name].rates, strict=True):
+        other, at = reference(row, fraction)
+        base = TASKS[name].rates[FRACTIONS.index(at)] if at in FRACTIONS else best
+        ours, theirs = (values.get(key, {}).get(Cell(r, START), {}) for key, r in ((row, rate), (other, base)))
+        both = verdict.gap(TASKS[name], ours, theirs)
+        if both:
+            found[fraction] = both
+    return found
+
+
+def said(gap: verdict.Gap | None) -> str:
+    """Per cent of the reference's value ± standard error, and whether it meets the goal by its mean and beyond doubt."""
+    if gap is None:
+        return "-"
+    mean, error = (100 * x / abs(gap.base) for x in (gap.mean, gap.error))
+    if mean - 2 * error > 100 * GOAL:
+        word = "too much"
+    elif mean + 2 * error <= 100 * GOAL:
+        word = "within 2 %"
+    else:
+        word = "not told apart from 2 %"
+    return f"{mean:+.2g} % ± {error:.1g}, {word}"
+
+
+def counted(found: dict[str, dict[float, verdict.Gap]]) -> str:
+    """In a sentence: in how many cells the mean costs at most the goal, and in how many more than that by two errors."""
+    gaps = [gap for each in found.values() for gap in each.values()]
+    fine = sum(gap.mean <= GOAL * abs(gap.base) for gap in gaps)
+    bad = sum(gap.mean - 2 * gap.error > GOAL * abs(gap.base) for gap in gaps)
+    return f"costs at most 2 % in the mean in {fine} of {len(gaps)} cells, and more than that by two standard errors in {bad}"
+
+
+def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
+    """Write README.md and pictures to folder. Returns what summary.json is to hold, or None where there is nothing."""
+    found, kept = {}, {}
+    for name in growth.SCALES[scale]:
+        found[name], _ = contest_runs.gather(growth, scale, name)
+        values = contest_runs.values(found[name], TASKS[name])
+        if {GROWING[0], "MADA"} <= values.keys():
+            kept[name] = values
+    if not kept:
+        return None
+    parts, blocks, summary = [], [], {}
+    for name, values in kept.items():
+        it = TASKS[name]
+        curves = {row: {cell.rate: list(runs.values()) for cell, runs in cells.items()}
+                  for row, cells in values.items() if row != "Prodigy"}  # fmt: skip
+        contest_drawing.task({("learning rate that is given", True): curves}, folder / f"{name}.png", it.title, it.unit,
+                             it.higher, "Means over the seeds, and their range.")  # fmt: skip
+        parts.append(f"## {it.title}\n\n{it.unit}: mean ± standard deviation (seeds)\n\n![{name}]({name}.png)\n\n"
+                     f"{table(name, values)}")  # fmt: skip
+    for row, against in zip(GROWING, ("MADA's own, not growing, at AdamW's best rate or at twice that",
+                                      "AdamW at its best rate"), strict=True):  # fmt: skip
+        each = {name: costs(name, values, row) for name, values in kept.items() if row in values}
+        if not any(each.values()):
+            continue
+        lines = [[TASKS[name].title, *(said(gaps.get(part)) for part in FRACTIONS)] for name, gaps in each.items()]
+        head = ["task", *(f"rate {part} x AdamW's best" for part in PARTS)]
+        blocks.append(f"**{row}**, against {against}: it {counted(each)}.\n\n{markdown(head, lines)}")
+        summary[row] = {name: {str(part): {"n": gap.n, "base": gap.base, "mean": gap.mean, "error": gap.error}
+                               for part, gap in gaps.items()} for name, gaps in each.items()}  # fmt: skip
+    block = "\n\n".join([*blocks, still_missing(growth, scale, seeds)]).rstrip()
+    (folder / "README.md").write_text(
+        f"# A learning rate that only grows ({scale})\n\n{block}\n\n"
+        + "\n\n".join(parts)
+        + f"\n\n{conditions_of(found)}\n"
+    )
+    return {"tasks": list(kept), "costs": summary, "blocks": {"growth": block}}

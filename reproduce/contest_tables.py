@@ -153,15 +153,16 @@ def sentences(found: dict[str, dict]) -> list[str]:
     end = f"the worst cell is {100 * excess:.1f} % beyond that, on {worst} ({found[worst]['worst']})" if excess else ""
     damage = undone({"undone": shares, "level": level}) + " damaged cells" if shares else "nothing that can be measured"
     return [
-        f"Put in AdamW's place with nothing else changed, MADA is no worse in {share(fine, n)} cells of {len(found)} "
-        + f"task{'s' * (len(found) > 1)}, {span(seeds)} seeds each ({share(fine_1, n)} at one standard error), and its mean is below "
-        + f"AdamW's in {share(below, n)}; {end or 'no cell is beyond that'}. "
-        + f"By more than two standard errors it is better in {told[0]} cells and worse in {told[1]} (equal optimizers would be, by "
-        + f"chance, in some {by_chance:.0f} each); in the others the two cannot be told apart. Harm of more than 2 % is excluded, at two standard errors, in {share(small, n)}.",
-        f"Each at its best rate from betas (0.9, 0.95), MADA is better by more than two standard errors on {len(better)} "
-        + f"of {len(best)} ({names['better']}) and worse on {len(worse)} ({names['worse']}); on the others the two "
-        + "cannot be told apart.",
-        f"Of the damage that bad initial betas do to AdamW, MADA undoes {damage}.",
+        f"MADA is **no worse in {share(fine, n)} cells** of {len(found)} task{'s' * (len(found) > 1)}, {span(seeds)} seeds each "
+        + f"({share(fine_1, n)} at one standard error); {end or 'no cell is beyond that'}.",
+        f"Its mean is below AdamW's in {share(below, n)} cells. By more than two standard errors it is **better in {told[0]} and worse "
+        + f"in {told[1]}**; of two equal optimizers either would be better in some {by_chance:.0f}, by chance. In the others the two cannot "
+        + "be told apart.",
+        f"That it does harm of more than 2 % is excluded, at two standard errors, in {share(small, n)}: in the others seeds differ too "
+        + "much to say.",
+        f"Each at its best rate from betas (0.9, 0.95), it is better by more than two standard errors on {len(better)} of "
+        + f"{len(best)} ({names['better']}) and worse on {len(worse)} ({names['worse']}).",
+        f"Of the damage that bad initial betas do to AdamW, MADA **undoes {damage}**.",
     ]
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 
-from .codegen import Unavailable, print_c, print_triton
+from .codegen import BLOCK, WARPS, Unavailable, print_c, print_triton
 
 FLAGS = ["-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
 if platform.machine() in ("x86_64", "AMD64"):
@@ -186,7 +186,7 @@ def build_triton(loop, dtypes):
 
         def call():
             with torch.cuda.device_of(table):  # Triton launches on the current device
-                run[(len(table),)](table, address, widths[0], scalars, widths[1], sums, BLOCK=512, num_warps=4)
+                run[(len(table),)](table, address, widths[0], scalars, widths[1], sums, BLOCK=BLOCK, num_warps=WARPS)
 
         return call
 

@@ -5,7 +5,7 @@ from collections import Counter
 import torch
 
 from . import inputs
-from .fuse import Rows, to_device
+from .fuse import Rows, segment_sums, to_device
 from .hyper import Hyper
 from .passes import gradient_norms
 from .shards import copies, is_sharded, local
@@ -107,7 +107,7 @@ class Batch:
         """Sums over the rows of each group: (rows, n) -> (groups, n)."""
         if self.one_group:
             return x.sum(0, keepdim=True)
-        return torch.segment_reduce(x.contiguous(), "sum", lengths=self.lengths, axis=0, unsafe=True)
+        return segment_sums(x, self.lengths)
 
     def look_back(self, ok):
         """Complete the last updates; returns sum <g_t, d direction_{t-1}/dq> of each group, (groups, coefficients)."""

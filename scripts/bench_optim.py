@@ -72,18 +72,18 @@ def parameters(shapes, device):
 
 def timed(run, device):
     """Seconds that run() takes, the device's work included."""
-    if device == "cuda":
+    if device.startswith("cuda"):
         torch.cuda.synchronize()
     start = time.perf_counter()
     run()
-    if device == "cuda":
+    if device.startswith("cuda"):
         torch.cuda.synchronize()
     return time.perf_counter() - start
 
 
 def extra_memory(run, device):
     """Bytes that run() needs for a while, beyond what is there before; None where the system cannot say."""
-    if device == "cuda":
+    if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         run()
@@ -110,7 +110,7 @@ def main():
     parser.add_argument(
         "--shapes", default="11M", help=f"{', '.join(SHAPES)}, or a number of elements in one flat tensor"
     )
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, cuda:1")
     parser.add_argument("--only", help=f"some of: {'; '.join(VARIANTS)} (separated by ;)")
     parser.add_argument("--rounds", type=int, default=20, help="timed steps of each optimizer")
     parser.add_argument("--out", help="folder for bench.json and bench.png")
@@ -119,6 +119,12 @@ def main():
     if unknown := [name for name in names if name not in VARIANTS]:
         raise UserError(f"--only {unknown[0]}: must be some of {'; '.join(VARIANTS)}")
 
+    if args.device.startswith("cuda"):
+        if not torch.cuda.is_available():
+            raise UserError(f"--device {args.device}: there is no GPU here")
+        torch.cuda.set_device(torch.device(args.device).index or 0)
+    elif args.device != "cpu":
+        raise UserError(f"--device {args.device}: must be cpu, cuda or cuda:N")
     params, hidden = parameters(args.shapes, args.device)
     names = [name for name in names if hidden or name not in MUON]
     elements = sum(p.numel() for p in params)

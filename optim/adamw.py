@@ -12,7 +12,12 @@ class FusedAdamW(AdamW):
     That kernel could clip as well (`grad_scale`), but it divides by the factor, which rounds otherwise than clip_grad_norm_.
     """
 
-    skipped = torch.zeros(())
+    def __init__(
+        self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2, amsgrad=False, *, maximize=False
+    ):
+        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize, fused=True)
+
+    skipped = torch.zeros(())  # how many steps
 
     def skip_if(self, bad):
         """Before a step: `bad`, 0-D and true or false, says whether it is to change nothing."""

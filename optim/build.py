@@ -27,8 +27,8 @@ OPTIMIZERS = {
     "lion": Lion,
     "yogi": Yogi,
     "muon": MuonAdamW,  # torch's, with AdamW for what is no hidden matrix
-    "adam": partial(FusedAdamW, fused=True),  # the paper's "Adam" is AdamW
-    "amsgrad": partial(FusedAdamW, amsgrad=True, fused=True),
+    "adam": FusedAdamW,  # the paper's "Adam" is AdamW
+    "amsgrad": partial(FusedAdamW, amsgrad=True),
     "sgd": partial(SGD, momentum=0.9),  # its weight decay is an L2 penalty, not decoupled
 }
 

@@ -73,6 +73,31 @@ def test_no_step_reads_a_value(form, monkeypatch):
     assert not torch.isnan(optimizer.grad_norm)
 
 
+class Counting(TorchDispatchMode):
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("form", [name for name in FORMS if "muon" not in name and name not in ("adam", "amsgrad")])
+def test_a_step_calls_no_more_operations_for_more_tensors(form):
+    """With new gradients each time, as after zero_grad(): what grows with the number of tensors is Python's work alone."""
+    name, settings = FORMS[form]
+    counts = []
+    for tensors in (3, 40):
+        params = [torch.randn(2, 3, requires_grad=True) for _ in range(tensors)]
+        optimizer = optim.build(name, params, lr=0.02, **settings)
+        for _ in range(4):
+            for p in params:
+                p.grad = torch.randn(2, 3)
+            with Counting() as counting:
+                optimizer.step()
+        counts.append(counting.count)
+    assert counts[0] == counts[1] < 80
+
+
 @pytest.mark.parametrize("form", ["adam", "amsgrad"])
 @pytest.mark.parametrize("limit", [None, 0.3])
 def test_the_baseline_changes_nothing_on_a_gradient_that_is_not_finite(form, limit):

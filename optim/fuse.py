@@ -181,7 +181,8 @@ class Kind:
         if bound is not scalars:
             call, dense = None, scalars.contiguous()
             if self.dense:
-                sums = torch.empty(len(self.table), loop.n_sums, dtype=torch.float64, device=self.device)
+                chunks = len(self.table) if loop.n_sums else len(self.members)
+                sums = torch.empty(chunks, loop.n_sums, dtype=torch.float64, device=self.device)
                 kind = self.device.type, self.dtypes[: len(loop.tensors)]
                 call = loop.bind(*kind, self.table, self.addresses, dense, sums)
             if not call:

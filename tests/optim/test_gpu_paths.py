@@ -49,10 +49,11 @@ def test_sums_of_segments_are_those_of_a_loop_bit_for_bit(lengths):
     assert torch.equal(fuse.segment_sums(x, torch.tensor(lengths)), expected)
 
 
-def test_a_chunk_of_another_size_changes_no_more_than_rounding(monkeypatch, loops):
-    whole = steps([torch.float32])
+@pytest.mark.parametrize("dtypes", [[torch.float32], [torch.float32, torch.float64]], ids=len)
+def test_a_chunk_of_another_size_changes_no_more_than_rounding(dtypes, monkeypatch, loops):
+    whole = steps(dtypes)
     monkeypatch.setattr(fuse, "CHUNK", 64)  # five chunks, of which the last is cut off
-    parts = steps([torch.float32])
+    parts = steps(dtypes)
     torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-6)
 
 

@@ -62,8 +62,9 @@ def correct(device: str) -> Iterator[tuple[str, float]]:
 def waits(device: str) -> Iterator[tuple[str, float]]:
     """How many optimizers wait for the device in step(), with a new learning rate and new gradients each time."""
     found = []
+    forms = ({}, {"hyper_scale": "raw"}, {"state_dtype": "bfloat16"}, {"learn": ("beta1", "gamma")}, {"grow_lr": True})
     for name in set(optim.OPTIMIZERS) - {"muon", "sgd"}:  # torch's, which do
-        for settings in ({}, {"hyper_scale": "raw"}, {"state_dtype": "bfloat16"}) if name == "mada" else ({},):
+        for settings in forms if name == "mada" else ({},):
             params = [torch.randn(64, 64, device=device, requires_grad=True) for _ in range(3)]
             optimizer = optim.build(name, params, lr=1e-3, max_grad_norm=1.0, **settings)
             for step in range(8):

@@ -18,6 +18,7 @@ MADA_FORMS = {
     "mada per group": {"per_group": True, "hyper_optimizer": "sign"},
     "mada, a learned rate": {"learn": ("beta1", "lr"), "debias": "powers"},
     "mada, some learned": {"learn": ("beta1", "beta3", "gamma")},
+    "mada, a rate that grows": {"grow_lr": True, "max_grad_norm": 0.3},
     "mada fixed": {"learn": ()},
     "mada amsgrad": {"second_moment": "amsgrad"},
     "mada bfloat16 state": {"state_dtype": "bfloat16"},

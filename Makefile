@@ -1,13 +1,15 @@
 # make quickstart: a GPT learns Shakespeare under MADA, on whatever device there is.   make check: ruff.
 # make compare: the same under MADA and under AdamW, and one picture of both, in twice the time.
 # make test: the whole test suite.   make test-fast: the optimizers and the trainer, less what takes seconds.
+# make kernels: compile every GPU kernel, without a GPU; fails where one takes too many registers.
+# make gpu-report: on a GPU, everything that only one can show, beside what was predicted; results/gpu/.
 # make soak: bad input and kills for MINUTES=60; its report is results/reliability/README.md.
 PYTHON ?= python3
 PYTEST = OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n auto --maxprocesses 8
 QUICK = $(shell .venv/bin/python -c "import torch; print('shakespeare_char' + '_cpu' * (not torch.cuda.is_available()))")
 OUT = $(if $(findstring cpu,$(QUICK)),out/shakespeare-char-cpu,out/shakespeare-char)
 
-.PHONY: quickstart compare check test test-fast soak
+.PHONY: quickstart compare check test test-fast kernels gpu-report soak
 MINUTES ?= 60
 
 quickstart: .venv/installed
@@ -31,6 +33,12 @@ test: .venv/installed
 
 test-fast: .venv/installed
 	$(PYTEST) -m "not slow" tests/optim tests/clients tests/train
+
+kernels: .venv/installed
+	.venv/bin/python scripts/kernels.py
+
+gpu-report: .venv/installed
+	.venv/bin/python scripts/gpu_report.py
 
 soak: .venv/installed
 	OMP_NUM_THREADS=1 .venv/bin/python tests/faults/soak.py --minutes $(MINUTES) --report results/reliability/README.md > /dev/null

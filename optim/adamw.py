@@ -1,8 +1,33 @@
-"""AdamW's checkpoints for the optimizers of this folder, which take its moments over."""
+"""torch's AdamW as the baseline, and its checkpoints for the optimizers of this folder, which take its moments over."""
 
 import torch
+from torch.optim import AdamW
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class FusedAdamW(AdamW):
+    """torch's with fused=True, whose kernel is told on the device whether to change anything: no step waits for it.
+
+    That kernel could clip as well (`grad_scale`), but it divides by the factor, which rounds otherwise than clip_grad_norm_.
+    """
+
+    def __init__(
+        self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2, amsgrad=False, *, maximize=False
+    ):
+        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize, fused=True)
+
+    skipped = torch.zeros(())  # how many steps
+
+    def skip_if(self, bad):
+        """Before a step: `bad`, 0-D and true or false, says whether it is to change nothing."""
+        self.found_inf = bad.float()  # the name under which torch's step hands it to the kernel
+        self.skipped = self.skipped.to(bad.device, non_blocking=True) + bad
+
+    @property
+    def skipped_steps(self):
+        """The number of steps that changed nothing because a gradient was not finite. Reading waits for the device."""
+        return int(self.skipped)
 
 
 def is_adamws(state_dict):

@@ -5,8 +5,9 @@ from functools import cache, partial
 from types import MappingProxyType
 
 import torch
-from torch.optim import SGD, AdamW
+from torch.optim import SGD
 
+from .adamw import FusedAdamW
 from .adan import Adan
 from .avgrad import AVGrad
 from .engine import ParameterizedOptimizer
@@ -26,8 +27,8 @@ OPTIMIZERS = {
     "lion": Lion,
     "yogi": Yogi,
     "muon": MuonAdamW,  # torch's, with AdamW for what is no hidden matrix
-    "adam": partial(AdamW, fused=True),  # the paper's "Adam" is AdamW
-    "amsgrad": partial(AdamW, amsgrad=True, fused=True),
+    "adam": FusedAdamW,  # the paper's "Adam" is AdamW
+    "amsgrad": partial(FusedAdamW, amsgrad=True),
     "sgd": partial(SGD, momentum=0.9),  # its weight decay is an L2 penalty, not decoupled
 }
 
@@ -68,7 +69,8 @@ def build(name, params, *, hidden=(), max_grad_norm=None, **settings):
     if max_grad_norm is not None and not max_grad_norm >= 0:
         raise ValueError(f"max_grad_norm={max_grad_norm!r} must not be negative or NaN")
     optimizer = OPTIMIZERS[name](params, **kwargs)
-    optimizer.skipped_steps = 0
+    if not isinstance(optimizer, FusedAdamW):
+        optimizer.skipped_steps = 0
     optimizer.register_step_pre_hook(partial(clip_or_skip, max_grad_norm=max_grad_norm))
     return optimizer
 
@@ -94,11 +96,13 @@ def clip_or_skip(optimizer, args, kwargs, max_grad_norm):
     """Before the step of an optimizer that cannot do it itself: clip, or drop gradients that are not finite."""
     grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     norm = torch.nn.utils.get_total_norm(grads)
-    optimizer.grad_norm = norm.full_tensor() if is_sharded(norm) else norm
-    if not optimizer.grad_norm.isfinite():
+    optimizer.grad_norm = norm = norm.full_tensor() if is_sharded(norm) else norm
+    if isinstance(optimizer, FusedAdamW):
+        optimizer.skip_if(~norm.isfinite())
+    elif not norm.isfinite():  # this waits for the device
         optimizer.skipped_steps += 1
         optimizer.zero_grad()
-    elif max_grad_norm:
-        torch.nn.utils.clip_grads_with_norm_(
-            [p for group in optimizer.param_groups for p in group["params"]], max_grad_norm, optimizer.grad_norm
-        )
+        return
+    if max_grad_norm:
+        params = [p for group in optimizer.param_groups for p in group["params"]]
+        torch.nn.utils.clip_grads_with_norm_(params, max_grad_norm, norm)

@@ -126,6 +126,10 @@ void run(int64_t first, int64_t stride, int64_t chunks, const int64_t* table, ch
 }
 """
 
+BLOCK, WARPS = (
+    256,
+    4,
+)  # elements at once, in so many warps; 512 takes up to 252 registers, 256 at most 121 (make kernels)
 TRITON_TYPES = {
     torch.float32: "tl.float32",
     torch.float64: "tl.float64",
@@ -232,14 +236,22 @@ def operations(loop, dialect, cast, literal):
     return once, each, [operand(x, True) for x in loop.trace.graph.output_node().args[0]]
 
 
+def columns(loop):
+    """The columns of the tensors that a loop reads, and of those that it writes."""
+    arguments = [node for node in loop.trace.graph.nodes if node.op == "placeholder"]
+    read = [i for i, node in enumerate(arguments[: len(loop.tensors)]) if node.users]
+    return read, [loop.tensors.index(name) for name in loop.written]
+
+
 def used(loop):
     """The columns of the tensors that a loop reads or writes."""
-    arguments = [node for node in loop.trace.graph.nodes if node.op == "placeholder"]
-    return [
-        i
-        for i, (name, node) in enumerate(zip(loop.tensors, arguments, strict=False))
-        if node.users or name in loop.written
-    ]
+    read, written = columns(loop)
+    return sorted({*read, *written})
+
+
+def traffic(loop, dtypes):
+    """Bytes that an element of a loop over tensors of these dtypes reads, and writes."""
+    return tuple(sum(dtypes[i].itemsize for i in part) for part in columns(loop))
 
 
 def print_c(loop, dtypes):

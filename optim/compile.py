@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 
-from .codegen import Unavailable, print_c, print_triton
+from .codegen import BLOCK, WARPS, Unavailable, print_c, print_triton
 
 FLAGS = ["-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
 if platform.machine() in ("x86_64", "AMD64"):
@@ -178,16 +178,25 @@ def compile_triton(source):
 
 
 def build_triton(loop, dtypes):
-    """A Loop over GPU tensors of these dtypes: bind(table, address, scalars, sums per chunk) -> run()."""
+    """A Loop over GPU tensors of these dtypes: bind(table, address, scalars, sums per chunk) -> run().
+
+    bind raises Unavailable where Triton cannot compile: it runs the kernel on a chunk of no elements, which shows that.
+    """
     run = compile_triton(print_triton(loop, dtypes))
 
     def bind(table, address, scalars, sums):
-        widths = address.shape[1], scalars.shape[1]
+        widths, nothing = (address.shape[1], scalars.shape[1]), table.new_zeros(1, 3)
 
-        def call():
+        def call(table=table):
             with torch.cuda.device_of(table):  # Triton launches on the current device
-                run[(len(table),)](table, address, widths[0], scalars, widths[1], sums, BLOCK=512, num_warps=4)
+                run[(len(table),)](table, address, widths[0], scalars, widths[1], sums, BLOCK=BLOCK, num_warps=WARPS)
 
+        try:
+            call(nothing)
+        except Exception as error:  # whatever its compiler, the C compiler and the linker under it may raise
+            raise Unavailable(
+                f"Triton cannot compile, for which it needs a C compiler and Python.h: {type(error).__name__}"
+            ) from error
         return call
 
     return bind

@@ -18,9 +18,8 @@ from .codegen import Unavailable, compute_dtype
 from .compile import build_c, build_triton
 from .trace import traced
 
-CHUNK = (
-    65_536  # elements of one tensor that one thread, or one block of a GPU, takes through the loop; the eager slice too
-)
+CHUNK = 65_536  # elements of one tensor that one thread takes through the loop; the eager slice too
+GPU_CHUNK = 16_384  # and one block of a GPU: the 11M GPT has 660 of them, five for each multiprocessor of an H100
 
 
 @lru_cache
@@ -35,6 +34,15 @@ def to_device(values, device, dtype=torch.int64):
         return torch.empty(0, dtype=dtype, device=device)
     x = torch.frombuffer(array(kind, values), dtype=dtype)
     return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x
+
+
+def segment_sums(x, lengths):
+    """Sums of so many consecutive rows of a matrix: (n, k), (segments,) -> (segments, k).
+
+    In one dimension: in two, a GPU gives each segment and column to a single thread.
+    """
+    flat = x.t().reshape(-1)
+    return torch.segment_reduce(flat, "sum", lengths=lengths.repeat(x.shape[1]), unsafe=True).view(x.shape[1], -1).t()
 
 
 def is_dense(row):
@@ -75,20 +83,22 @@ class Loop:
             return rows.kinds[0].run(self, scalars)
         sums = torch.zeros(len(rows), self.n_sums, dtype=torch.float64, device=scalars.device)
         for kind in rows.kinds:
-            sums[kind.members] = kind.run(self, scalars[kind.members].to(kind.scalars_on)).to(sums.device)
+            index, own = kind.own(scalars)
+            sums.index_copy_(0, index, kind.run(self, own).to(sums.device))
         return sums
 
-    def build(self, device_type, dtypes):
-        """The compiled loop for tensors of these dtypes; None where it cannot be had, after saying so once."""
+    def bind(self, device_type, dtypes, *tables):
+        """The compiled loop for tensors of these dtypes as a call without arguments, which works on these tables; None where
+        it cannot be had, after saying so once."""
         key = device_type, dtypes
-        if key not in self.built:
-            builder = {"cpu": build_c, "cuda": build_triton}.get(device_type)
-            try:
+        try:
+            if key not in self.built:
+                builder = {"cpu": build_c, "cuda": build_triton}.get(device_type)
                 self.built[key] = builder and builder(self, dtypes)
-            except Unavailable as reason:
-                warn_once(f"optimizer steps run unfused, several times slower: {reason}")
-                self.built[key] = None
-        return self.built[key]
+            return self.built[key] and self.built[key](*tables)
+        except Unavailable as reason:
+            warn_once(f"optimizer steps run unfused, several times slower: {reason}")
+            self.built[key] = None
 
     def run_eagerly(self, tensors, values):
         """The trace, operation by operation. tensors: of one shape; values: the scalars, 0-D. Returns the summands."""
@@ -141,15 +151,25 @@ class Kind:
         self.rows, self.members, self.device, self.dtypes, self.dense = rows, members, device, dtypes, dense
         self.scalars_on = torch.device("cpu") if device.type == "mps" else device
         self.bound = {}  # loop -> the scalars that it is bound to, its call, the sums that this leaves
+        self.taken = None, None, None  # scalars of all rows, which of them are of these, their copy
         if dense:
-            sizes = [rows[i][0].numel() for i in members]
-            table = [(k, start, min(CHUNK, n - start)) for k, n in enumerate(sizes) for start in range(0, n, CHUNK)]
-            self.table = torch.tensor(table, device=device)
+            sizes, chunk = [rows[i][0].numel() for i in members], GPU_CHUNK if device.type == "cuda" else CHUNK
+            table = [(k, start, min(chunk, n - start)) for k, n in enumerate(sizes) for start in range(0, n, chunk)]
+            self.table = to_device([x for entry in table for x in entry], device).view(-1, 3)
             self.counts = None
             if len(table) > len(sizes):
-                self.counts = torch.tensor([math.ceil(n / CHUNK) for n in sizes], device=device)
+                self.counts = to_device([math.ceil(n / chunk) for n in sizes], device)
             addresses = [x.data_ptr() for i in members for x in rows[i]]
             self.addresses = to_device(addresses, device).view(len(members), -1)
+
+    def own(self, scalars):
+        """Where these rows are among all, and their scalars, copied to a place that stays the same."""
+        source, index, copy = self.taken
+        if source is not scalars:
+            index = to_device(self.members, scalars.device)
+            copy = scalars.new_empty(len(self.members), scalars.shape[1], device=self.scalars_on)
+            self.taken = scalars, index, copy
+        return index, copy.copy_(scalars.index_select(0, index), non_blocking=True)
 
     def replace_first(self, tensors):
         if self.dense:
@@ -159,18 +179,18 @@ class Kind:
         """As Loop.__call__, for these rows; the next call may write over the sums."""
         bound, call, sums = self.bound.get(loop, (None, None, None))
         if bound is not scalars:
-            bind = loop.build(self.device.type, self.dtypes[: len(loop.tensors)]) if self.dense else None
-            if not bind:
+            call, dense = None, scalars.contiguous()
+            if self.dense:
+                chunks = len(self.table) if loop.n_sums else len(self.members)
+                sums = torch.empty(chunks, loop.n_sums, dtype=torch.float64, device=self.device)
+                kind = self.device.type, self.dtypes[: len(loop.tensors)]
+                call = loop.bind(*kind, self.table, self.addresses, dense, sums)
+            if not call:
                 return self.run_eagerly(loop, scalars)
-            chunks, dense = len(self.table) if loop.n_sums else len(self.members), scalars.contiguous()
-            sums = torch.empty(chunks, loop.n_sums, dtype=torch.float64, device=self.device)
-            call = bind(self.table, self.addresses, dense, sums)
             if dense is scalars:
                 self.bound[loop] = scalars, call, sums
         call()
-        if self.counts is None or not loop.n_sums:
-            return sums
-        return torch.segment_reduce(sums, "sum", lengths=self.counts, axis=0, unsafe=True)
+        return sums if self.counts is None or not loop.n_sums else segment_sums(sums, self.counts)
 
     def run_eagerly(self, loop, scalars):
         """Operation by operation: on slices of large tensors, and on many small ones with the same scalars at once."""

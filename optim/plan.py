@@ -5,7 +5,7 @@ from collections import Counter
 import torch
 
 from . import inputs
-from .fuse import Rows, to_device
+from .fuse import Rows, segment_sums, to_device
 from .hyper import Hyper
 from .passes import gradient_norms
 from .shards import copies, is_sharded, local
@@ -13,10 +13,11 @@ from .shards import copies, is_sharded, local
 CONTROL = 4  # the first scalars: ok (0: change nothing), clip, lr, decay
 
 
-def columns(indices):
-    """Indices as a slice where they are one, so that what they select is a view."""
+def columns(indices, device):
+    """Indices as a slice where they are one, so that what they select is a view; else as a tensor: for a list, PyTorch makes
+    one each time, and waits for the device."""
     first, count = (indices[0] if indices else 0), len(indices)
-    return slice(first, first + count) if indices == list(range(first, first + count)) else indices
+    return slice(first, first + count) if indices == list(range(first, first + count)) else to_device(indices, device)
 
 
 class Batch:
@@ -56,14 +57,15 @@ class Batch:
         self.ok, self.clip, self.lr, self.decay = self.table[:, :CONTROL].unbind(1)
         self.q = self.table[:, CONTROL : CONTROL + len(names)]
         self.bias, self.t = self.table[:, CONTROL + len(names) : -1], self.table[:, -1]
-        self.betas = columns(decays)
+        self.betas = columns(decays, device)
         self.beta = self.q[:, self.betas] if isinstance(self.betas, slice) else None  # a view of the table
         self.one, self.ok_column = self.table.new_ones(()), self.ok[:, None]
         moved = [names.index(name) for name in names if name in self.learn]
-        self.learned = columns(moved)
+        self.learned = to_device(moved, device)
         self.n_learned = len(moved)
-        self.learned_decays = columns([k for k, i in enumerate(decays) if i in moved])  # among the decays,
-        self.learned_betas = columns([k for k, i in enumerate(moved) if i in decays])  # and among what is learned
+        # among the decays, and among what is learned
+        self.learned_decays = columns([k for k, i in enumerate(decays) if i in moved], device)
+        self.learned_betas = columns([k for k, i in enumerate(moved) if i in decays], device)
 
         self.moving = to_device([float(p.grad is not None) for p in self.params], device, torch.float64)
         self.pending = to_device([float(pending) for _, _, pending in members], device, torch.float64)
@@ -107,7 +109,7 @@ class Batch:
         """Sums over the rows of each group: (rows, n) -> (groups, n)."""
         if self.one_group:
             return x.sum(0, keepdim=True)
-        return torch.segment_reduce(x.contiguous(), "sum", lengths=self.lengths, axis=0, unsafe=True)
+        return segment_sums(x, self.lengths)
 
     def look_back(self, ok):
         """Complete the last updates; returns sum <g_t, d direction_{t-1}/dq> of each group, (groups, coefficients)."""
@@ -124,9 +126,7 @@ class Batch:
         self.gather()
         h = self.by_group(h)
         if self.n_learned < self.q.shape[1]:
-            h = h.new_zeros(len(h), self.q.shape[1]).index_copy_(
-                1, torch.arange(self.q.shape[1], device=h.device)[self.learned], h
-            )
+            h = h.new_zeros(len(h), self.q.shape[1]).index_copy_(1, self.learned, h)
         return h
 
     def move(self, hyper, ok, clip, lrs, decays):
@@ -176,6 +176,8 @@ class Plan:
         self.learns = any(learned(group) for group in groups)
         self.lost = [p for batch in self.batches for p in batch.nothing]  # their last update is completed in this step
         self.sharded = any(is_sharded(p) for batch in self.batches for p in batch.params)
+        counts = [(batch.copies if self.sharded else 1, batch.copies) for batch in self.batches]
+        self.copies = [to_device(list(map(float, both)), self.hyper.learned.device, torch.float64) for both in counts]
         self.lr_list, self.decay_list = None, None
         self.nothing = torch.zeros(len(groups), 2, dtype=torch.float64, device=self.hyper.learned.device)
         # of groups that maximize -1, of the others 1
@@ -231,9 +233,9 @@ class Plan:
         """Of each group's raw gradients, (groups,) float64 each: this rank's part of the sum of squares, which is the
         whole of it unless there are shards, and of the sum of absolute values, of which each copy has its share."""
         totals = self.nothing
-        for batch in self.batches:
+        for batch, held_by in zip(self.batches, self.copies, strict=True):
             sums = batch.by_group(gradient_norms()(batch.rows, batch.table))
             if batch.copies > 1:
-                sums = sums / sums.new_tensor([batch.copies if self.sharded else 1, batch.copies])
+                sums = sums / held_by
             totals = sums if totals is self.nothing else totals + sums
         return totals.unbind(1)

@@ -11,6 +11,7 @@ contest.py      AdamW replaced by MADA on tasks of different kinds; ablation.py,
                 muon.py: Muon beside both
 contest_runs.py what results/ holds of these; verdict.py: what it says; contest_paths.py, contest_report.py,
                 ablation_report.py, contest_drawing.py: the pages; rivals.py: all as names of scripts/reproduce.py
+gpu.py          what a GPU is predicted to show, beside what scripts/gpu_report.py measures there
 curves.py       pictures of single runs, for scripts/plot.py
 laboratory.py   all of it for one name at one scale, and what that takes
 table_findings.py, figure_findings.py    what a result says of the paper's claim (findings.py); pages.py: results/README.md

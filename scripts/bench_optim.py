@@ -2,7 +2,8 @@
 
     python scripts/bench_optim.py --shapes 11M                      # the tensors of the Shakespeare GPT, on a CPU or GPU
     python scripts/bench_optim.py --shapes 124M --device cuda --out results/bench/h100-124M
-    python scripts/bench_optim.py --shapes 10600000 --only mada,lion     # one flat tensor of so many elements
+    python scripts/bench_optim.py --shapes 10600000 --only "mada;lion"   # one flat tensor of so many elements
+    python scripts/bench_optim.py --shapes 2000x2                        # many small tensors: what Python takes of a step
 
 The optimizers take turns, so that a noisy machine is noisy for all of them. The floor is the time in which a copy moves
 the bytes that one pass over gradient, parameter and state must move: gradient read, the others read and written.
@@ -11,9 +12,11 @@ the bytes that one pass over gradient, parameter and state must move: gradient r
 import argparse
 import json
 import os
+import re
 import statistics
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -35,6 +38,7 @@ SHAPES = {
 INTERIOR = {"beta3": 0.5, "rho": 0.5, "c": 0.5, "gamma": 0.5}
 VARIANTS = {  # first the one that the others are compared with
     "adamw": ("adam", {}),
+    "adamw, foreach": (optim.AdamW, {"foreach": True}),
     "mada": ("mada", {}),
     "mada, without lion": ("mada", {"learn": ("beta1", "beta2", "beta3", "rho", "c")}),
     "mada, bfloat16 state": ("mada", {"state_dtype": "bfloat16"}),
@@ -52,7 +56,7 @@ MUON = ("muon", "mada, from muon's corner")  # only of tensors that have hidden 
 
 
 def parameters(shapes, device):
-    """Tensors of a GPT's shapes, or one flat one, with gradients; and those of them that are hidden matrices."""
+    """Tensors of a GPT's shapes, or flat ones, with gradients; and those of them that are hidden matrices."""
     hidden = []
     if shapes in SHAPES:
         n_layer, n_head, n_embd, block_size, vocab_size = SHAPES[shapes]
@@ -60,10 +64,10 @@ def parameters(shapes, device):
             model = GPT(GPTConfig(block_size, vocab_size, n_layer, n_head, n_embd, bias=False))
         sizes, inside = [p.shape for p in model.parameters()], set(optim.hidden_matrices(model))
         hidden = [i for i, p in enumerate(model.parameters()) if p in inside]
-    elif shapes.isdigit() and int(shapes):
-        sizes = [(int(shapes),)]
+    elif numbers := re.fullmatch(r"(?:([1-9]\d*)x)?([1-9]\d*)", shapes):
+        sizes = [(int(numbers[2]),)] * int(numbers[1] or 1)
     else:
-        raise UserError(f"--shapes {shapes}: must be a number of elements, or one of {', '.join(SHAPES)}")
+        raise UserError(f"--shapes {shapes}: must be elements, tensors x elements, or one of {', '.join(SHAPES)}")
     params = [torch.nn.Parameter(0.02 * torch.randn(size, device=device)) for size in sizes]
     for p in params:
         p.grad = 0.01 * torch.randn_like(p)
@@ -71,19 +75,20 @@ def parameters(shapes, device):
 
 
 def timed(run, device):
-    """Seconds that run() takes, the device's work included."""
-    if device == "cuda":
+    """Seconds that run() takes, the device's work included, and seconds of the CPU, which waiting for the device is not."""
+    if device.startswith("cuda"):
         torch.cuda.synchronize()
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     run()
-    if device == "cuda":
+    cpu = time.process_time() - cpu
+    if device.startswith("cuda"):
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return time.perf_counter() - start, cpu
 
 
 def extra_memory(run, device):
     """Bytes that run() needs for a while, beyond what is there before; None where the system cannot say."""
-    if device == "cuda":
+    if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         run()
@@ -102,7 +107,7 @@ def bandwidth(device):
     a = torch.ones(2**26, device=device)
     b = torch.empty_like(a)
     b.copy_(a)
-    return 2 * a.nbytes / statistics.median(timed(lambda: b.copy_(a), device) for _ in range(10))
+    return 2 * a.nbytes / statistics.median(timed(lambda: b.copy_(a), device)[0] for _ in range(10))
 
 
 def main():
@@ -110,7 +115,7 @@ def main():
     parser.add_argument(
         "--shapes", default="11M", help=f"{', '.join(SHAPES)}, or a number of elements in one flat tensor"
     )
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, cuda:1")
     parser.add_argument("--only", help=f"some of: {'; '.join(VARIANTS)} (separated by ;)")
     parser.add_argument("--rounds", type=int, default=20, help="timed steps of each optimizer")
     parser.add_argument("--out", help="folder for bench.json and bench.png")
@@ -119,6 +124,12 @@ def main():
     if unknown := [name for name in names if name not in VARIANTS]:
         raise UserError(f"--only {unknown[0]}: must be some of {'; '.join(VARIANTS)}")
 
+    if args.device.startswith("cuda"):
+        if not torch.cuda.is_available():
+            raise UserError(f"--device {args.device}: there is no GPU here")
+        torch.cuda.set_device(torch.device(args.device).index or 0)
+    elif args.device != "cpu":
+        raise UserError(f"--device {args.device}: must be cpu, cuda or cuda:N")
     params, hidden = parameters(args.shapes, args.device)
     names = [name for name in names if hidden or name not in MUON]
     elements = sum(p.numel() for p in params)
@@ -126,7 +137,8 @@ def main():
     optimizers, rows = {}, []
     for name in names:
         kind, settings = VARIANTS[name]
-        optimizers[name] = optim.build(kind, params, hidden=hidden, lr=1e-6, **settings)
+        make = kind if callable(kind) else partial(optim.build, kind, hidden=hidden)
+        optimizers[name] = make(params, lr=1e-6, **settings)
         for _ in range(3):
             optimizers[name].step()  # allocate, trace, compile
     times = {name: [] for name in names}
@@ -135,14 +147,16 @@ def main():
             times[name].append(timed(optimizer.step, args.device))
     for name, optimizer in optimizers.items():
         state = sum(x.nbytes for entry in optimizer.state.values() for x in entry.values() if x.dim())
-        ms = 1e3 * statistics.median(times[name])
+        seconds, cpu = zip(*times[name], strict=True)
+        ms = 1e3 * statistics.median(seconds)
         rows.append(
             {
                 "name": name,
                 "ms": ms,
-                "min_ms": 1e3 * min(times[name]),
-                "max_ms": 1e3 * max(times[name]),
-                "ratio": statistics.median(a / b for a, b in zip(times[name], times[names[0]], strict=True)),
+                "min_ms": 1e3 * min(seconds),
+                "max_ms": 1e3 * max(seconds),
+                "cpu_ms": 1e3 * statistics.median(cpu),
+                "ratio": statistics.median(a / b for (a, _), (b, _) in zip(times[name], times[names[0]], strict=True)),
                 "state_bytes_per_parameter": state / elements,
                 "extra_mb": extra_memory(optimizer.step, args.device),
                 "floor_ms": 1e3 * (3 * 4 * elements + 2 * state) / speed,
@@ -155,13 +169,13 @@ def main():
     title = f"{elements / 1e6:.1f}M parameters in {len(params)} tensors, float32, {device}, {speed / 1e9:.0f} GB/s copy"
     print(title + f", torch {torch.__version__}, median of {args.rounds}\n")
     print(
-        f"{'optimizer':28s}{'ms/step':>9s}{'x adamw':>9s}{'state B/param':>15s}{'extra MB':>10s}{'floor ms':>10s}"
+        f"{'optimizer':28s}{'ms/step':>9s}{'CPU ms':>9s}{'x adamw':>9s}{'state B/param':>15s}{'extra MB':>10s}{'floor ms':>10s}"
         f"{'x floor':>9s}"
     )
     for row in rows:
         extra = "" if row["extra_mb"] is None else f"{row['extra_mb']:.0f}"
         print(
-            f"{row['name']:28s}{row['ms']:9.2f}{row['ratio']:9.2f}{row['state_bytes_per_parameter']:15.1f}{extra:>10s}"
+            f"{row['name']:28s}{row['ms']:9.2f}{row['cpu_ms']:9.2f}{row['ratio']:9.2f}{row['state_bytes_per_parameter']:15.1f}{extra:>10s}"
             f"{row['floor_ms']:10.2f}{row['ms'] / row['floor_ms']:9.2f}"
         )
     if args.out:

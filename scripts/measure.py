@@ -32,7 +32,7 @@ def child(out_dir, arguments):
     with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):
         train.train(*settings)
     peak = (
-        torch.cuda.max_memory_allocated()
+        max(map(torch.cuda.max_memory_allocated, range(torch.cuda.device_count())))  # of the one that --device names
         if torch.cuda.is_available()
         else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     )

@@ -83,6 +83,7 @@ def test_requirements_pin_what_the_extras_name():
     assert all("==" in line for line in lines if line)
     extras = PROJECT["optional-dependencies"]
     del extras["clients"]  # what other people's code may be used with
+    del extras["kernels"]  # Triton: CUDA builds of torch bring the version that they need
     needed = {name(line) for line in sum(extras.values(), PROJECT["dependencies"])}
     assert {name(line) for line in lines if line} == needed
 

@@ -22,11 +22,12 @@ from pickle import UnpicklingError
 import torch
 from filelock import FileLock, Timeout
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.utils._pytree import tree_leaves as leaves
 from torch.utils._pytree import tree_map
 
 from devices import usable
 from model import GPT, GPTConfig
-from settings import Setting, UserError, checked
+from settings import Setting, UserError, checked, shortened
 
 LAST, PREVIOUS, BEST, DAMAGED = "ckpt_last.pt", "ckpt_prev.pt", "ckpt_best.pt", "ckpt_damaged.pt"
 TRAINING = ("model", "optimizer", "scaler", "iter", "best_val_loss", "config", "model_config")  # what train.py saves
@@ -172,7 +173,8 @@ def read(path: str, names: Iterable[str] = TRAINING) -> dict:
         with open(path, "rb") as file:
             content = file if os.path.getsize(path) else io.BytesIO()
             with zipfile.ZipFile(content) as archive:
-                if (bad := archive.testzip()) is not None:
+                odd = [it.filename for it in archive.infolist() if it.external_attr or it.compress_size != it.file_size]
+                if bad := archive.testzip() or next(iter(odd), None):  # torch takes an odd one for a folder
                     raise Damaged(f"{path} is damaged: the checksum of {bad} in it does not match")
             file.seek(0)
             checkpoint = torch.load(file, map_location="cpu", weights_only=True)
@@ -180,6 +182,10 @@ def read(path: str, names: Iterable[str] = TRAINING) -> dict:
         for name, value in found.items():
             if name in PLAIN and not PLAIN[name](value):
                 raise Damaged(f"{path} is not a checkpoint of this script: its {name} makes no sense")
+            if name in ("model", "optimizer") and any(
+                isinstance(x, torch.Tensor) and x.isnan().any() for x in leaves(value)
+            ):
+                raise Damaged(f"{path} is damaged: its {name} has NaN in it, which no run saves")
         return found
     except UserError:
         raise
@@ -264,7 +270,7 @@ def old_settings(config, settings, path):
     """The settings in a checkpoint, each of its type; those that there are no longer are dropped, and named."""
     gone = {name: value for name, value in config.items() if name not in settings and value is not None}
     if gone and os.environ.get("RANK", "0") == "0":
-        print(f"{path} has settings that there are no longer: {', '.join(map(str, gone))}", file=sys.stderr)
+        print(f"{path} has settings that there are no longer: {', '.join(map(shortened, gone))}", file=sys.stderr)
     return {name: checked(settings, name, value, path) for name, value in config.items() if name in settings}
 
 
@@ -333,6 +339,14 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict) -> None:
         if len({x.shape for x, _ in tensors}) > 1 and any(x.shape != p.shape for x, p in tensors):
             raise ValueError(f"the {name} of its optimizer has not the parameters' shapes")
     optimizer.load_state_dict(shared_out(saved, params))
+    lost = [
+        name
+        for new, group in zip(fresh["param_groups"], optimizer.param_groups, strict=True)
+        for name in new
+        if name not in group
+    ]
+    if lost:
+        raise ValueError(f"its optimizer has no {' and no '.join(lost)}")
 
 
 def alike(new, old):

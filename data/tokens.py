@@ -5,6 +5,7 @@ data/<dataset>/ has <split>.bin, the ids of its tokens one after the other, and 
     counts        {split: number of tokens}
     dtype         of an id in the .bin files: "uint16"
     sha256        {split: hex digest of <split>.bin}; the names of .npy files are there, too
+    sampled       {split: hex digest of 64 pages of it}, which `splits` compares
     vocab_size    every id is below it: checked when the files were written
     tokenizer     "gpt2", "bytes" or "char" (data/tokenizers.py); with "char" comes chars, the characters in the order of ids
     source        where the text is from, in words; revision and source_sha256 say it exactly, where that is known
@@ -16,6 +17,7 @@ import os
 import numpy as np
 import torch
 
+from data.prepared import sampled, sha256
 from settings import UserError
 
 FOLDER = os.path.dirname(os.path.abspath(__file__))
@@ -57,6 +59,22 @@ class Tokens:
             raise UserError(f"block_size={block_size} needs more than the {size:,} tokens of {dataset}'s {split}.bin")
         self.size = size
 
+    def check(self, split: str, verify: bool = False) -> None:
+        """Raises UserError where a sample of the file's pages, or with `verify` any page, is not as meta.json has it."""
+        pages, found = sampled(self.path)
+        known = self.meta.get("sampled", {}).get(split, found)
+        if verify:
+            known, found = self.meta["sha256"][split], sha256(self.path)
+        if found != known:
+            raise UserError(f"{self.path} is not the file that its meta.json describes: prepare it again")
+        self.check_vocabulary(np.frombuffer(pages, self.meta["dtype"]))
+
+    def check_vocabulary(self, ids):
+        if ids.max() >= self.meta["vocab_size"]:
+            raise UserError(
+                f"{self.path} holds token {ids.max()}, beyond the {self.meta['vocab_size']} of its meta.json"
+            )
+
     def windows(self, starts: np.ndarray | list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Windows at starts (B,) -> tokens and targets, each (B, block_size) int64.
 
@@ -72,10 +90,7 @@ class Tokens:
                 if file.readinto(row) != row.nbytes:
                     raise UserError(f"{self.path} has become shorter since it was opened")
         rows = rows.astype(np.int64)
-        if rows.max() >= self.meta["vocab_size"]:
-            raise UserError(
-                f"{self.path} holds token {rows.max()}, beyond the {self.meta['vocab_size']} of its meta.json"
-            )
+        self.check_vocabulary(rows)
         rows = torch.from_numpy(rows)
         return rows[:, :-1], rows[:, 1:]
 
@@ -90,13 +105,19 @@ class Tokens:
         return np.arange(count) * whole // count * self.block_size
 
 
-def splits(dataset: str, block_size: int) -> tuple[Tokens, Tokens]:
-    """The training and the validation split of a data set. Raises UserError, also where its meta.json is damaged."""
+def splits(dataset: str, block_size: int, verify: bool = False) -> tuple[Tokens, Tokens]:
+    """The training and the validation split of a data set. Raises UserError, also where its meta.json is damaged.
+
+    A sample of their pages must be what it was when they were written; verify: all of both files.
+    """
     try:
         found = Tokens(dataset, "train", block_size), Tokens(dataset, "val", block_size)
         meta = found[0].meta
-        if np.dtype(meta["dtype"]).kind not in "ui" or type(meta["vocab_size"]) is not int or meta["vocab_size"] < 1:
+        kind, size = np.dtype(meta["dtype"]).kind, meta["vocab_size"]
+        if kind not in "ui" or type(size) is not int or not 1 <= size < 2**32:
             raise ValueError("of dtype or vocab_size")
+        for each, split in zip(found, ("train", "val"), strict=True):
+            each.check(split, verify)
         f"{meta['counts']['train']:,} {meta['counts']['val']:,} {meta['source']}"
     except UserError:
         raise

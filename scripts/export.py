@@ -10,6 +10,7 @@ always has biases: a model without gets zeros. The vocabulary stays as it is; id
 import argparse
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -54,13 +55,18 @@ def main():
     model, meta = load(args.checkpoint)
     parts = for_transformers(model, meta)
     part = args.folder.with_name(args.folder.name + ".part")  # the folder is there when it is whole
-    with writing(args.folder):
-        part.mkdir(parents=True, exist_ok=True)
-        for theirs in parts:
-            theirs.save_pretrained(part)
-        (part / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")  # for the scripts here
-        (part / "README.md").write_text(note(args.checkpoint, model, meta))
-        os.replace(part, args.folder)
+    try:
+        with writing(args.folder):
+            if os.path.lexists(part):  # of a process that was killed
+                os.unlink(part) if part.is_symlink() else shutil.rmtree(part)
+            part.mkdir(parents=True)
+            for theirs in parts:
+                theirs.save_pretrained(part)
+            (part / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")  # for the scripts here
+            (part / "README.md").write_text(note(args.checkpoint, model, meta))
+            os.replace(part, args.folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     print(args.folder)
 
 

@@ -13,6 +13,7 @@ import contextlib
 import json
 import math
 import multiprocessing
+import operator
 import os
 import shutil
 import signal
@@ -30,7 +31,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from data.documents import count_documents, document_files, documents, pieces
-from data.prepared import arguments, hub_file, need_disk, publish, report, sync, whole_file, write_tokens
+from data.prepared import arguments, hub_file, need_disk, publish, report, sync, unlinked, whole_file, write_tokens
 from data.tokenizers import GPT2
 from settings import UserError, one_line_errors
 
@@ -169,16 +170,15 @@ def tokenize(out, files, max_docs, workers):
     with one_line_ends(out, state), worker_pool(workers, made) as pool, contextlib.ExitStack() as stack:
         plan, total = planned(pool, files, max_docs, workers)
         state["of"] = [[path.name, path.stat().st_size] for path in files] + [total]
-        if progress.exists() and all(part.exists() for part in parts):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # not there, or damaged: from the start
             before = json.loads(progress.read_text())
-            if before["of"] == state["of"] and all(
-                part.stat().st_size >= size for part, size in zip(parts, before["bytes"])
-            ):
-                state.update(before)
+            sizes = [part.stat().st_size for part in parts]
+            if before["of"] == state["of"] and all(map(operator.ge, sizes, before["bytes"])):
+                state.update(documents=int(before["documents"]), bytes=before["bytes"])
         if done := state["documents"]:
             print(f"going on after document {done:,}")
 
-        train, val = (stack.enter_context(open(part, "ab")) for part in parts)
+        train, val = (stack.enter_context(open(part, "ab", opener=unlinked)) for part in parts)
         bar = stack.enter_context(tqdm(total=total, initial=done, unit="doc", unit_scale=True, disable=None))
         for file, size in zip((train, val), state["bytes"]):
             file.truncate(size)

@@ -5,18 +5,20 @@ python -m pytest tests/data/test_prepare.py
 
 import hashlib
 import http.server
+import re
 import subprocess
 import sys
+import tempfile
 import threading
 from collections import Counter
 
 import numpy as np
 import pytest
-from prepare_script import ROOT, SHARED, needs_shared, prepare, prepared, read, refused
+from prepare_script import ROOT, SHARED, module, needs_shared, prepare, prepared, read, refused
 
 from data import prepared as shared_code
 from data import shakespeare_text, tokenizers
-from data.prepared import data_set, download, hub_file, need_disk, sha256, wheel_files, write_tokens
+from data.prepared import data_set, download, hub_file, need_disk, sha256, wheel_files, workplace, write_tokens
 from data.tokenizers import GPT2
 from settings import UserError
 
@@ -154,6 +156,58 @@ def test_bad_tokens_are_refused_and_the_old_data_stays(tmp_path, splits, message
         write_tokens(tmp_path, splits, 65, {"train": 5, "val": 8})
     assert read(tmp_path)[0]["counts"] == {"train": 2, "val": 3}
     assert not list(tmp_path.glob("*.part"))
+
+
+@pytest.mark.parametrize("name", ["train.bin.part", "meta.json.part", "file.part"])
+def test_a_link_in_the_place_of_a_part_is_not_followed(server, tmp_path, name):
+    (tmp_path / "theirs").write_text("theirs")
+    (tmp_path / name).symlink_to(tmp_path / "theirs")
+    write_tokens(tmp_path, {"train": [np.arange(5)], "val": [np.arange(5)]}, 65)
+    download(server + "/whole", tmp_path / "file")
+    assert (tmp_path / "theirs").read_text() == "theirs" and read(tmp_path)[1]["train"].tolist() == [0, 1, 2, 3, 4]
+    assert (tmp_path / "file").read_bytes() == b"x" * 1000 and not list(tmp_path.glob("*.part"))
+
+
+def test_a_link_in_the_place_of_a_part_to_go_on_with_is_an_error(tmp_path):
+    (tmp_path / "theirs").write_text("theirs")
+    (tmp_path / "train.bin.part").symlink_to(tmp_path / "theirs")
+    (tmp_path / "val.bin.part").write_bytes(b"")
+    (tmp_path / "progress.part").write_text("{}")  # damaged: from the start
+    (tmp_path / "in.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n')
+    done = prepare("openwebtext", "--source", tmp_path / "in.jsonl", "--out", tmp_path, "--workers", 1)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert (tmp_path / "theirs").read_text() == "theirs"
+
+
+def test_temporary_folders_of_killed_processes_go_with_the_next(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    code = (
+        "import os, tempfile\nfrom data.prepared import workplace\n"
+        f"tempfile.tempdir = {str(tmp_path)!r}\n"
+        "with workplace() as folder:\n    (folder / 'half').touch()\n    os.kill(os.getpid(), 9)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == -9
+    (left,) = tmp_path.iterdir()
+    with workplace() as first, workplace() as second:
+        assert not left.exists() and first.is_dir() and second.is_dir()  # those of the living stay
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_fetched_from_the_hub_is_of_one_revision():
+    """Or of one hash, as LAMBADA is."""
+    hubs = [module(name).HUB for name in ("wikitext", "cifar10", "openwebtext")]
+    assert all(re.fullmatch("[0-9a-f]{40}", revision) for _, revision, *_ in hubs)
+
+
+def test_meta_json_has_hashes_of_all_and_of_a_sample(tmp_path):
+    ids = np.random.default_rng(0).integers(0, 65, 400_000)
+    write_tokens(tmp_path, {"train": [ids], "val": [ids[:5]]}, 65)
+    meta, content = read(tmp_path)[0], (tmp_path / "train.bin").read_bytes()
+    pages = [content[i : i + 4096] for i in range(0, len(content), 4096)]
+    chosen = [pages[i * (len(pages) - 1) // 63] for i in range(64)]
+    assert len(pages) == 196 and chosen[-1] == pages[-1]
+    assert meta["sampled"]["train"] == hashlib.sha256(b"".join(chosen)).hexdigest()
+    assert meta["sampled"]["val"] == hashlib.sha256(content[:10]).hexdigest() == meta["sha256"]["val"]
 
 
 def test_a_folder_that_cannot_be_written_is_a_user_error(tmp_path):

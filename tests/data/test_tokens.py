@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 import data.tokens
-from data.tokens import Tokens
+from data.prepared import write_tokens
+from data.tokens import Tokens, splits
 from settings import UserError
 
 PAGE = mmap.PAGESIZE
@@ -80,3 +81,41 @@ def test_a_file_that_is_cut_meanwhile_is_one_line(folder):
     assert tokens.windows([4500 - 65])[0].sum() == 0
     with pytest.raises(UserError, match="train.bin has become shorter"):
         tokens.windows([0, 4500 - 64])
+
+
+def test_a_file_that_has_changed_is_found_out_by_a_sample_or_by_all_of_it(folder):
+    ids = np.random.default_rng(0).integers(0, 65, 400_000)
+    write_tokens(folder, {"train": [ids], "val": [ids]}, 65, source="drawn")
+    splits("text", 64)
+    splits("text", 64, verify=True)
+    for position, sampled in ((0, True), (399_999, True), (2048 * 5, False)):
+        changed = ids.astype(np.uint16)
+        changed[position] += 1
+        changed.tofile(folder / "val.bin")
+        for verify in (False, True):
+            if sampled or verify:
+                with pytest.raises(UserError, match="val.bin is not the file that its meta.json describes"):
+                    splits("text", 64, verify)
+            else:
+                splits("text", 64, verify)
+
+
+def test_without_hashes_a_sample_is_of_the_vocabulary_and_verify_says_what_is_missing(folder):
+    np.arange(5000, dtype=np.uint16).tofile(folder / "train.bin")
+    np.arange(5000, dtype=np.uint16).tofile(folder / "val.bin")
+    write_meta(folder, 5000, counts={"train": 5000, "val": 5000}, source="")
+    splits("text", 64)
+    with pytest.raises(UserError, match="meta.json is damaged .KeyError: 'sha256'.: prepare it again"):
+        splits("text", 64, verify=True)
+    write_meta(folder, 5000, counts={"train": 5000, "val": 5000}, source="", vocab_size=4000)
+    with pytest.raises(UserError, match="train.bin holds token 4999, beyond the 4000"):
+        splits("text", 64)
+
+
+@pytest.mark.parametrize("size", [0, -1, 2**32, 10**200, 6.5, True])
+def test_a_vocabulary_that_makes_no_sense(folder, size):
+    np.arange(500, dtype=np.uint16).tofile(folder / "train.bin")
+    np.arange(500, dtype=np.uint16).tofile(folder / "val.bin")
+    write_meta(folder, 500, counts={"train": 500, "val": 500}, source="", vocab_size=size)
+    with pytest.raises(UserError, match="meta.json is damaged"):
+        splits("text", 64)

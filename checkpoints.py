@@ -16,17 +16,17 @@ import socket
 import sys
 import time
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pickle import UnpicklingError
 
 import torch
 from filelock import FileLock, Timeout
-from torch.distributed.tensor import DTensor, distribute_tensor
-from torch.utils._pytree import tree_leaves as leaves
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves
 
 from devices import usable
 from model import GPT, GPTConfig
+from parallel import shared_out
 from settings import Setting, UserError, checked, shortened
 
 LAST, PREVIOUS, BEST, DAMAGED = "ckpt_last.pt", "ckpt_prev.pt", "ckpt_best.pt", "ckpt_damaged.pt"
@@ -120,6 +120,46 @@ def save(state: dict, out_dir: str, best: bool = False) -> None:
                     os.remove(path)
 
 
+class Writer:
+    """Saves while training goes on: one state at a time, in a thread, which files and locks outlast when this block ends.
+
+    What fails there is raised by whatever is called next here, as `save` would have raised it; in a block that ends with
+    an error of its own, it is given to `say`.
+    """
+
+    def __init__(self, say: Callable[[str], None]):
+        self.say, self.thread, self.writing = say, ThreadPoolExecutor(1, "checkpoint"), None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        try:
+            self.wait()
+        except Exception as error:
+            if kind is None:
+                raise
+            self.say(str(error))
+        finally:
+            self.thread.shutdown()
+
+    def wait(self) -> None:
+        """Until what is being written is on the disk. Raises what `save` does."""
+        writing, self.writing = self.writing, None
+        if writing is not None:
+            writing.result()
+
+    def check(self) -> None:
+        """Raises what `save` did, once it has, and does not wait."""
+        if self.writing is not None and self.writing.done():
+            self.wait()
+
+    def save(self, state: dict, out_dir: str, best: bool = False) -> None:
+        """`save` of a state that nobody changes meanwhile."""
+        self.wait()
+        self.writing = self.thread.submit(save, state, out_dir, best)
+
+
 def write_part(state, part):
     """torch.save to a new file, and onto the disk. Raises OSError."""
     with contextlib.suppress(FileNotFoundError):
@@ -183,7 +223,7 @@ def read(path: str, names: Iterable[str] = TRAINING) -> dict:
             if name in PLAIN and not PLAIN[name](value):
                 raise Damaged(f"{path} is not a checkpoint of this script: its {name} makes no sense")
             if name in ("model", "optimizer") and any(
-                isinstance(x, torch.Tensor) and x.isnan().any() for x in leaves(value)
+                isinstance(x, torch.Tensor) and x.isnan().any() for x in tree_leaves(value)
             ):
                 raise Damaged(f"{path} is damaged: its {name} has NaN in it, which no run saves")
         return found
@@ -315,7 +355,7 @@ def load(name: str, device: str = "cpu") -> tuple[GPT, dict]:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict) -> None:
-    """Give an optimizer the state that `whole` left of one like it, sharded as its parameters are.
+    """Give an optimizer the state that `parallel.on_cpu` left of one like it, sharded as its parameters are.
 
     Raises ValueError where it is another optimizer's, or has no state for some parameter.
     """
@@ -357,19 +397,3 @@ def alike(new, old):
     if isinstance(new, number) and not isinstance(new, bool):
         return isinstance(old, number) and (old is None or math.isfinite(old))
     return type(new) is type(old) or new is None
-
-
-def whole(state: dict) -> dict:
-    """A state dict with every sharded tensor made whole, so that a checkpoint does not depend on the number of ranks."""
-    return tree_map(lambda x: x.full_tensor() if isinstance(x, DTensor) else x, state)
-
-
-def shared_out(state: dict, params: list) -> dict:
-    """An optimizer's state dict, its tensors sharded as the parameters they belong to: undoes `whole`."""
-
-    def like(x, p):
-        return distribute_tensor(x, p.device_mesh, p.placements) if isinstance(p, DTensor) and x.shape == p.shape else x
-
-    return state | {
-        "state": {i: {name: like(x, params[i]) for name, x in entry.items()} for i, entry in state["state"].items()}
-    }

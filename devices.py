@@ -43,6 +43,26 @@ def hardware(device: str) -> str:
     return f"{name}, {os.cpu_count()} cores"
 
 
+def check_memory(size: int, what: str) -> None:
+    """Raises UserError where this machine has not as many bytes of memory at all."""
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if size > there:
+        raise UserError(f"{what} would take {size // 10**9:,} GB of memory; this machine has {there / 1e9:.0f}")
+
+
+@contextmanager
+def enough_memory() -> Iterator[None]:
+    """Around what may need more memory than there is, on the device or beside it: that becomes a UserError."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # the CPU's allocator has no error of its own
+        what = (str(error).strip() or "out of memory").splitlines()[0]
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in what:
+            raise
+        advice = "a smaller micro_batch_size, or checkpoint_activations=True, takes less"
+        raise UserError(f"there is not enough memory ({what}); {advice}") from error
+
+
 def number_format(dtype: str, device_type: str) -> tuple[str, AbstractContextManager]:
     """The dtype of products ("auto": bfloat16 on GPUs that have it), and the context in which a model computes in it."""
     if dtype == "auto":
@@ -135,6 +155,10 @@ class Processes:
                 f"valid {what}: {', '.join(str(n) for n in range(1, min(number, 10**6) + 1) if number % n == 0)}"
             )
         return share // micro, micro
+
+    def on_device(self, x: torch.Tensor) -> torch.Tensor:
+        """A tensor of the CPU's on this process's device; a GPU copies while the next line runs."""
+        return x.pin_memory().to(self.device, non_blocking=True) if self.device_type == "cuda" else x.to(self.device)
 
     def leave(self) -> None:
         """End the exchange. Whoever frees gloo's process group waits for its thread and holds the interpreter's lock, which

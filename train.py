@@ -11,6 +11,7 @@ SIGTERM, SIGINT, SIGHUP and SIGUSR1 save a checkpoint, and end with status 75, w
 """
 
 import dataclasses
+import gc
 import math
 import os
 import time
@@ -22,17 +23,15 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.nn.parallel import DistributedDataParallel
 
 import checkpoints
 import metrics
 import optim
 import settings
 from data.tokens import splits
-from devices import Processes, hardware, number_format, stop_signals, whether_to_compile
+from devices import Processes, check_memory, enough_memory, hardware, number_format, stop_signals, whether_to_compile
 from model import GPT, GPTConfig, peak_flops
+from parallel import Parallel, attention, on_cpu
 from settings import Count, Diverged, Finished, Fraction, Fractions, Names, Natural, Nonnegative, Rates, UserError
 
 # -- folder [once, free]
@@ -98,6 +97,7 @@ checkpoint_activations = False  # recompute each block's in the backward pass: l
 shard = False  # split parameters, gradients and optimizer state over the ranks (FSDP2) instead of copying them (DDP)
 # -- machine [free]
 device = "auto"  # "cuda", "mps", "cpu", or "cuda:1"; "auto" takes the first of these three that there is
+verify = False  # first compare all of the token files, and not a sample only, with the hashes in meta.json
 timeout_minutes: Count = 10  # after which a rank that waits for the others gives up
 check_interval: Natural = 1000  # steps between comparisons of the ranks' parameters, bit for bit; 0: never
 max_bad_steps: Count = 30  # stop after so many steps in a row whose loss or gradient is not finite
@@ -128,18 +128,18 @@ def make_model(cfg, checkpoint, vocab_size):
     """The model to train: the checkpoint's, a new one, or pretrained. vocab_size: of the data."""
     torch.manual_seed(cfg.seed)
     try:
-        if checkpoint:
-            model = GPT(GPTConfig(**checkpoint["model_config"]))
-            model.load_state_dict(checkpoint["model"])
-        elif cfg.init_from == "scratch":
-            sizes = section("model", vars(cfg))
-            model = GPT(GPTConfig(**sizes | {"vocab_size": cfg.vocab_size or vocab_size}))
+        if checkpoint or cfg.init_from == "scratch":
+            sizes = section("model", vars(cfg)) | {"vocab_size": cfg.vocab_size or vocab_size}
+            config = GPTConfig(**(checkpoint["model_config"] if checkpoint else sizes))
+            check_memory(4 * config.matrix_entries(), f"a model of {config.matrix_entries():,} parameters")
+            with enough_memory():
+                model = GPT(config)
+            if checkpoint:
+                model.load_state_dict(checkpoint["model"])
         else:
             model = GPT.from_pretrained(cfg.init_from, cfg.dropout)
     except ValueError as error:
         raise UserError(str(error)) from None
-    except (MemoryError, RuntimeError) as error:
-        raise UserError(f"there is not enough memory for this model: {error}") from None
     except OSError as error:
         what = f"init_from={cfg.init_from!r} is not scratch, resume or auto, and cannot be had as pretrained weights"
         raise UserError(f"{what}: {str(error).splitlines()[0]}") from None
@@ -206,22 +206,22 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
         dtype, autocast = number_format(cfg.dtype, device_type)
         torch.set_float32_matmul_precision("high")
         accumulation, micro = processes.share(cfg.batch_size, cfg.micro_batch_size)
+        share = accumulation * micro * (cfg.block_size + 1)
+        check_memory(20 * share, f"batch_size={cfg.batch_size}: {share:,} tokens of this step and the next")
+        at_end.enter_context(attention(device))
 
         # data
-        train_data, val_data = splits(cfg.dataset, cfg.block_size)
+        train_data, val_data = splits(cfg.dataset, cfg.block_size, cfg.verify)
         meta = train_data.meta
-
-        def on_device(x):
-            return x.pin_memory().to(device, non_blocking=True) if device_type == "cuda" else x.to(device)
 
         def batch(it):
             """This rank's part of step `it`: tokens and targets, each (accumulation, micro, block_size)."""
             starts = train_data.random_starts(cfg.seed, it, cfg.batch_size).reshape(accumulation, ranks, micro)[:, rank]
             x, y = train_data.windows(starts.reshape(-1))
             shape = (accumulation, micro, cfg.block_size)
-            return on_device(x.view(shape)), on_device(y.view(shape))
+            return processes.on_device(x.view(shape)), processes.on_device(y.view(shape))
 
-        # model: each process has all of it (DDP), or a part of every tensor (FSDP2)
+        # model
         with checkpoints.fitting(checkpoint["path"]) if checkpoint else nullcontext():
             model = make_model(cfg, checkpoint, meta["vocab_size"]).to(device)
         model.checkpoint_activations = cfg.checkpoint_activations
@@ -230,10 +230,7 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
         compiled, problem = whether_to_compile(cfg.compile, device)
         at_end.callback(processes.leave)
         processes.join(cfg.timeout_minutes)
-        if cfg.shard:
-            mesh = init_device_mesh(device_type, (ranks,))
-            for part in (*model.transformer.h, model):
-                fully_shard(part, mesh=mesh)
+        parallel = Parallel(model, processes, cfg.shard, compiled, dtype)
 
         # optimizer
         optimizer = make_optimizer(cfg, model)
@@ -244,9 +241,6 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
                 checkpoints.load_optimizer(optimizer, checkpoint["optimizer"])
                 scaler.load_state_dict(checkpoint["scaler"])
             best = checkpoint["best_val_loss"]
-        stepper = torch.compile(model) if compiled else model
-        if ranks > 1 and not cfg.shard:
-            stepper = DistributedDataParallel(stepper, device_ids=[device] if device_type == "cuda" else None)
 
         # record: only now is anything written
         log, parameters = metrics.Nobody(), sum(p.numel() for p in model.parameters())
@@ -291,14 +285,17 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
             total = torch.zeros((), device=device)
             for i in range(0, len(starts), micro * ranks):
                 mine = starts[i + rank * micro : i + (rank + 1) * micro]
-                x, y = map(on_device, split.windows(mine if len(mine) else starts[:1]))  # FSDP wants all ranks to call
+                mine_or_one = mine if len(mine) else starts[:1]  # FSDP wants all ranks to call
+                x, y = map(processes.on_device, split.windows(mine_or_one))
                 with autocast:
-                    total += model(x, y) * len(mine)
+                    forward = parallel.evaluate if len(x) == micro else model  # compiled for one size only
+                    total += forward(x, y) * len(mine)
             model.train()
             return processes.mean(total) * ranks / len(starts)
 
         def save(is_best):
-            """A checkpoint of whole tensors and plain containers. All ranks call it; returns the step."""
+            """A checkpoint of whole tensors and plain containers, on its way to the disk. All ranks call it; returns the step."""
+            writer.wait()  # one copy at a time
             state = {
                 "model": model.state_dict(),
                 "optimizer": optimizer.state_dict(),
@@ -309,26 +306,32 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
                 "data": meta,
                 "model_config": dataclasses.asdict(model.config),
             }
-            state = checkpoints.whole(state)
+            state = on_cpu(state, processes.first)
             log.sync()
             if processes.first:
-                checkpoints.save(state, cfg.out_dir, is_best)
+                writer.save(state, cfg.out_dir, is_best)
             return it
 
         def diverged(what):
+            writer.wait()
             good = f"{last}, of step {saved}" if saved else "none"
             return Diverged(
                 f"the {what} is not finite at step {it}; the last good checkpoint is {good}; a lower learning_rate may help"
             )
 
         # the loop
+        at_end.enter_context(enough_memory())
         stop = at_end.enter_context(stop_signals())
+        writer = at_end.enter_context(checkpoints.Writer(log.say))
         loader = ThreadPoolExecutor(max_workers=1)
         at_end.callback(loader.shutdown, cancel_futures=True)
         coming = loader.submit(batch, it + 1)
         val_loss, blind, since = math.nan, 0, None  # blind: evaluations in a row whose loss was not finite
         row, longest = torch.zeros((), device=device), torch.zeros((), device=device)  # of steps that were not finite
         model.train()
+        gc.collect()
+        gc.freeze()  # what is there by now is there to stay: the collector need not walk through it again and again
+        at_end.callback(gc.unfreeze)
         if it == 0:
             val_loss = mean_loss(val_data)
             log.write({"iter": 0, "val_loss": val_loss})
@@ -342,15 +345,13 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
             # dropout, like the batch, depends on the seed and the step; ranks see different sequences and draw differently
             torch.manual_seed(int(np.random.SeedSequence((cfg.seed, it, rank)).generate_state(1)[0]))
             train_loss = torch.zeros((), device=device)
-            for i in range(accumulation):
-                last_part = i == accumulation - 1  # only then are gradients exchanged
-                if cfg.shard:
-                    model.set_requires_gradient_sync(last_part)
-                with nullcontext() if last_part or cfg.shard or ranks == 1 else stepper.no_sync():
-                    with autocast:
-                        loss = stepper(x[i], y[i]) / accumulation
-                    scaler.scale(loss).backward()
-                train_loss += loss.detach()
+            with parallel.step():
+                for i in range(accumulation):
+                    with parallel.micro_step(last=i == accumulation - 1):
+                        with autocast:
+                            loss = parallel.train(x[i], y[i]) / accumulation
+                        scaler.scale(loss).backward()
+                    train_loss += loss.detach()
             scaler.unscale_(optimizer)
             optimizer.step()  # not scaler.step: it skips by itself, and counts, what is not finite
             scaler.update()
@@ -366,6 +367,7 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
             if cfg.check_interval and it % cfg.check_interval == 0:
                 coefficients = (x for g in optimizer.param_groups for x in g.values() if isinstance(x, torch.Tensor))
                 processes.check_equal([*model.parameters(), *coefficients])
+            writer.check()
             if logging:
                 record = {
                     "iter": it,

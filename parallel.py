@@ -1,0 +1,93 @@
+"""A model on the processes of a run, as copies (DDP) or as shards (FSDP2), compiled; and a state that is the same for any number."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils._pytree import tree_map
+
+from devices import Processes
+from model import GPT
+
+
+def attention(device: str) -> AbstractContextManager:
+    """While it lasts, attention is computed by the first of these that the card has and the sizes allow, fastest first."""
+    if not device.startswith("cuda"):
+        return nullcontext()
+    of_any = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    hopper = torch.cuda.get_device_capability(device) >= (9, 0)  # cuDNN's is the one that is written for it
+    return sdpa_kernel([SDPBackend.CUDNN_ATTENTION, *of_any] if hopper else of_any, set_priority=True)
+
+
+class Parallel:
+    """A model spread over the processes. `train` and `evaluate` are called in its place, under autocast.
+
+    shard: each process has a part of every tensor, which FSDP2 gathers block by block, in `dtype` for a block's own; else
+    all of it. Before this, parameters are the same on all processes; an optimizer is made after it.
+    """
+
+    def __init__(self, model: GPT, processes: Processes, shard: bool, compiled: bool, dtype: str):
+        self.model, self.shard = model, shard
+        self.autocasts = dtype != "float32"
+        self.device_type = processes.device_type
+        self.train = self.evaluate = model
+        self.copies = processes.ranks > 1 and not shard
+        if shard:
+            mesh = init_device_mesh(processes.device_type, (processes.ranks,))
+            half = MixedPrecisionPolicy(getattr(torch, dtype), torch.float32, cast_forward_inputs=False)
+            for block in model.transformer.h:
+                if compiled:
+                    block.compile()
+                fully_shard(block, mesh=mesh, mp_policy=half if self.autocasts else MixedPrecisionPolicy())
+            fully_shard(model, mesh=mesh)  # embeddings stay float32: in it begins the sum that goes through the blocks
+        elif compiled:
+            self.train = self.evaluate = torch.compile(model)
+        if self.copies:
+            devices = [processes.device] if processes.device_type == "cuda" else None
+            self.train = DistributedDataParallel(self.train, device_ids=devices, gradient_as_bucket_view=True)
+
+    def step(self) -> AbstractContextManager:
+        """Around the micro-steps of a step: autocast keeps the weights that it has cast until the outermost of its blocks
+        ends. Shards are cast as they are gathered, and what was gathered shall not be kept."""
+        return torch.autocast(self.device_type, enabled=False) if self.autocasts and not self.shard else nullcontext()
+
+    def micro_step(self, last: bool) -> AbstractContextManager:
+        """Around a micro-step, forward and backward: gradients are exchanged in the last one only."""
+        if self.shard:
+            self.model.set_requires_gradient_sync(last)
+        return self.train.no_sync() if self.copies and not last else nullcontext()
+
+
+def on_cpu(state: dict, keep: bool = True) -> dict:
+    """A copy of a state dict on the CPU with every sharded tensor made whole, one at a time; all processes call it.
+
+    Where `keep` is False, tensors are None. What shares memory, as tied weights do, does so in the copy.
+    """
+    copies = {}
+
+    def copy(x):
+        if not isinstance(x, torch.Tensor):
+            return x
+        local = x.to_local() if isinstance(x, DTensor) else x
+        place = (local.untyped_storage()._cdata, local.storage_offset(), x.shape, local.stride(), x.dtype)
+        if place not in copies:
+            whole = x.full_tensor() if isinstance(x, DTensor) else x
+            copies[place] = whole.detach().to("cpu", copy=True) if keep else None
+        return copies[place]
+
+    return tree_map(copy, state)
+
+
+def shared_out(state: dict, params: list) -> dict:
+    """An optimizer's state dict, its tensors sharded as the parameters they belong to: undoes `on_cpu`."""
+
+    def like(x, p):
+        return distribute_tensor(x, p.device_mesh, p.placements) if isinstance(p, DTensor) and x.shape == p.shape else x
+
+    return state | {
+        "state": {i: {name: like(x, params[i]) for name, x in entry.items()} for i, entry in state["state"].items()}
+    }

@@ -286,10 +286,9 @@ def start(
 def newest(out_dir, names):
     """The newest checkpoint that is whole, and its "path". Raises UserError, with what else there is to go on from."""
     problems = []
-    for name in (LAST, PREVIOUS):
+    there = [name for name in (LAST, PREVIOUS) if os.path.lexists(os.path.join(out_dir, name))]
+    for name in there or [BEST]:  # a first save that was killed may have got as far as the best
         path = os.path.join(out_dir, name)
-        if not os.path.lexists(path):
-            continue
         try:
             checkpoint = read(path, names)
         except Damaged as error:

@@ -255,6 +255,58 @@ def test_what_the_soak_once_found():
         tiny.run(optimizer="adam", init_from="resume")
 
 
+def replace_last(change):
+    """ckpt_last.pt with its content changed in place by a function."""
+    content = torch.load("out/ckpt_last.pt")
+    change(content)
+    os.remove("out/ckpt_last.pt")
+    torch.save(content, "out/ckpt_last.pt")
+
+
+@pytest.mark.parametrize("name", ["model", "optimizer"])
+def test_a_checkpoint_with_nan_in_it_is_a_damaged_one(name, capsys):
+    tiny.run(optimizer="adam", eval_interval=2, max_iters=4)
+    replace_last(
+        lambda it: it[name].get("lm_head.weight", it[name].get("state", {}).get(0, {}).get("step")).fill_(torch.nan)
+    )
+    tiny.run(optimizer="adam", eval_interval=2, init_from="resume")
+    assert f"its {name} has NaN in it" in capsys.readouterr().err and metrics.read("out")[0]["resumed_at"] == [2]
+
+
+def test_an_entry_that_is_marked_as_a_folder_is_damage():
+    """torch then reads nothing for it, and leaves what its memory held before."""
+    tiny.run(max_iters=4)
+    content = bytearray(Path("out/ckpt_last.pt").read_bytes())
+    content[content.rindex(b"PK\1\2") + 38] = 0x10
+    Path("damaged.pt").write_bytes(content)
+    with pytest.raises(checkpoints.Damaged, match="damaged"):
+        checkpoints.read("damaged.pt")
+
+
+def test_a_group_without_betas_is_refused_before_anything_is_written():
+    tiny.run(optimizer="adam", eval_interval=2, max_iters=4)
+    replace_last(lambda it: it["optimizer"]["param_groups"][1].pop("betas"))
+    before = {name: Path("out", name).read_bytes() for name in os.listdir("out")}
+    with pytest.raises(UserError, match="does not fit .*: its optimizer has no betas"):
+        tiny.run(optimizer="adam", eval_interval=2, init_from="resume")
+    assert {name: Path("out", name).read_bytes() for name in os.listdir("out")} == before
+
+
+def test_names_of_settings_that_there_are_no_longer_stay_on_one_line(capsys):
+    tiny.run(max_iters=4)
+    replace_last(lambda it: it["config"].update({"a\nb\x83": 1, "c" * 300: 2}))
+    tiny.run(init_from="resume")
+    assert "longer: 'a\\nb\\x83', 'cccc" in capsys.readouterr().err.splitlines()[0]
+
+
+def test_a_first_save_that_got_as_far_as_the_best_is_gone_on_from():
+    tiny.run(max_iters=4)
+    os.remove("out/ckpt_last.pt")
+    tiny.run(init_from="auto")
+    tiny.run(out_dir="straight")
+    assert tiny.same(torch.load("straight/ckpt_last.pt")["model"], torch.load("out/ckpt_last.pt")["model"])
+
+
 def test_where_both_are_damaged_the_best_is_named_and_nothing_is_lost():
     tiny.run(out_dir="out", max_iters=6, eval_interval=2)
     shutil.copyfile("out/ckpt_best.pt", "best.pt")

@@ -248,6 +248,24 @@ def test_a_number_that_is_too_small_is_an_error_before_anything_is_written(name)
 @pytest.mark.parametrize(
     "settings, message",
     [
+        ({"batch_size": 2**31}, "batch_size=2147483648: 36,507,222,016 tokens .* would take 730 GB of memory"),
+        (
+            {"n_layer": 2**31},
+            "a model of 6,597,069,767,344 parameters would take 26,388 GB of memory; this machine has 4",
+        ),
+        ({"vocab_size": 2**32 - 1}, "a model of 68,719,480,048 parameters would take 274 GB"),
+    ],
+)
+def test_what_no_memory_could_hold_is_an_error_before_anything_is_written(monkeypatch, settings, message):
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 10**6}.get)
+    with pytest.raises(UserError, match=message):
+        tiny.run(**settings)
+    assert not os.path.exists("out")
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
         ({"n_embd": 17}, "n_embd=17 must be a multiple of n_head=2"),
         ({"dropout": 1.0}, "dropout=1.0 must"),
         ({"optimizer": "adma"}, "'adma' does not exist: choose one of mada"),

@@ -34,7 +34,7 @@ TRAINING = ("model", "optimizer", "scaler", "iter", "best_val_loss", "config", "
 PLAIN = {  # what must be true of an entry, whichever script wrote it
     "iter": lambda x: type(x) is int and x > 0,
     "best_val_loss": lambda x: isinstance(x, float) and not math.isnan(x),
-    **dict.fromkeys(("model", "optimizer", "scaler", "config", "model_config"), lambda x: isinstance(x, dict)),
+    **dict.fromkeys(("model", "optimizer", "scaler", "config", "model_config", "data"), lambda x: isinstance(x, dict)),
 }
 
 
@@ -347,6 +347,8 @@ def load(name: str, device: str = "cpu") -> tuple[GPT, dict]:
             ):  # scripts/export.py says what its tokens are
                 with open(exported) as file:
                     meta = json.load(file)
+        if type(meta.get("vocab_size")) is not int or not 1 <= meta["vocab_size"] <= model.config.vocab_size:
+            raise ValueError(f"vocab_size={meta.get('vocab_size')!r} of its data makes no sense")
         return model.to(device).eval(), meta
     except Exception as error:  # noqa: BLE001 the sizes of a file, or the library that fetches, may be wrong in any way
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].removeprefix(f"{name} ")

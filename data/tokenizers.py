@@ -168,11 +168,15 @@ KINDS = {"gpt2": GPT2, "bytes": Bytes, "char": Chars}
 
 def kind(meta: dict) -> type:
     """The class of a data set's or a model's tokenizer, by its meta.json. Raises UserError where that names none."""
-    if meta.get("tokenizer") not in KINDS:
+    if not isinstance(meta.get("tokenizer"), str) or meta["tokenizer"] not in KINDS:
         raise UserError(f"tokenizer {meta.get('tokenizer')!r} is not known: there are {', '.join(KINDS)}")
     return KINDS[meta["tokenizer"]]
 
 
 def tokenizer(meta: dict) -> GPT2 | Bytes | Chars:
     """The tokenizer itself. Raises UserError, also where GPT-2's files cannot be had."""
-    return Chars(meta["chars"]) if kind(meta) is Chars else kind(meta)()
+    if kind(meta) is not Chars:
+        return kind(meta)()
+    if not isinstance(meta.get("chars"), str) or len(meta["chars"]) < meta["vocab_size"]:
+        raise UserError(f"the characters of its {meta['vocab_size']} tokens are not known")
+    return Chars(meta["chars"])

@@ -38,7 +38,7 @@ def cells(path: str, arguments: list[str]) -> tuple[list[Run], float | None]:
         exec(compile(Path(path).read_text(), path, "exec"), names)  # noqa: S102 - a sweep file is Python
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such sweep file") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"{path}: {type(error).__name__}: {error}") from error
     settings = {
         name: value for name, value in names.items() if not name.startswith("_") and not hasattr(value, "__spec__")

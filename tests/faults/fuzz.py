@@ -149,11 +149,8 @@ def checkpoint_bytes(case: tuple[int, bytes, int]) -> str | None:
     return None if same and state["iter"] == 6 else f"another end: {error[-300:]}"
 
 
-def checkpoint_content(case: tuple[list, object]) -> str | None:
-    """A value in the newest checkpoint is another: the run goes on, or is refused and has what it had."""
-    path, value = case
-    fresh()
-    state = torch.load("good/ckpt_last.pt")
+def changed(state, path, value):
+    """In a state, of dicts and lists, give what is at the end of a path another value."""
     place = state
     for step in path:
         if not isinstance(place, dict | list) or not place:
@@ -161,10 +158,17 @@ def checkpoint_content(case: tuple[list, object]) -> str | None:
         keys = sorted(place, key=str) if isinstance(place, dict) else range(len(place))
         holder, key = place, keys[step % len(keys)]
         place = place[key]
-    if value == "gone":
+    if isinstance(value, str) and value == "gone":
         del holder[key]
     else:
         holder[key] = value
+
+
+def checkpoint_content(case: tuple[list, object]) -> str | None:
+    """A value in the newest checkpoint is another: the run goes on, or is refused and has what it had."""
+    fresh()
+    state = torch.load("good/ckpt_last.pt")
+    changed(state, *case)
     os.remove("out/ckpt_last.pt")
     torch.save(state, "out/ckpt_last.pt")
     before = hash_of("out")

@@ -18,18 +18,20 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[1])]
 import fuzz
+import fuzz_scripts
 import tiny
 import torch
 from hypothesis import HealthCheck, given, seed, settings
 
 import metrics
 
+KINDS = fuzz.KINDS | fuzz_scripts.KINDS
 RUN = {"max_iters": 60, "eval_interval": 4, "lr_decay_iters": 60, "dropout": 0.1}
 
 
 def fuzzed(kind, examples, start):
     """Run `examples` new cases of a kind -> number tried, [(case, what went wrong)]."""
-    strategy, check = fuzz.KINDS[kind]
+    strategy, check = KINDS[kind]
     tried, failed = [0], []
 
     @seed(start)
@@ -114,7 +116,7 @@ def main():
         fuzz.call(*fuzz.arguments(init_from="resume", out_dir="straight"))
         tiny.run(**RUN, out_dir="undisturbed")
         while time.monotonic() - begin < 60 * args.minutes:
-            for kind in fuzz.KINDS:
+            for kind in KINDS:
                 tried, failed = fuzzed(kind, args.examples, rng.getrandbits(32))
                 counts[kind][0] += tried
                 counts[kind][1] += tried - len(failed)

@@ -6,6 +6,7 @@ python -m pytest -q tests/faults/test_fuzz.py        # a quarter of a minute
 import os
 
 import fuzz
+import fuzz_scripts
 import pytest
 from hypothesis import HealthCheck, given, settings
 
@@ -25,9 +26,12 @@ def good(tmp_path_factory):
     data.tokens.FOLDER = folder
 
 
-@pytest.mark.parametrize("kind", fuzz.KINDS)
+KINDS = fuzz.KINDS | fuzz_scripts.KINDS
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_bad_input_is_one_line_and_loses_nothing(kind):
-    strategy, check = fuzz.KINDS[kind]
+    strategy, check = KINDS[kind]
 
     @settings(max_examples=40, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
     @given(strategy)

@@ -342,9 +342,8 @@ def load(name: str, device: str = "cpu") -> tuple[GPT, dict]:
             model.load_state_dict(saved["model"])
         else:
             model, meta = GPT.from_pretrained(name), {"tokenizer": "gpt2", "vocab_size": 50257}
-            if os.path.exists(
-                exported := os.path.join(name, "meta.json")
-            ):  # scripts/export.py says what its tokens are
+            exported = os.path.join(name, "meta.json")  # in which scripts/export.py says what its tokens are
+            if os.path.exists(exported):
                 with open(exported) as file:
                     meta = json.load(file)
         if type(meta.get("vocab_size")) is not int or not 1 <= meta["vocab_size"] <= model.config.vocab_size:

@@ -154,7 +154,9 @@ def test_an_unknown_tokenizer_is_one_line(script, tmp_path):
 
 
 def test_nothing_is_overwritten_or_half_there(script, tmp_path, monkeypatch):
-    path = checkpoint(tmp_path / "ckpt.pt", gpt(), {"tokenizer": "char", "vocab_size": 30, "chars": "a"})
+    path = checkpoint(
+        tmp_path / "ckpt.pt", gpt(), {"tokenizer": "char", "vocab_size": 30, "chars": "abcdefghijklmnopqrstuvwxyz.,:;"}
+    )
     (tmp_path / "there").mkdir()
     status, _, error = script("export", path, tmp_path / "there")
     assert status == 2 and error == f"export.py: {tmp_path}/there exists already\n"

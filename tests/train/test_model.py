@@ -190,11 +190,10 @@ def test_dropout_is_for_training_only():
 
 def test_a_checkpoint_loads(tmp_path):
     model, path = gpt(), str(tmp_path / "ckpt.pt")
-    torch.save(
-        {"model": model.state_dict(), "model_config": dataclasses.asdict(TINY), "data": {"tokenizer": "char"}}, path
-    )
+    of_data = {"tokenizer": "char", "vocab_size": TINY.vocab_size}
+    torch.save({"model": model.state_dict(), "model_config": dataclasses.asdict(TINY), "data": of_data}, path)
     loaded, meta = load(path)
-    assert loaded.config == TINY and meta == {"tokenizer": "char"}
+    assert loaded.config == TINY and meta == of_data
     assert torch.equal(loaded.eval()(tokens(2, 16)), model(tokens(2, 16)))
 
 

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 import fuzz
+import matplotlib.pyplot as plt
 import tiny
 import torch
 from hypothesis import strategies as st
@@ -77,6 +78,7 @@ def plot(case: bytes) -> str | None:
     Path("out/metrics.jsonl").write_bytes(case.replace(b"HEADER", header))
     Path("out/curves.png").unlink(missing_ok=True)
     found = fault("plot", "out")
+    plt.close("all")  # a process that plots ends, this one goes on
     return found or (f"left behind: {os.listdir('out')}" if list(Path("out").glob("*.part")) else None)
 
 

@@ -279,16 +279,15 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
 
         @torch.no_grad()
         def mean_loss(split):
-            """Over the fixed windows of a split, which the ranks share. Training randomness is not touched."""
+            """Over the fixed windows of a split, which the ranks share; all call the model. Training randomness is not touched."""
             starts = split.spread_starts(cfg.eval_iters * cfg.batch_size)
             model.eval()
             total = torch.zeros((), device=device)
             for i in range(0, len(starts), micro * ranks):
                 mine = starts[i + rank * micro : i + (rank + 1) * micro]
-                mine_or_one = mine if len(mine) else starts[:1]  # FSDP wants all ranks to call
-                x, y = map(processes.on_device, split.windows(mine_or_one))
+                x, y = map(processes.on_device, split.windows(mine if len(mine) else starts[:1]))
+                forward = parallel.evaluate if len(x) == micro else model  # compiled for one size only
                 with autocast:
-                    forward = parallel.evaluate if len(x) == micro else model  # compiled for one size only
                     total += forward(x, y) * len(mine)
             model.train()
             return processes.mean(total) * ranks / len(starts)

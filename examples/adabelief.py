@@ -5,15 +5,11 @@ coefficient, tau, interpolates between the two: tau = 1 is MADA, and (tau, beta3
 AdaBelief. This is all that a new optimizer needs: an elementwise rule, its buffers, its coefficients' domains. Speed,
 sharding, checkpoints and hyper-gradients are the engine's.
 
-    python examples/adabelief.py      # learns tau on a noisy quadratic
+    python -m examples.adabelief      # learns tau on a noisy quadratic
 """
-
-import sys
-from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from optim import MADA, ParameterizedOptimizer
 from optim.mada import mada, parts, sqrt
 

@@ -4,15 +4,11 @@ Adam-mini (Zhang et al., 2024) divides a block of a tensor, here the row of an o
 mean square. The coefficient kappa interpolates: 0 is Adam, 1 has the blocks' moments. `block_mean_square` is computed for
 whole tensors before the elementwise pass; to the derivative its result is a constant.
 
-    python examples/adam_mini.py      # learns kappa on a quadratic whose rows have scales of their own
+    python -m examples.adam_mini      # learns kappa on a quadratic whose rows have scales of their own
 """
-
-import sys
-from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from optim import ParameterizedOptimizer, sqrt
 
 

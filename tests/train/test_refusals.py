@@ -1,0 +1,82 @@
+"""Settings that make no sense together, or on this machine: one line before anything is written.
+
+python -m pytest -q tests/train/test_refusals.py        # a few seconds
+"""
+
+import os
+
+import pytest
+import tiny
+
+import data.tokens
+import train
+from settings import UserError
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(data.tokens, "FOLDER", tiny.write_data(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "data"
+
+
+@pytest.mark.parametrize(
+    "ranks, micro, message",
+    [
+        (1, 3, "valid micro_batch_size: 1, 2, 4, 8"),
+        (4, 4, "valid micro_batch_size: 1, 2"),
+        (3, None, "valid numbers of processes: 1, 2, 4, 8"),
+        (16, None, "valid numbers of processes: 1, 2, 4, 8"),
+    ],
+)
+def test_a_batch_that_cannot_be_divided_says_what_can(monkeypatch, ranks, micro, message):
+    monkeypatch.setenv("WORLD_SIZE", str(ranks))
+    with pytest.raises(UserError, match=f"batch_size=8 .*{message}$"):
+        tiny.run(micro_batch_size=micro)
+    assert not os.path.exists("out")
+
+
+@pytest.mark.parametrize("name", [name for name, it in train.SETTINGS.items() if "Must" in repr(it.type)])
+def test_a_number_that_is_too_small_is_an_error_before_anything_is_written(name):
+    with pytest.raises(UserError, match=f"{name}=.* must "):
+        tiny.run(**{name: -1})
+    assert not os.path.exists("out")
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"batch_size": 2**31}, "batch_size=2147483648: 36,507,222,016 tokens .* would take 730 GB of memory"),
+        (
+            {"n_layer": 2**31},
+            "a model of 6,597,069,767,344 parameters would take 26,388 GB of memory; this machine has 4",
+        ),
+        ({"vocab_size": 2**32 - 1}, "a model of 68,719,480,048 parameters would take 274 GB"),
+    ],
+)
+def test_what_no_memory_could_hold_is_an_error_before_anything_is_written(monkeypatch, settings, message):
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 10**6}.get)
+    with pytest.raises(UserError, match=message):
+        tiny.run(**settings)
+    assert not os.path.exists("out")
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"n_embd": 17}, "n_embd=17 must be a multiple of n_head=2"),
+        ({"dropout": 1.0}, "dropout=1.0 must"),
+        ({"optimizer": "adma"}, "'adma' does not exist: choose one of mada"),
+        ({"optimizer": "adam", "rho": 0.5}, "no setting 'rho'"),
+        ({"device": "abacus"}, "device='abacus'"),
+        ({"state_dtype": "foo"}, "state_dtype='foo' must be a floating dtype"),
+        ({"init_from": "./nowhere"}, "init_from='./nowhere' is not scratch, resume"),
+        ({"block_size": 1000}, "block_size=1000 needs more than the 1,000 tokens of tiny's val.bin"),
+        ({"vocab_size": 20}, "vocab_size=20 is less than the data's 27"),
+        ({"learning_rate": -1.0}, "-1.0 must be at least 0"),
+    ],
+)
+def test_settings_that_do_not_fit_are_errors_before_anything_is_written(settings, message):
+    with pytest.raises(UserError, match=message):
+        tiny.run(**settings)
+    assert not os.path.exists("out")

@@ -321,7 +321,7 @@ def fitting(path: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # noqa: BLE001 torch raises by way of whatever line first met the wrong thing
-        what = (str(error).strip() or type(error).__name__).splitlines()[0]
+        what = " ".join((str(error).strip() or type(error).__name__).splitlines()[:2])  # torch's first says little
         raise UserError(f"{path} does not fit the run that it describes: {what}") from None
 
 

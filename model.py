@@ -107,6 +107,9 @@ class GPT(nn.Module):
 
     def __init__(self, config):
         super().__init__()
+        for name in ("block_size", "vocab_size", "n_layer", "n_head", "n_embd"):
+            if getattr(config, name) < 1:
+                raise ValueError(f"{name}={getattr(config, name)} must be at least 1")
         if config.n_embd % config.n_head:
             raise ValueError(f"n_embd={config.n_embd} must be a multiple of n_head={config.n_head}")
         if not 0 <= config.dropout < 1:

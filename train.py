@@ -139,7 +139,7 @@ def make_model(cfg, checkpoint, vocab_size):
         else:
             model = GPT.from_pretrained(cfg.init_from, cfg.dropout)
     except ValueError as error:
-        raise UserError(str(error)) from None
+        raise UserError(f"{checkpoint['path']}: {error}" if checkpoint else str(error)) from None
     except OSError as error:
         what = f"init_from={cfg.init_from!r} is not scratch, resume or auto, and cannot be had as pretrained weights"
         raise UserError(f"{what}: {str(error).splitlines()[0]}") from None

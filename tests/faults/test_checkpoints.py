@@ -292,6 +292,17 @@ def test_a_group_without_betas_is_refused_before_anything_is_written():
     assert {name: Path("out", name).read_bytes() for name in os.listdir("out")} == before
 
 
+@pytest.mark.parametrize(
+    "name, value, words", [("n_embd", 0, "n_embd=0 must be at least 1"), ("n_layer", 2, "Missing key")]
+)
+def test_sizes_that_are_not_its_models_are_refused_in_one_line(recwarn, name, value, words):
+    tiny.run(max_iters=4)
+    replace_last(lambda it: it["model_config"].update({name: value}))
+    with pytest.raises(UserError, match=f"^out/ckpt_last.pt.*{words}"):
+        tiny.run(init_from="resume")
+    assert not recwarn.list
+
+
 def test_names_of_settings_that_there_are_no_longer_stay_on_one_line(capsys):
     tiny.run(max_iters=4)
     replace_last(lambda it: it["config"].update({"a\nb\x83": 1, "c" * 300: 2}))

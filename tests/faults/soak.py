@@ -83,7 +83,7 @@ def table(rows, failures, minutes):
     lines = [
         "# Reliability",
         "",
-        "Made by `make soak`, which feeds train.py new bad inputs and kills its runs at random moments. *Survived*: a bad input ended",
+        "Made by `make soak`, which feeds train.py, and what reads its runs, bad inputs, and kills runs at random moments. *Survived*: a bad input ended",
         "with status 0, or with status 2 and one line, left nothing half-made and harmed no checkpoint; a damaged checkpoint or",
         "record did not change the run's end; a killed run that went on ended with the undisturbed run's state, bit for bit.",
         "",

@@ -126,6 +126,8 @@ class Processes:
             device = f"cuda:{local_rank}"
         self.device = usable(device)
         self.device_type = self.device.partition(":")[0]
+        if self.device.startswith("cuda:"):
+            torch.cuda.set_device(self.device)  # what asks for the current one is to mean this one
         self.first = self.rank == 0  # the one that writes
         self.alone = here == self.ranks  # on one machine
         self.parent = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
@@ -133,8 +135,6 @@ class Processes:
     def join(self, timeout_minutes: int) -> None:
         """Wait for the others; that long here, and wherever they are waited for later."""
         if self.ranks > 1:
-            if self.device_type == "cuda":
-                torch.cuda.set_device(self.device)
             store, _, _ = next(dist.rendezvous("env://", self.rank, self.ranks))
             if self.alone:  # else what torchrun counts may differ by node
                 attempt = os.environ.get(

@@ -93,6 +93,15 @@ def test_attention_takes_the_fastest_that_the_card_has(monkeypatch):
         assert torch._C._get_sdp_priority_order() == before
 
 
+def test_a_named_gpu_is_the_current_one(monkeypatch):
+    """`--device=cuda:1` in one process: what asks torch for the current device must not read the first card's."""
+    current = []
+    monkeypatch.setattr(devices, "usable", lambda device: device)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    assert devices.Processes("cuda:1").device == "cuda:1" and current == ["cuda:1"]
+    assert devices.Processes("cpu").device == "cpu" and current == ["cuda:1"]
+
+
 def test_evaluation_goes_through_the_compiled_model(folder, monkeypatch):
     """Whole batches do: the last one may be smaller, for which nothing is compiled anew."""
     tiny.run(out_dir="plain", eval_iters=0)
@@ -141,6 +150,7 @@ import torch, torch.distributed as dist
 from functools import partial
 from test_parallel import SIZES, batches, model
 import parallel
+import devices
 from devices import Processes
 from parallel import DistributedDataParallel, Parallel, fully_shard, on_cpu
 from torch.distributed.tensor import DTensor

@@ -1,0 +1,22 @@
+# After a config/train_gpt2_*.py: a miniature that keeps the paper's proportions, a quarter of an hour per run on one CPU core.
+# OpenWebText as bytes: 16 sequences x 128 = 2,048 bytes per step; x 10,000 steps = 20.5M, which is 3.9 times the text at hand
+# (the paper: 5.4 times). Warm-up 2 % of the steps, hyper_start 2.5 % of the warm-up, rates down to 1/40 (Lion 1/10), weight
+# decay times the sum of rates 3.1.
+dataset = "openwebtext_bytes"
+vocab_size = None
+batch_size = 16
+micro_batch_size = 16
+block_size = 128
+n_layer = n_layer // 4  # GPT-2 small 3, medium 6
+n_head = 3
+n_embd = 96  # 0.35M parameters; medium 0.7M
+learning_rate = 4 * learning_rate  # 2.4e-3, Adam's best; Lion's a quarter of it
+min_lr = 6e-5
+weight_decay = 0.25
+warmup_iters = 200
+max_iters = 10_000
+hyper_start = hyper_start and 5
+eval_interval = 100
+eval_iters = 20
+log_interval = 20
+device = "cpu"

@@ -73,17 +73,14 @@ def curves(name: str, it: dict, others: dict) -> Finding:
             f"{at['Adam']:.3f}; each at its best rate {min(tuned, key=tuned.get)} does ({min(tuned.values()):.3f})."
         )
     ]
-    if early := it.get("early"):
-        ahead = [
-            f"{label} by {-early[label]['mean']:.3f}"
-            for label in ("MADA", "MADA (rho_0 = 0)")
-            if label in early and early[label]["clear"]
+    for early in it["early"]:
+        gaps = [
+            f"{label} {gap['words']}" + f" (the authors': {early['authors'][label]:+.3f})" * (label in early["authors"])
+            for label, gap in early["gaps"].items()
+            if label.startswith("MADA") and label != "MADA-FS"
         ]
         sentences.append(
-            f"After {early['step']} steps Adam is behind {listed(ahead)}, in every seed, as in the authors' logs, "
-            f"where "
-            f"after 2,000 steps it is by {authors['Adam']['2000'] - authors['MADA']['2000']:.3f} and "
-            f"{authors['Adam']['2000'] - authors['MADA (rho_0 = 0)']['2000']:.3f}; here that lead does not last."
+            f"After {early['step']} steps, {early['percent']:.0f} % of the schedule, the gap to Adam is {listed(gaps)}."
         )
     sentences.append(
         f"The authors' logs end at {ends}; two of them look like a fixed validation set, two like random batches."
@@ -144,6 +141,10 @@ def coefficients(name: str, it: dict, others: dict) -> Finding:
             f"Here beta1 ends at {ranged('beta1')}, beta3 at {ranged('beta3')} and rho at {ranged('rho')}; no "
             f"beta1 or beta2 ends more "
             f"than {moved:.3f} from its start."
+        ),
+        (
+            f"At the end of the warm-up beta1 is at {ranged('beta1', 'warm')} (the authors': {theirs['beta1']['warm']:.3f}), "
+            f"rho at {ranged('rho', 'warm')} ({theirs['rho']['warm']:.3f})."
         ),
         (
             f"In the authors' log beta1 reaches {theirs['beta1']['high']:.2f} and ends at "

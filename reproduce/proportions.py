@@ -43,7 +43,7 @@ LANGUAGE = {  # of train.py's settings
     "hyper_start as % of the schedule": lambda cfg: waiting(cfg, schedule(cfg)),
     "hyper_start as % of the warm-up": lambda cfg: waiting(cfg, cfg["warmup_iters"]),
     "hyper-learning-rate of the betas": lambda cfg: hyper_rate(cfg, "beta1", "beta2"),
-    "of the other coefficients": lambda cfg: hyper_rate(cfg, "beta3", "rho", "c", "gamma"),
+    "hyper-learning-rate of the others": lambda cfg: hyper_rate(cfg, "beta3", "rho", "c", "gamma"),
     "peak rate": lambda cfg: cfg["learning_rate"],
     "last over peak rate as %": lambda cfg: 100 * cfg["min_lr"] / cfg["learning_rate"],
     "weight decay x sum of rates": decayed,

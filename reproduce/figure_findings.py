@@ -4,6 +4,7 @@ from statistics import mean
 
 from reproduce.experiments import NAMES
 from reproduce.findings import Finding, listed
+from reproduce.published import PUBLISHED
 
 
 def bound(name: str, it: dict, others: dict) -> Finding:
@@ -83,7 +84,9 @@ def curves(name: str, it: dict, others: dict) -> Finding:
             f"After {early['step']} steps, {early['percent']:.0f} % of the schedule, the gap to Adam is {listed(gaps)}."
         )
     sentences.append(
-        f"The authors' logs end at {ends}; two of them look like a fixed validation set, two like random batches."
+        f"The authors' logs end at {ends}; two of them look like a fixed validation set, two like random batches"
+        + f"; Table 6 has {PUBLISHED['table6']['rows']['MADA (rho_0 = 0)'][0]:g} for the last" * (name == "fig3")
+        + "."
     )
     return Finding(
         f"the authors' logs end at {ends}",

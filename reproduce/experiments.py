@@ -192,7 +192,8 @@ CONTESTS = {
     ),
 }
 
-ROWS = ("Adam", "Adan", "HyperAdam", "Lion", "AVGrad", "MADA", "MADA (default)", "MADA (rho_0 = 0)", "MADA-FS")
+ROWS = ("Adam", "Adan", "HyperAdam", "Lion", "AVGrad", "MADA", "MADA (default)", "MADA (rule=authors)")
+ROWS += ("MADA (rho_0 = 0)", "MADA-FS")
 TABLE2 = ("Adam", "Adan", "HyperAdam", "Lion", "AVGrad", "MADA", "MADA (default)", "MADA (rule=authors)")
 TABLE2 += ("MADA (hyper-rates / 5)", "MADA (hyper-rates x 5)", "MADA (AMSGrad)", "MADA-FS")
 TABLE2 += ("MADA-", "MADA- (rule=authors)", "Adam-")

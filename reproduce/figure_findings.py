@@ -62,21 +62,22 @@ def proposition(name: str, it: dict, others: dict) -> Finding:
 
 def curves(name: str, it: dict, others: dict) -> Finding:
     rows, authors = it["results"], it["authors"]
-    at = {label: row["at the paper's rate"]["mean"] for label, row in rows.items()}
-    tuned = {label: row.get("at its best rate", row["at the paper's rate"])["mean"] for label, row in rows.items()}
+    at = {label: row["at the scale's rate"]["mean"] for label, row in rows.items()}
+    tuned = {label: row.get("at its best rate", row["at the scale's rate"])["mean"] for label, row in rows.items()}
     last = list(authors["Adam"])[-1]
     rivals = [label for label in at if not label.startswith("MADA")]
     ends = listed([f"{label} {log[last]:.4f}" for label, log in authors.items()])
     sentences = [
         (
-            f"At the paper's rates {min(at, key=at.get)} ends lowest ({min(at.values()):.3f}), MADA at "
+            f"At {it['rates']} rates {min(at, key=at.get)} ends lowest ({min(at.values()):.3f}), MADA at "
             f"{at['MADA']:.3f}, Adam at "
             f"{at['Adam']:.3f}; each at its best rate {min(tuned, key=tuned.get)} does ({min(tuned.values()):.3f})."
         )
     ]
     for early in it["early"]:
+        theirs = {label: f" (the authors': {gap:+.3f})" for label, gap in early["authors"].items()}
         gaps = [
-            f"{label} {gap['words']}" + f" (the authors': {early['authors'][label]:+.3f})" * (label in early["authors"])
+            f"{label} {gap['words']}{theirs.get(label, '')}"
             for label, gap in early["gaps"].items()
             if label.startswith("MADA") and label != "MADA-FS"
         ]
@@ -84,16 +85,16 @@ def curves(name: str, it: dict, others: dict) -> Finding:
             f"After {early['step']} steps, {early['percent']:.0f} % of the schedule, the gap to Adam is {listed(gaps)}."
         )
     sentences.append(
-        f"The authors' logs end at {ends}; two of them look like a fixed validation set, two like random batches"
+        f"The authors' logs are at {ends} after {float(last):,.0f} steps; two of them look like a fixed validation set, two like random batches"
         + f"; Table 6 has {PUBLISHED['table6']['rows']['MADA (rho_0 = 0)'][0]:g} for the last" * (name == "fig3")
         + "."
     )
     return Finding(
-        f"the authors' logs end at {ends}",
+        f"the authors' logs are at {ends}",
         ", ".join(f"{label} {at[label]:.3f}" for label in dict.fromkeys(("MADA", "Adam", min(at, key=at.get))))
-        + " at the paper's rates",
+        + f" at {it['rates']} rates",
         {
-            "MADA ends below every baseline at the paper's rates": all(at["MADA"] < at[label] for label in rivals),
+            f"MADA ends below every baseline at {it['rates']} rates": all(at["MADA"] < at[label] for label in rivals),
             "and where each has its best rate": all(tuned["MADA"] < tuned[label] for label in rivals),
         },
         sentences,

@@ -10,7 +10,8 @@ from reproduce import drawing, grid, proportions, theory
 from reproduce.drawing import SYMBOLS, series
 from reproduce.outcomes import best_of, conditions, gap, headers, spread
 from reproduce.pool import errors, execute
-from reproduce.published import PAPER, ROOT, authors
+from reproduce.proportions import schedule
+from reproduce.published import PAPER, ROOT, STEPS, authors
 from settings import UserError
 
 EARLY = (2, 5, 10)  # % of the schedule: the end of the warm-up, and two later
@@ -27,8 +28,7 @@ def early(ended: dict, labels: list, logs: dict) -> list[dict]:
 
     [{"percent", "step", "gaps": {label: Gap}, "authors": {label: their difference at that part of their steps}}]
     """
-    cfg, first = ended["Adam"][1][0].header["config"], series(ended["Adam"][1][0].records, "val_loss")[0]
-    length = cfg.get("lr_decay_iters") or cfg["max_iters"]
+    first, length = series(ended["Adam"][1][0].records, "val_loss")[0], schedule(ended["Adam"][1][0].header["config"])
     steps = [step for step in first if any(100 * step == percent * length for percent in EARLY)]
     found = []
     for step in steps or [step for step in first if step > 0][:1]:
@@ -41,7 +41,7 @@ def early(ended: dict, labels: list, logs: dict) -> list[dict]:
         gaps = {label: gap(spread(at[label]), spread(at["Adam"])) for label in labels if label != "Adam"}
         row = min(
             range(len(logs["Adam"]["iteration"])),
-            key=lambda i: abs(logs["Adam"]["iteration"][i] / logs["Adam"]["iteration"][-1] - step / length),
+            key=lambda i: abs(logs["Adam"]["iteration"][i] / STEPS - step / length),
         )
         there = {
             label: log["val_loss"][row] - logs["Adam"]["val_loss"][row]
@@ -60,7 +60,7 @@ def early(ended: dict, labels: list, logs: dict) -> list[dict]:
 
 
 def curves(name: str, scale: str, folder: Path, runs: dict, rest: tuple, **_) -> dict | None:
-    """Figures 3 and 4: a loss over steps, at the paper's learning rate and at the best one of each; the authors'."""
+    """Figures 3 and 4: a loss over steps, at the scale's learning rate and at the best one of each; the authors'."""
     key, *labels = rest
     ((contest, ended),) = runs.items()
     labels = [label for label in labels if label in ended]
@@ -81,12 +81,16 @@ def curves(name: str, scale: str, folder: Path, runs: dict, rest: tuple, **_) ->
                 found[f"{label}, lr x{factors[label]:g}"] = steps[first:], [each[first:] for each in values]
         return found
 
-    theirs = {label: authors(log) for label, log in LOGS.items()}
-    panels = {"ours, at the paper's learning rates": drawn(dict.fromkeys(labels, 1))}
+    cfg = ended[labels[0]][1][0].header["config"]
+    theirs = {label: authors(log, cfg["max_iters"] / schedule(cfg)) for label, log in LOGS.items()}
+    whose = proportions.whose_rate(contest, scale)
+    panels = {f"ours, at {whose} learning rates": drawn(dict.fromkeys(labels, 1))}
     if set(best.values()) != {1}:
         panels["ours, each at its best learning rate"] = drawn(best)
     panels["the authors' logs (GPT-2 125M)"] = {
-        label: (log["iteration"][5:], [log[key][5:]]) for label, log in theirs.items()
+        label: (log["iteration"][first:], [log[key][first:]])
+        for label, log in theirs.items()
+        for first in [reached(log["iteration"], log["iteration"][-1] / 20)]
     }
     unit = "byte" if any(header["data"]["tokenizer"] == "bytes" for header in headers(ended)) else "token"
     smoothed = " Training losses are running means over 5 logged steps." * (key == "train_loss")
@@ -102,11 +106,12 @@ def curves(name: str, scale: str, folder: Path, runs: dict, rest: tuple, **_) ->
             label: {"factor": best[label]}
             | {
                 what: spread({run.seed: run.value(key) for run in ended[label][factor]})
-                for what, factor in (("at the paper's rate", 1), ("at its best rate", best[label]))
+                for what, factor in (("at the scale's rate", 1), ("at its best rate", best[label]))
                 if factor in ended[label]
             }
             for label in labels
         },
+        "rates": whose,
         "early": early(ended, labels, theirs) if key == "val_loss" and "Adam" in labels else [],
         "authors": {
             label: {str(step): log[key][log["iteration"].index(step)] for step in (2000, 5000, log["iteration"][-1])}
@@ -143,12 +148,13 @@ def motion(values: list, warm: int) -> dict:
 def coefficients(name: str, scale: str, folder: Path, runs: dict, rest: tuple, **_) -> dict | None:
     """Figures 5 to 7: the learned coefficients over the run, beside the authors'."""
     ((contest, ended),) = runs.items()
-    label, log = rest[0], authors(rest[1])
+    label = rest[0]
     drawn = [which for which in (label, f"{label} (rule=authors)") if 1 in ended.get(which, {})]
     if not drawn:
         return None
     whole, note = proportions.sentence(name, scale, contest, (label,))
-    lines, found = {}, {}
+    cfg, lines, found = ended[drawn[0]][1][0].header["config"], {}, {}
+    log = authors(rest[1], cfg["max_iters"] / schedule(cfg))
     for which in drawn:
         every = [series(run.records, "coefficients") for run in ended[which][1]]
         steps, starts = every[0][0], [{key: run.header["config"][key] for key in SYMBOLS} for run in ended[which][1]]
@@ -160,7 +166,7 @@ def coefficients(name: str, scale: str, folder: Path, runs: dict, rest: tuple, *
             ]
             for key in SYMBOLS
         }
-        at = [0, *[100 * step / steps[-1] for step in steps]]
+        at = [0, *[100 * step / schedule(cfg) for step in steps]]
         lines[f"{which}, ours"] = {key: (at, paths[key]) for key in SYMBOLS}
         found[which] = {
             str(run.seed): {
@@ -169,12 +175,12 @@ def coefficients(name: str, scale: str, folder: Path, runs: dict, rest: tuple, *
             }
             for i, run in enumerate(ended[which][1])
         }
-    at = [100 * step / log["iteration"][-1] for step in log["iteration"]]
+    at = [100 * step / STEPS for step in log["iteration"]]
     lines["the authors' log"] = {key: (at, [log[key]]) for key in SYMBOLS}
     drawing.coefficients(
         lines,
         folder / "figure.png",
-        f"Mean and range over {len(ended[label][1])} seeds, at the paper's learning rate. {note}",
+        f"Mean and range over {len(ended[drawn[0]][1])} seeds, at {proportions.whose_rate(contest, scale)} learning rate. {note}",
     )
     return {
         "results": found,

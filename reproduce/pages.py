@@ -122,12 +122,12 @@ def section(
     return lines + folded("how", made)
 
 
-def smaller(results: Path, name: str, scale: str, part: dict, found: findings.Finding) -> list[str]:
+def smaller(results: Path, name: str, scale: str, found: findings.Finding) -> list[str]:
     """What a scale says that is not the largest, with links to its pages."""
     folder = results / name / scale
     pages = [it for it in ("README.md", "table.md", "figure.png") if (folder / it).exists()]
     links = ", ".join(f"[{it}]({name}/{scale}/{it})" for it in pages)
-    return [f"At {scale} scale ({links}): {found.ours}. {' '.join(found.sentences)} {part['note']}", ""]
+    return [f"At {scale} scale ({links}): {found.ours}. {' '.join(found.sentences)}", ""]
 
 
 def beside(results: Path) -> list[str]:
@@ -214,7 +214,7 @@ def index(results: Path) -> str:
         if shown:
             (scale, (part, it)), *others = shown.items()
             lines += section(results, name, scale, contest, part, it)
-            lines += [line for scale, (part, it) in others for line in smaller(results, name, scale, part, it)]
+            lines += [line for scale, (_, it) in others for line in smaller(results, name, scale, it)]
         else:
             smoke = (
                 " The smoke scale was run, which shows that the command works." * (results / name / "smoke").exists()

@@ -10,7 +10,7 @@ from reproduce.runs import ROOT, run
 
 def schedule(cfg: dict) -> int:
     """The steps of the whole schedule, which a run may leave before its end."""
-    return cfg["lr_decay_iters"] or cfg["max_iters"]
+    return cfg.get("lr_decay_iters") or cfg["max_iters"]
 
 
 def waiting(cfg: dict, of: float) -> float | None:
@@ -79,6 +79,12 @@ def differences(pairs: dict, quantities: dict) -> list[str]:
                 of = "" if (ours, paper) == most else f" for {', '.join(labels)}"
                 found.append(f"{name}{of} {ours} ({paper})")
     return found
+
+
+def whose_rate(contest: str, scale: str) -> str:
+    """Whether a scale has the baseline's learning rate from the paper, in a word before "learning rate"."""
+    paper, ours = (store.base(contest, CONTESTS[contest].baseline, it).cfg for it in (None, scale))
+    return "the paper's" if paper["learning_rate"] == ours["learning_rate"] else "the scale's"
 
 
 def sentence(name: str, scale: str, contest: str | None = None, labels: tuple = ()) -> tuple[bool, str]:

@@ -10,7 +10,7 @@ from statistics import mean, stdev
 
 import pytest
 
-from reproduce import experiments, pages
+from reproduce import experiments, pages, table_findings
 from reproduce.figures import LOGS, early, phases
 from reproduce.findings import Finding, verdict
 from reproduce.outcomes import Ended
@@ -154,3 +154,18 @@ def test_the_authors_own_logs_pass_the_checks_that_ours_are_put_to():
 def test_a_reduced_table_begins_with_what_is_reduced(path):
     first = path.read_text().splitlines()[0]
     assert first.startswith(("Reduced (cpu), ours and in brackets the paper's: ", "Full scale. ", "T = 2,000 steps"))
+
+
+def test_what_depends_on_the_numbers_is_said_where_it_is_so():
+    losses = [3.22, 2.54, 2.13]
+    assert "which symbol follows which" in table_findings.counted(losses, 2.53)
+    assert "Adam is 0.34 under bigrams" in table_findings.counted(losses, 2.2)
+    labels = ("MADA", "Adam", "HyperAdam", "Momentum SGD")
+    rows = {
+        label: {"ours": {"accuracy": {"mean": 60.0, "values": {1337: 60.0}}, "best epoch": {"mean": 62.0}}}
+        for label in labels
+    }
+    numbers = {label: [65.0] for label in labels}
+    assert not any("mirror" in it for it in table_findings.accuracies(rows, numbers))
+    rows["Adam (augmented)"] = {"ours": {"accuracy": {"mean": 61.5, "values": {1337: 61.5}}}}
+    assert "take Adam to 61.50 after as many epochs, where it has 60.00" in table_findings.accuracies(rows, numbers)[-1]

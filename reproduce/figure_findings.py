@@ -66,12 +66,15 @@ def curves(name: str, it: dict, others: dict) -> Finding:
     tuned = {label: row.get("at its best rate", row["at the scale's rate"])["mean"] for label, row in rows.items()}
     last = list(authors["Adam"])[-1]
     rivals = [label for label in at if not label.startswith("MADA")]
+    single = [label for label, row in rows.items() if row["at the scale's rate"]["n"] == 1]
     ends = listed([f"{label} {log[last]:.4f}" for label, log in authors.items()])
     sentences = [
         (
             f"At {it['rates']} rates {min(at, key=at.get)} ends lowest ({min(at.values()):.3f}), MADA at "
             f"{at['MADA']:.3f}, Adam at "
             f"{at['Adam']:.3f}; each at its best rate {min(tuned, key=tuned.get)} does ({min(tuned.values()):.3f})."
+            + f" Of {listed(single)} there is one seed."
+            * bool(single)
         )
     ]
     for early in it["early"]:

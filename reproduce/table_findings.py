@@ -6,11 +6,11 @@ from reproduce.published import PUBLISHED
 
 
 def judged(rows: dict, key: str) -> dict[str, list[str]]:
-    """{"better", "worse", "not told apart": labels} of the rows against the baseline."""
-    found = {"better": [], "worse": [], "not told apart": []}
+    """{"better", "worse", "not told apart", "one seed": labels} of the rows against the baseline."""
+    found = {"better": [], "worse": [], "not told apart": [], "one seed": []}
     for label, row in rows.items():
         if it := row["gaps"].get(key):
-            found[next(word for word in found if word in it["words"] or word == "not told apart")].append(label)
+            found[next(word for word in found if word in it["words"])].append(label)
     return found
 
 
@@ -32,7 +32,9 @@ def losses(name: str, it: dict, contest: str) -> Finding:
         ),
         (
             f"Against Adam {listed(groups['better'])} end better, {listed(groups['worse'])} worse; "
-            f"{listed(groups['not told apart'])} cannot be told apart from it."
+            f"{listed(groups['not told apart'])} cannot be told apart from it"
+            + f"; of {listed(groups['one seed'])} there is one seed" * bool(groups["one seed"])
+            + "."
         ),
     ]
     if key == "accuracy":

@@ -77,7 +77,7 @@ MAIN = ("Adam", "MADA", "MADA (default)", "HyperAdam", "MADA (rule=authors)", "M
 MINI, PILOT = ("config/scale_gpt2_mini.py",), ("config/scale_gpt2_mini.py", "config/scale_gpt2_pilot.py")
 GPT2_SCALES = {
     "smoke": Scale(SMOKE, ("config/scale_gpt2_smoke.py",), 2, (4,)),
-    "pilot": Scale(f"{BYTES} {FIRST}", PILOT, 3, (0.5, 2), rows=MAIN, tuned=("Adam", "MADA", "MADA (default)")),
+    "pilot": Scale(f"{BYTES} {FIRST}", PILOT, 3, (0.5, 2, 4), rows=MAIN, tuned=MAIN),
     "cpu": Scale(f"{BYTES} {PLATEAU}", ("config/scale_gpt2_cpu.py",), 3, (4, 16), evaluated=AS_BYTES),
     "mini": Scale(BYTES, MINI, 3, (0.5, 2), tuned=("Adam", "MADA", "MADA (default)"), evaluated=AS_BYTES),
     "gpu": Scale("", ("config/scale_gpt2_gpu.py",), 3, (2, 4), evaluated=THEIRS),
@@ -197,7 +197,7 @@ ROWS += ("MADA (rho_0 = 0)", "MADA-FS")
 TABLE2 = ("Adam", "Adan", "HyperAdam", "Lion", "AVGrad", "MADA", "MADA (default)", "MADA (rule=authors)")
 TABLE2 += ("MADA (hyper-rates / 5)", "MADA (hyper-rates x 5)", "MADA (AMSGrad)", "MADA-FS")
 TABLE2 += ("MADA-", "MADA- (rule=authors)", "Adam-")
-TABLE6 = ("Adam", "MADA (default)", "MADA (rho_0 = 0)", "MADA (rho_0 = 0) (rule=authors)", "MADA-FS (rho_0 = 0)")
+TABLE6 = ("Adam", "MADA (rho_0 = 0)", "MADA (rho_0 = 0) (rule=authors)", "MADA-FS (rho_0 = 0)", "MADA (default)")
 GRID = {  # scale: (sweep file, seeds)
     "smoke": ("config/sweep_shakespeare_betas_smoke.py", 2),
     "cpu": ("config/sweep_shakespeare_betas_cpu.py", 3),

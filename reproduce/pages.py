@@ -62,8 +62,9 @@ def entries(found: dict) -> list[tuple[str, str | None, dict[str, tuple[dict, fi
             shown = {}
             for scale, summary in found.get(name, {}).items():
                 others = {other: at[scale] for other, at in found.items() if scale in at}
-                if part := summary["contests"].get(contest) if contest else summary:
-                    shown[scale] = part, READERS[it.kind](name, part, contest or others)
+                part = summary["contests"].get(contest) if contest else summary
+                if finding := part and READERS[it.kind](name, part, contest or others):
+                    shown[scale] = part, finding
             every.append((name, contest, shown))
     return every
 

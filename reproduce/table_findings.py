@@ -120,9 +120,13 @@ def accuracies(rows: dict, numbers: dict) -> list[str]:
     ]
 
 
-def perplexities(name: str, it: dict, contest: str) -> Finding:
-    rows, columns, numbers = it["rows"], it["columns"], PUBLISHED[name]["rows"]
+def perplexities(name: str, it: dict, contest: str) -> Finding | None:
+    """None where no column has been taken for the row that the claim is about."""
+    rows, numbers = it["rows"], PUBLISHED[name]["rows"]
     label = claimed(rows)
+    columns = [column for column in it["columns"] if rows[label]["gaps"][column]]
+    if not columns:
+        return None
     row, base, key = rows[label], rows["Adam"], columns[0]
     good = {column: row["gaps"][column]["clear"] and "better" in row["gaps"][column]["words"] for column in columns}
     ahead = [

@@ -169,3 +169,8 @@ def test_what_depends_on_the_numbers_is_said_where_it_is_so():
     assert not any("mirror" in it for it in table_findings.accuracies(rows, numbers))
     rows["Adam (augmented)"] = {"ours": {"accuracy": {"mean": 61.5, "values": {1337: 61.5}}}}
     assert "take Adam to 61.50 after as many epochs, where it has 60.00" in table_findings.accuracies(rows, numbers)[-1]
+
+
+def test_perplexities_that_were_not_taken_are_no_finding():
+    rows = {label: {"gaps": {"openwebtext": None}, "ours": {}} for label in ("Adam", "MADA")}
+    assert table_findings.perplexities("table3", {"rows": rows, "columns": ["openwebtext"]}, "gpt2") is None

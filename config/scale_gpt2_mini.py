@@ -11,7 +11,9 @@ block_size = 128
 n_layer = n_layer // 4  # GPT-2 small 3, medium 6
 n_head = 3
 n_embd = 96  # 0.35M parameters; medium 0.7M
-learning_rate = 4 * learning_rate  # 2.4e-3, Adam's best; Lion's a quarter of it
+learning_rate = (
+    4 * learning_rate
+)  # 2.4e-3, Adam's best at cpu scale; the pilot says that it is too small. Lion's is a quarter
 min_lr = 6e-5
 weight_decay = 0.25
 warmup_iters = 200

@@ -11,9 +11,7 @@ block_size = 128
 n_layer = n_layer // 4  # GPT-2 small 3, medium 6
 n_head = 3
 n_embd = 96  # 0.35M parameters; medium 0.7M
-learning_rate = (
-    4 * learning_rate
-)  # 2.4e-3, Adam's best at cpu scale; the pilot says that it is too small. Lion's is a quarter
+learning_rate = 4 * learning_rate  # 2.4e-3, Adam's best at cpu scale; the pilot says: too small. Lion: 6e-4
 min_lr = 6e-5
 weight_decay = 0.25
 warmup_iters = 200

@@ -115,7 +115,7 @@ def curves(panels: dict, path: str | os.PathLike, ylabel: str, caption: str, **a
 
 
 def coefficients(lines: dict, path: str | os.PathLike, caption: str):
-    """A panel per coefficient. lines: {label: {coefficient: (% of the run, [values of a seed, ...])}}."""
+    """A panel per coefficient. lines: {label: {coefficient: (% of the schedule, [values of a seed, ...])}}."""
     fig, axes = plt.subplots(2, 3, figsize=(11, 6), layout="constrained", sharex=True)
     for ax, (key, symbol) in zip(axes.flat, SYMBOLS.items(), strict=True):
         for (label, found), style in zip(lines.items(), styles(list(lines)).values(), strict=True):
@@ -126,7 +126,7 @@ def coefficients(lines: dict, path: str | os.PathLike, caption: str):
             ax.set_ylim((low + high) / 2 - 0.01, (low + high) / 2 + 0.01)
         ax.ticklabel_format(useOffset=False)
     for ax in axes[1]:
-        ax.set_xlabel("% of the run")
+        ax.set_xlabel("% of the schedule")
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=len(lines))
     save(fig, path, caption)
 
@@ -204,7 +204,7 @@ def gaps(ours: dict, paper: dict, baseline: str, key: str, extra: list, path: st
 
 
 def rates(ax, found: dict, key: str):
-    """The final value over factors on the paper's learning rate. found: {label: {factor: [value of a seed, ...]}}."""
+    """The final value over factors on the scale's learning rate. found: {label: {factor: [value of a seed, ...]}}."""
     for label, by_factor in found.items():
         factors = sorted(by_factor)
         ax.plot(

@@ -8,7 +8,7 @@ NAMES; adding an optimizer, one to a contest's rows.
 from types import MappingProxyType
 from typing import NamedTuple
 
-SCALES = ("smoke", "cpu", "gpu", "paper")
+SCALES = ("smoke", "pilot", "cpu", "mini", "gpu", "paper")
 
 
 class Scale(NamedTuple):
@@ -16,6 +16,8 @@ class Scale(NamedTuple):
     files: tuple = ()  # config files on top of the row's
     seeds: int = 3
     grid: tuple = ()  # factors on the learning rate, the same for every row that is tuned, beside factor 1
+    rows: tuple = ()  # those that the scale has; (): all of the contest's
+    tuned: tuple = ()  # those of them that its grid is run for, where they are not the contest's
     evaluated: MappingProxyType | dict = MappingProxyType(
         {}
     )  # {column of the perplexity tables: (data set, split)}, taken at factor 1
@@ -40,6 +42,7 @@ class Name(NamedTuple):
 
 GPT2, MEDIUM, XL = "config/train_gpt2_{}.py", "config/train_gpt2_medium_{}.py", "config/finetune_gpt2_xl_{}.py"
 POOR = ("--beta1=0.7", "--beta2=0.8")
+DEFAULT = (GPT2.format("adam"), "--optimizer=mada")  # Adam replaced, and nothing else changed
 AUTHORS = ("--rule=authors", "--hyper_scale=None", "--debias=None", "--domain=None")  # it has forms of its own
 
 BYTES = (
@@ -47,6 +50,8 @@ BYTES = (
     "so that "
     "order and gap are under test, not values."
 )
+FIRST = "These are the first tenth of the miniature's steps, before its rate has fallen: a pilot, not a result."
+PLATEAU = "600 steps end near the loss of counted bigrams; the scale mini keeps more of the paper's proportions."
 SMOKE = "It shows that everything runs, and nothing else."
 CLIPPING = "Clipping the gradient's norm at 1, which appendix C.2 does not mention, is ours"
 CONVEX = (
@@ -68,13 +73,17 @@ AS_BYTES = {
     "wikitext": ("wikitext_bytes", "test"),
     "lambada": ("lambada_bytes", "test"),
 }
+MAIN = ("Adam", "MADA", "MADA (default)", "HyperAdam", "MADA (rule=authors)", "MADA (rho_0 = 0)", "Lion", "AVGrad")
+MINI, PILOT = ("config/scale_gpt2_mini.py",), ("config/scale_gpt2_mini.py", "config/scale_gpt2_pilot.py")
 GPT2_SCALES = {
     "smoke": Scale(SMOKE, ("config/scale_gpt2_smoke.py",), 2, (4,)),
-    "cpu": Scale(BYTES, ("config/scale_gpt2_cpu.py",), 3, (4, 16), AS_BYTES),
-    "gpu": Scale("", ("config/scale_gpt2_gpu.py",), 3, (2, 4), THEIRS),
+    "pilot": Scale(f"{BYTES} {FIRST}", PILOT, 3, (0.5, 2, 4), rows=MAIN, tuned=MAIN),
+    "cpu": Scale(f"{BYTES} {PLATEAU}", ("config/scale_gpt2_cpu.py",), 3, (4, 16), evaluated=AS_BYTES),
+    "mini": Scale(BYTES, MINI, 3, (2, 4), tuned=("Adam", "MADA", "MADA (default)"), evaluated=AS_BYTES),
+    "gpu": Scale("", ("config/scale_gpt2_gpu.py",), 3, (2, 4), evaluated=THEIRS),
     "paper": Scale(f"{CLIPPING}; products are in bfloat16, the authors' in float32.", (), 1, evaluated=THEIRS),
 }
-MEDIUM_SCALES = GPT2_SCALES | {
+MEDIUM_SCALES = {scale: it for scale, it in GPT2_SCALES.items() if scale != "pilot"} | {
     "paper": Scale(f"{CLIPPING}; so is the rate of 6e-4 (the authors' file: 5e-4).", (), 1, evaluated=THEIRS)
 }
 
@@ -88,7 +97,11 @@ CONTESTS = {
             "Lion": (GPT2.format("lion"),),
             "AVGrad": (GPT2.format("avgrad"),),
             "MADA": (GPT2.format("mada"),),
+            "MADA (default)": DEFAULT,
             "MADA (rule=authors)": (GPT2.format("mada"), *AUTHORS),
+            "MADA (hyper-rates / 5)": (GPT2.format("mada"), "config/hyper_rates_fifth.py"),
+            "MADA (hyper-rates x 5)": (GPT2.format("mada"), "config/hyper_rates_fivefold.py"),
+            "MADA (AMSGrad)": (GPT2.format("mada"), "--second_moment=amsgrad"),
             "MADA (rho_0 = 0)": (GPT2.format("mada"), "--beta3=0.0"),
             "MADA (rho_0 = 0) (rule=authors)": (GPT2.format("mada"), "--beta3=0.0", *AUTHORS),
             "MADA-FS": ("final of", "MADA", GPT2.format("mada_fs")),
@@ -106,6 +119,7 @@ CONTESTS = {
         {
             "Adam": (MEDIUM.format("adam"),),
             "MADA": (MEDIUM.format("mada"),),
+            "MADA (default)": (MEDIUM.format("adam"), "--optimizer=mada"),
             "MADA (rule=authors)": (MEDIUM.format("mada"), *AUTHORS),
         },
         MEDIUM_SCALES,
@@ -138,6 +152,7 @@ CONTESTS = {
             "Momentum SGD": ("config/cifar10_cnn_sgd.py",),
             "MADA (rule=authors)": ("config/cifar10_cnn_mada.py", *AUTHORS),
             "Adam (beta2 = 0.99)": ("config/cifar10_cnn_adam.py", "--beta2=0.99"),
+            "Adam (augmented)": ("config/cifar10_cnn_adam.py", "--augment=True"),
         },
         {
             "smoke": Scale(SMOKE, ("config/scale_cifar10_smoke.py",), 2),
@@ -177,10 +192,12 @@ CONTESTS = {
     ),
 }
 
-ROWS = ("Adam", "Adan", "HyperAdam", "Lion", "AVGrad", "MADA", "MADA (rho_0 = 0)", "MADA-FS")
-TABLE2 = ("Adam", "Adan", "HyperAdam", "Lion", "AVGrad", "MADA", "MADA (rule=authors)", "MADA-FS")
+ROWS = ("Adam", "Adan", "HyperAdam", "Lion", "AVGrad", "MADA", "MADA (default)", "MADA (rule=authors)")
+ROWS += ("MADA (rho_0 = 0)", "MADA-FS")
+TABLE2 = ("Adam", "Adan", "HyperAdam", "Lion", "AVGrad", "MADA", "MADA (default)", "MADA (rule=authors)")
+TABLE2 += ("MADA (hyper-rates / 5)", "MADA (hyper-rates x 5)", "MADA (AMSGrad)", "MADA-FS")
 TABLE2 += ("MADA-", "MADA- (rule=authors)", "Adam-")
-TABLE6 = ("Adam", "MADA (rho_0 = 0)", "MADA (rho_0 = 0) (rule=authors)", "MADA-FS (rho_0 = 0)")
+TABLE6 = ("Adam", "MADA (rho_0 = 0)", "MADA (rho_0 = 0) (rule=authors)", "MADA-FS (rho_0 = 0)", "MADA (default)")
 GRID = {  # scale: (sweep file, seeds)
     "smoke": ("config/sweep_shakespeare_betas_smoke.py", 2),
     "cpu": ("config/sweep_shakespeare_betas_cpu.py", 3),

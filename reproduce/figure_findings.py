@@ -4,6 +4,7 @@ from statistics import mean
 
 from reproduce.experiments import NAMES
 from reproduce.findings import Finding, listed
+from reproduce.published import PUBLISHED
 
 
 def bound(name: str, it: dict, others: dict) -> Finding:
@@ -61,39 +62,42 @@ def proposition(name: str, it: dict, others: dict) -> Finding:
 
 def curves(name: str, it: dict, others: dict) -> Finding:
     rows, authors = it["results"], it["authors"]
-    at = {label: row["at the paper's rate"]["mean"] for label, row in rows.items()}
-    tuned = {label: row.get("at its best rate", row["at the paper's rate"])["mean"] for label, row in rows.items()}
+    at = {label: row["at the scale's rate"]["mean"] for label, row in rows.items()}
+    tuned = {label: row.get("at its best rate", row["at the scale's rate"])["mean"] for label, row in rows.items()}
     last = list(authors["Adam"])[-1]
     rivals = [label for label in at if not label.startswith("MADA")]
+    single = [label for label, row in rows.items() if row["at the scale's rate"]["n"] == 1]
     ends = listed([f"{label} {log[last]:.4f}" for label, log in authors.items()])
     sentences = [
         (
-            f"At the paper's rates {min(at, key=at.get)} ends lowest ({min(at.values()):.3f}), MADA at "
+            f"At {it['rates']} rates {min(at, key=at.get)} ends lowest ({min(at.values()):.3f}), MADA at "
             f"{at['MADA']:.3f}, Adam at "
             f"{at['Adam']:.3f}; each at its best rate {min(tuned, key=tuned.get)} does ({min(tuned.values()):.3f})."
+            + f" Of {listed(single)} there is one seed."
+            * bool(single)
         )
     ]
-    if early := it.get("early"):
-        ahead = [
-            f"{label} by {-early[label]['mean']:.3f}"
-            for label in ("MADA", "MADA (rho_0 = 0)")
-            if label in early and early[label]["clear"]
+    for early in it["early"]:
+        theirs = {label: f" (the authors': {gap:+.3f})" for label, gap in early["authors"].items()}
+        gaps = [
+            f"{label} {gap['words']}{theirs.get(label, '')}"
+            for label, gap in early["gaps"].items()
+            if label.startswith("MADA") and label != "MADA-FS"
         ]
         sentences.append(
-            f"After {early['step']} steps Adam is behind {listed(ahead)}, in every seed, as in the authors' logs, "
-            f"where "
-            f"after 2,000 steps it is by {authors['Adam']['2000'] - authors['MADA']['2000']:.3f} and "
-            f"{authors['Adam']['2000'] - authors['MADA (rho_0 = 0)']['2000']:.3f}; here that lead does not last."
+            f"After {early['step']} steps, {early['percent']:.0f} % of the schedule, the gap to Adam is {listed(gaps)}."
         )
     sentences.append(
-        f"The authors' logs end at {ends}; two of them look like a fixed validation set, two like random batches."
+        f"The authors' logs are at {ends} after {float(last):,.0f} steps; two of them look like a fixed validation set, two like random batches"
+        + f"; Table 6 has {PUBLISHED['table6']['rows']['MADA (rho_0 = 0)'][0]:g} for the last" * (name == "fig3")
+        + "."
     )
     return Finding(
-        f"the authors' logs end at {ends}",
+        f"the authors' logs are at {ends}",
         ", ".join(f"{label} {at[label]:.3f}" for label in dict.fromkeys(("MADA", "Adam", min(at, key=at.get))))
-        + " at the paper's rates",
+        + f" at {it['rates']} rates",
         {
-            "MADA ends below every baseline at the paper's rates": all(at["MADA"] < at[label] for label in rivals),
+            f"MADA ends below every baseline at {it['rates']} rates": all(at["MADA"] < at[label] for label in rivals),
             "and where each has its best rate": all(tuned["MADA"] < tuned[label] for label in rivals),
         },
         sentences,
@@ -144,6 +148,10 @@ def coefficients(name: str, it: dict, others: dict) -> Finding:
             f"Here beta1 ends at {ranged('beta1')}, beta3 at {ranged('beta3')} and rho at {ranged('rho')}; no "
             f"beta1 or beta2 ends more "
             f"than {moved:.3f} from its start."
+        ),
+        (
+            f"At the end of the warm-up beta1 is at {ranged('beta1', 'warm')} (the authors': {theirs['beta1']['warm']:.3f}), "
+            f"rho at {ranged('rho', 'warm')} ({theirs['rho']['warm']:.3f})."
         ),
         (
             f"In the authors' log beta1 reaches {theirs['beta1']['high']:.2f} and ends at "

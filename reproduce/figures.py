@@ -10,9 +10,11 @@ from reproduce import drawing, grid, proportions, theory
 from reproduce.drawing import SYMBOLS, series
 from reproduce.outcomes import best_of, conditions, gap, headers, spread
 from reproduce.pool import errors, execute
-from reproduce.published import PAPER, ROOT, authors
+from reproduce.proportions import schedule
+from reproduce.published import PAPER, ROOT, STEPS, authors
 from settings import UserError
 
+EARLY = (2, 5, 10)  # % of the schedule: the end of the warm-up, and two later
 LOGS = {"Adam": "adam", "MADA": "mada_rho0_beta3_0.9", "MADA (rho_0 = 0)": "mada_rho0_beta3_0"}
 
 
@@ -21,8 +23,44 @@ def smooth(values: list, width: int = 5) -> list:
     return [sum(values[max(0, i + 1 - width) : i + 1]) / min(i + 1, width) for i in range(len(values))]
 
 
+def early(ended: dict, labels: list, logs: dict) -> list[dict]:
+    """Validation losses beside Adam's at EARLY, or where none of these was evaluated at the first step that was.
+
+    [{"percent", "step", "gaps": {label: Gap}, "authors": {label: their difference at that part of their steps}}]
+    """
+    first, length = series(ended["Adam"][1][0].records, "val_loss")[0], schedule(ended["Adam"][1][0].header["config"])
+    steps = [step for step in first if any(100 * step == percent * length for percent in EARLY)]
+    found = []
+    for step in steps or [step for step in first if step > 0][:1]:
+        at = {
+            label: {
+                run.seed: dict(zip(*series(run.records, "val_loss"), strict=True)).get(step) for run in ended[label][1]
+            }
+            for label in labels
+        }
+        gaps = {label: gap(spread(at[label]), spread(at["Adam"])) for label in labels if label != "Adam"}
+        row = min(
+            range(len(logs["Adam"]["iteration"])),
+            key=lambda i: abs(logs["Adam"]["iteration"][i] / STEPS - step / length),
+        )
+        there = {
+            label: log["val_loss"][row] - logs["Adam"]["val_loss"][row]
+            for label, log in logs.items()
+            if label != "Adam"
+        }
+        found.append(
+            {
+                "percent": 100 * step / length,
+                "step": step,
+                "gaps": {label: it._asdict() | {"words": it.words("lower", 4)} for label, it in gaps.items() if it},
+                "authors": there,
+            }
+        )
+    return found
+
+
 def curves(name: str, scale: str, folder: Path, runs: dict, rest: tuple, **_) -> dict | None:
-    """Figures 3 and 4: a loss over steps, at the paper's learning rate and at the best one of each; the authors'."""
+    """Figures 3 and 4: a loss over steps, at the scale's learning rate and at the best one of each; the authors'."""
     key, *labels = rest
     ((contest, ended),) = runs.items()
     labels = [label for label in labels if label in ended]
@@ -43,24 +81,17 @@ def curves(name: str, scale: str, folder: Path, runs: dict, rest: tuple, **_) ->
                 found[f"{label}, lr x{factors[label]:g}"] = steps[first:], [each[first:] for each in values]
         return found
 
-    theirs = {label: authors(log) for label, log in LOGS.items()}
-    panels = {"ours, at the paper's learning rates": drawn(dict.fromkeys(labels, 1))}
+    cfg = ended[labels[0]][1][0].header["config"]
+    theirs = {label: authors(log, cfg["max_iters"] / schedule(cfg)) for label, log in LOGS.items()}
+    whose = proportions.whose_rate(contest, scale)
+    panels = {f"ours, at {whose} learning rates": drawn(dict.fromkeys(labels, 1))}
     if set(best.values()) != {1}:
         panels["ours, each at its best learning rate"] = drawn(best)
     panels["the authors' logs (GPT-2 125M)"] = {
-        label: (log["iteration"][5:], [log[key][5:]]) for label, log in theirs.items()
+        label: (log["iteration"][first:], [log[key][first:]])
+        for label, log in theirs.items()
+        for first in [reached(log["iteration"], log["iteration"][-1] / 20)]
     }
-    early = {}
-    if key == "val_loss":
-        step = next(step for step in series(ended[labels[0]][1][0].records, key)[0] if step > 0)
-        at = {
-            label: {run.seed: dict(zip(*series(run.records, key), strict=True))[step] for run in ended[label][1]}
-            for label in labels
-        }
-        early = {
-            label: gap(spread(at[label]), spread(at["Adam"])) for label in labels if label != "Adam" and "Adam" in at
-        }
-        early = {"step": step} | {label: it._asdict() | {"clear": it.clear} for label, it in early.items() if it}
     unit = "byte" if any(header["data"]["tokenizer"] == "bytes" for header in headers(ended)) else "token"
     smoothed = " Training losses are running means over 5 logged steps." * (key == "train_loss")
     drawing.curves(
@@ -75,12 +106,13 @@ def curves(name: str, scale: str, folder: Path, runs: dict, rest: tuple, **_) ->
             label: {"factor": best[label]}
             | {
                 what: spread({run.seed: run.value(key) for run in ended[label][factor]})
-                for what, factor in (("at the paper's rate", 1), ("at its best rate", best[label]))
+                for what, factor in (("at the scale's rate", 1), ("at its best rate", best[label]))
                 if factor in ended[label]
             }
             for label in labels
         },
-        "early": early,
+        "rates": whose,
+        "early": early(ended, labels, theirs) if key == "val_loss" and "Adam" in labels else [],
         "authors": {
             label: {str(step): log[key][log["iteration"].index(step)] for step in (2000, 5000, log["iteration"][-1])}
             for label, log in theirs.items()
@@ -102,21 +134,27 @@ def phases(values: list, least: float = 0.02) -> int:
     return count
 
 
-def motion(values: list) -> dict:
-    """What a coefficient does in a run."""
-    found = {"start": values[0], "end": values[-1], "low": min(values), "high": max(values)}
+def reached(steps: list, step: int) -> int:
+    """The place of the first that is not before `step`."""
+    return next(i for i, it in enumerate(steps) if it >= step)
+
+
+def motion(values: list, warm: int) -> dict:
+    """What a coefficient does in a run; values[warm]: at the end of the warm-up."""
+    found = {"start": values[0], "warm": values[warm], "end": values[-1], "low": min(values), "high": max(values)}
     return found | {"phases": phases(values)}
 
 
 def coefficients(name: str, scale: str, folder: Path, runs: dict, rest: tuple, **_) -> dict | None:
     """Figures 5 to 7: the learned coefficients over the run, beside the authors'."""
     ((contest, ended),) = runs.items()
-    label, log = rest[0], authors(rest[1])
+    label = rest[0]
     drawn = [which for which in (label, f"{label} (rule=authors)") if 1 in ended.get(which, {})]
     if not drawn:
         return None
     whole, note = proportions.sentence(name, scale, contest, (label,))
-    lines, found = {}, {}
+    cfg, lines, found = ended[drawn[0]][1][0].header["config"], {}, {}
+    log = authors(rest[1], cfg["max_iters"] / schedule(cfg))
     for which in drawn:
         every = [series(run.records, "coefficients") for run in ended[which][1]]
         steps, starts = every[0][0], [{key: run.header["config"][key] for key in SYMBOLS} for run in ended[which][1]]
@@ -128,21 +166,25 @@ def coefficients(name: str, scale: str, folder: Path, runs: dict, rest: tuple, *
             ]
             for key in SYMBOLS
         }
-        at = [0, *[100 * step / steps[-1] for step in steps]]
+        at = [0, *[100 * step / schedule(cfg) for step in steps]]
         lines[f"{which}, ours"] = {key: (at, paths[key]) for key in SYMBOLS}
         found[which] = {
-            str(run.seed): {key: motion(paths[key][i]) for key in SYMBOLS} for i, run in enumerate(ended[which][1])
+            str(run.seed): {
+                key: motion(paths[key][i], reached([0, *steps], run.header["config"]["warmup_iters"]))
+                for key in SYMBOLS
+            }
+            for i, run in enumerate(ended[which][1])
         }
-    at = [100 * step / log["iteration"][-1] for step in log["iteration"]]
+    at = [100 * step / STEPS for step in log["iteration"]]
     lines["the authors' log"] = {key: (at, [log[key]]) for key in SYMBOLS}
     drawing.coefficients(
         lines,
         folder / "figure.png",
-        f"Mean and range over {len(ended[label][1])} seeds, at the paper's learning rate. {note}",
+        f"Mean and range over {len(ended[drawn[0]][1])} seeds, at {proportions.whose_rate(contest, scale)} learning rate. {note}",
     )
     return {
         "results": found,
-        "authors": {key: motion(log[key]) for key in SYMBOLS},
+        "authors": {key: motion(log[key], reached(log["iteration"], 2000)) for key in SYMBOLS},
         "full_scale": whole,
         "note": note,
         "conditions": conditions(headers({which: {1: ended[which][1]} for which in drawn})),

@@ -31,8 +31,13 @@ def scales(name: str) -> list[str]:
     """Those at which a name can be shown."""
     if name in rivals.NAMES:
         return rivals.scales(name)
-    contests = NAMES[name].contests
-    return [it for it in SCALES if not contests or any(it in CONTESTS[contest].scales for contest in contests)]
+    kind, contests, rest, _ = NAMES[name]
+    without = (
+        rest if kind == "grid" else PROFILE
+    )  # the miniature is a contest's; what takes seconds is the same everywhere
+    return [
+        it for it in SCALES if any(it in has for has in ([CONTESTS[name].scales for name in contests] or [without]))
+    ]
 
 
 def check(name: str, scale: str):

@@ -54,16 +54,18 @@ def summaries(results: Path) -> dict[str, dict[str, dict]]:
     return found
 
 
-def entries(found: dict) -> list[tuple[str, str, str | None, dict | None, findings.Finding | None]]:
-    """(name, scale, contest, its part of the summary, finding) of each claim, in the order of NAMES."""
+def entries(found: dict) -> list[tuple[str, str | None, dict[str, tuple[dict, findings.Finding]]]]:
+    """(name, contest, {scale: (its part of the summary, finding)}) of each claim, in the order of NAMES."""
     every = []
     for name, it in NAMES.items():
-        scale, summary = next(iter(found.get(name, {}).items()), ("-", None))
-        others = {other: at[scale] for other, at in found.items() if scale in at}
         for contest in it.contests if it.kind in ("losses", "perplexities") else (None,):
-            part = summary and (summary["contests"].get(contest) if contest else summary)
-            found_here = READERS[it.kind](name, part, contest or others) if part else None
-            every.append((name, scale, contest, part, found_here))
+            shown = {}
+            for scale, summary in found.get(name, {}).items():
+                others = {other: at[scale] for other, at in found.items() if scale in at}
+                part = summary["contests"].get(contest) if contest else summary
+                if finding := part and READERS[it.kind](name, part, contest or others):
+                    shown[scale] = part, finding
+            every.append((name, contest, shown))
     return every
 
 
@@ -121,11 +123,21 @@ def section(
     return lines + folded("how", made)
 
 
+def smaller(results: Path, name: str, scale: str, found: findings.Finding) -> list[str]:
+    """What a scale says that is not the largest, with links to its pages."""
+    folder = results / name / scale
+    pages = [it for it in ("README.md", "table.md", "figure.png") if (folder / it).exists()]
+    links = ", ".join(f"[{it}]({name}/{scale}/{it})" for it in pages)
+    return [f"At {scale} scale ({links}): {found.ours}. {' '.join(found.sentences)}", ""]
+
+
 def beside(results: Path) -> list[str]:
     """What is not in the paper: what a step costs, and the state in bfloat16."""
     lines = []
-    for path in sorted(results.glob("*/*/README.md")):  # of what the paper has not: rivals.py
+    for path in sorted(results.glob("*/*/README.md")):
         name, scale, _ = path.relative_to(results).parts
+        if name in NAMES:
+            continue  # the rest is what the paper has not: rivals.py
         lines += [f"## {name}", "", f"[Its page]({name}/{scale}/README.md), {scale}.", ""] if scale != "smoke" else []
     if (results / "bench" / "bench.json").exists():
         bench = json.loads((results / "bench" / "bench.json").read_text())
@@ -186,12 +198,10 @@ def beside(results: Path) -> list[str]:
 def index(results: Path) -> str:
     """The text of results/README.md."""
     every = entries(summaries(results))
-    scales = ", ".join(dict.fromkeys(scale for _, scale, _, part, _ in every if part))
-    top = TOP.format(
-        rows="\n".join(row(name, contest, part, it) for name, _, contest, part, it in every), scales=scales or "none"
-    )
-    lines, done = [top], set()
-    for name, scale, contest, part, it in every:
+    scales = ", ".join(dict.fromkeys(next(iter(shown)) for *_, shown in every if shown))
+    rows = [row(name, contest, *next(iter(shown.values()), (None, None))) for name, contest, shown in every]
+    lines, done = [TOP.format(rows="\n".join(rows), scales=scales or "none")], set()
+    for name, contest, shown in every:
         if name not in done:
             done.add(name)
             lines += [
@@ -202,8 +212,10 @@ def index(results: Path) -> str:
             ]
         if len(NAMES[name].contests) > 1:
             lines += [f"### {contest}", ""]
-        if part:
+        if shown:
+            (scale, (part, it)), *others = shown.items()
             lines += section(results, name, scale, contest, part, it)
+            lines += [line for scale, (_, it) in others for line in smaller(results, name, scale, it)]
         else:
             smoke = (
                 " The smoke scale was run, which shows that the command works." * (results / name / "smoke").exists()

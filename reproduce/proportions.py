@@ -8,15 +8,27 @@ from reproduce.grid import cells
 from reproduce.runs import ROOT, run
 
 
-def waiting(cfg: dict, of: str) -> float | None:
+def schedule(cfg: dict) -> int:
+    """The steps of the whole schedule, which a run may leave before its end."""
+    return cfg.get("lr_decay_iters") or cfg["max_iters"]
+
+
+def waiting(cfg: dict, of: float) -> float | None:
     """hyper_start as a percentage of other steps; None where nothing waits."""
-    return 100 * cfg["hyper_start"] / max(1, cfg[of]) if cfg["hyper_start"] else None
+    return 100 * cfg["hyper_start"] / max(1, of) if cfg["hyper_start"] else None
 
 
 def decayed(cfg: dict) -> float:
-    """Weight decay times the sum of the learning rates: by how much, to first order, decay shrinks a weight in all."""
+    """Weight decay times the schedule's sum of learning rates: by how much, to first order, decay shrinks a weight in all."""
     rise, peak, last = cfg["warmup_iters"], cfg["learning_rate"], cfg["min_lr"]
-    return cfg["weight_decay"] * (rise * peak / 2 + (cfg["max_iters"] - rise) * (peak + last) / 2)
+    return cfg["weight_decay"] * (rise * peak / 2 + (schedule(cfg) - rise) * (peak + last) / 2)
+
+
+def hyper_rate(cfg: dict, *names: str) -> float | None:
+    """The hyper-learning-rate that all these coefficients have; None where that is the optimizer's default."""
+    given = cfg["hyper_lr"]
+    rates = {given.get(name) for name in names} if isinstance(given, dict) else {given} if "beta1" in names else {None}
+    return rates.pop() if len(rates) == 1 else None
 
 
 LANGUAGE = {  # of train.py's settings
@@ -26,9 +38,12 @@ LANGUAGE = {  # of train.py's settings
     "context": lambda cfg: cfg["block_size"],
     "steps": lambda cfg: cfg["max_iters"],
     "sequences per step": lambda cfg: cfg["batch_size"],
-    "warm-up as % of the steps": lambda cfg: 100 * cfg["warmup_iters"] / cfg["max_iters"],
-    "hyper_start as % of the steps": lambda cfg: waiting(cfg, "max_iters"),
-    "hyper_start as % of the warm-up": lambda cfg: waiting(cfg, "warmup_iters"),
+    "% of the schedule that is run": lambda cfg: 100 * cfg["max_iters"] / schedule(cfg),
+    "warm-up as % of the schedule": lambda cfg: 100 * cfg["warmup_iters"] / schedule(cfg),
+    "hyper_start as % of the schedule": lambda cfg: waiting(cfg, schedule(cfg)),
+    "hyper_start as % of the warm-up": lambda cfg: waiting(cfg, cfg["warmup_iters"]),
+    "hyper-learning-rate of the betas": lambda cfg: hyper_rate(cfg, "beta1", "beta2"),
+    "hyper-learning-rate of the others": lambda cfg: hyper_rate(cfg, "beta3", "rho", "c", "gamma"),
     "peak rate": lambda cfg: cfg["learning_rate"],
     "last over peak rate as %": lambda cfg: 100 * cfg["min_lr"] / cfg["learning_rate"],
     "weight decay x sum of rates": decayed,
@@ -46,9 +61,7 @@ def number(value: str | float) -> str:
         return value
     if value >= 1000:
         return f"{value:,.0f}"
-    return (
-        f"{value:.0e}".replace("e-0", "e-") if 0 < value < 0.005 else f"{value:.2g}" if value < 100 else f"{value:.0f}"
-    )
+    return f"{value:.2g}".replace("e-0", "e-") if value < 100 else f"{value:.0f}"
 
 
 def differences(pairs: dict, quantities: dict) -> list[str]:
@@ -66,6 +79,12 @@ def differences(pairs: dict, quantities: dict) -> list[str]:
                 of = "" if (ours, paper) == most else f" for {', '.join(labels)}"
                 found.append(f"{name}{of} {ours} ({paper})")
     return found
+
+
+def whose_rate(contest: str, scale: str) -> str:
+    """Whether a scale has the baseline's learning rate from the paper, in a word before "learning rate"."""
+    paper, ours = (store.base(contest, CONTESTS[contest].baseline, it).cfg for it in (None, scale))
+    return "the paper's" if paper["learning_rate"] == ours["learning_rate"] else "the scale's"
 
 
 def sentence(name: str, scale: str, contest: str | None = None, labels: tuple = ()) -> tuple[bool, str]:

@@ -9,8 +9,11 @@ PAPER = ROOT / "results" / "paper"
 PUBLISHED = json.loads((PAPER / "tables.json").read_text())
 
 
-def authors(log: str) -> dict[str, list[float]]:
-    """The authors' log authors_owt_LOG.csv, thinned, by column."""
+STEPS = 100_000  # of the authors' runs on OpenWebText
+
+
+def authors(log: str, part: float = 1.0) -> dict[str, list[float]]:
+    """The authors' log authors_owt_LOG.csv, thinned, by column: the first part of its steps."""
     with open(PAPER / f"authors_owt_{log}.csv") as file:
-        rows = list(csv.DictReader(file))
+        rows = [row for row in csv.DictReader(file) if float(row["iteration"]) <= part * STEPS]
     return {key: [float(row[key]) for row in rows] for key in rows[0]}

@@ -53,8 +53,9 @@ def cells(contest: str, scale: str, seeds: int | None, grid: bool, waiting: bool
     it, found, bases = CONTESTS[contest], {}, {}
     how = it.scales[scale]
     seeds = range(1337, 1337 + (seeds or how.seeds))
-    for factor, seed, label in itertools.product((1, *how.grid) if grid else (1,), seeds, it.rows):
-        if factor != 1 and it.tuned and label not in it.tuned:
+    tuned = how.tuned or it.tuned or it.rows
+    for factor, seed, label in itertools.product((1, *how.grid) if grid else (1,), seeds, how.rows or it.rows):
+        if factor != 1 and label not in tuned:
             continue
         fixed = {}
         if it.rows[label][0] == "final of":

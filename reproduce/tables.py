@@ -18,14 +18,14 @@ from reproduce.published import PUBLISHED, ROOT
 from settings import UserError
 
 AFTER = (
-    "Ours: mean ± standard deviation over n seeds at the paper's learning rate. Gap: mean of the differences to "
+    "Ours: mean ± standard deviation over n seeds at {whose} learning rate. Gap: mean of the differences to "
     "{baseline} in "
     "the same seed ± its standard error, and in how many of the seeds it has that sign; it is called better or "
     "worse where "
     "it is more than two standard errors."
 )
 AUTHORS = (
-    " rule=authors: what the released code computes, at the paper's hyper-learning-rates; under gradient "
+    " rule=authors: what the released code computes, at MADA's hyper-learning-rates; under gradient "
     "accumulation that "
     "code's acted like a fifth of them."
 )
@@ -144,19 +144,21 @@ def contest_table(name: str, scale: str, contest: str, runs: dict, rest: tuple, 
     """The table of one contest, and what summary.json says of it."""
     published = PUBLISHED[name].get(contest) or PUBLISHED[name]["rows"]
     labels, baseline = rest or tuple(CONTESTS[contest].rows), CONTESTS[contest].baseline
+    labels = tuple(label for label in labels if label in runs or label in published)
     rows = summarized(runs, labels, columns, contest, published)
     whole, note = proportions.sentence(name, scale, contest, labels)
     key = next(iter(columns))
     head, lines = markdown(rows, columns, baseline, PUBLISHED[name].get("spread", False), 2 if key == "accuracy" else 4)
     under = conditions(headers({label: runs[label] for label in labels if label in runs}))
-    after = AFTER.format(baseline=baseline) + AUTHORS * any("authors" in label for label in labels)
+    whose = proportions.whose_rate(contest, scale)
+    after = AFTER.format(baseline=baseline, whose=whose) + AUTHORS * any("authors" in label for label in labels)
     after += BEST * ("best lr" in head) + f"\n\n{under}"
     title = f"{name}{f', {contest}' * (len(NAMES[name].contests) > 1)}; the paper: {PUBLISHED[name]['what']}"
     several = f"figure-{contest}.png" if len(NAMES[name].contests) > 1 else "figure.png"
-    caption = f"{baseline}'s difference to itself is 0; each row at the paper's learning rate. {note}"
+    caption = f"{baseline}'s difference to itself is 0; each row at {whose} learning rate. {note}"
     picture(rows, runs, contest, key, folder / several, caption)
     summary = {"rows": rows, "columns": list(columns), "full_scale": whole, "note": note, "conditions": under}
-    summary["ngrams"] = store.ngram_losses(contest, scale)
+    summary["rates"], summary["ngrams"] = whose, store.ngram_losses(contest, scale)
     return table(title, note, head, lines, after), summary
 
 

@@ -6,13 +6,14 @@ python -m pytest -q tests/reproduce/test_findings.py        # seconds
 import csv
 import json
 import re
-from statistics import mean
+from statistics import mean, stdev
 
 import pytest
 
-from reproduce import experiments, pages
-from reproduce.figures import phases
+from reproduce import experiments, pages, table_findings
+from reproduce.figures import LOGS, early, phases
 from reproduce.findings import Finding, verdict
+from reproduce.outcomes import Ended
 from reproduce.published import PAPER, ROOT, authors
 
 RESULTS = ROOT / "results"
@@ -115,11 +116,31 @@ def test_the_early_lead_is_said():
         return found
 
     adam, mada, from_zero = at_100("adam"), at_100("mada"), at_100("mada-rho-0-=-0")
-    assert all(a > b for a, b in zip(adam, mada, strict=True)) and all(
-        a > b for a, b in zip(adam, from_zero, strict=True)
-    )
-    words = f"Adam is behind MADA by {mean(adam) - mean(mada):.3f} and MADA (rho_0 = 0) by {mean(adam) - mean(from_zero):.3f}"
-    assert words in section("fig3")
+    for label, row in (("MADA", mada), ("MADA (rho_0 = 0)", from_zero)):
+        pairs = [a - b for a, b in zip(row, adam, strict=True)]
+        assert max(pairs) < 0 and f"{label} {mean(pairs):+.4f} ± {stdev(pairs) / 3**0.5:.4f}, better (3/3)" in section(
+            "fig3"
+        )
+
+
+def test_early_means_the_authors_percentages_where_they_were_evaluated():
+    def ended(gap, **config):
+        records = [{"iter": it, "val_loss": 3.0 - it / 1e4 + gap * it} for it in range(0, 1001, 100)]
+        return {
+            1: [
+                Ended(seed, {"config": {"max_iters": 1000, "lr_decay_iters": None} | config}, records, {})
+                for seed in (1, 2)
+            ]
+        }
+
+    logs = {label: authors(log) for label, log in LOGS.items()}
+    rows = {"Adam": ended(0, lr_decay_iters=10_000), "MADA": ended(-1e-4)}
+    found = early(rows, ["Adam", "MADA"], logs)
+    assert [it["step"] for it in found] == [200, 500, 1000] and [it["percent"] for it in found] == [2, 5, 10]
+    assert found[1]["gaps"]["MADA"]["mean"] == pytest.approx(-0.05)
+    assert found[0]["authors"]["MADA"] == pytest.approx(3.7664 - 3.8244)  # their logs at step 2,000
+    (alone,) = early({"Adam": ended(0, max_iters=900)}, ["Adam"], logs)
+    assert alone["step"] == 100 and alone["gaps"] == {}
 
 
 def test_the_authors_own_logs_pass_the_checks_that_ours_are_put_to():
@@ -133,3 +154,23 @@ def test_the_authors_own_logs_pass_the_checks_that_ours_are_put_to():
 def test_a_reduced_table_begins_with_what_is_reduced(path):
     first = path.read_text().splitlines()[0]
     assert first.startswith(("Reduced (cpu), ours and in brackets the paper's: ", "Full scale. ", "T = 2,000 steps"))
+
+
+def test_what_depends_on_the_numbers_is_said_where_it_is_so():
+    losses = [3.22, 2.54, 2.13]
+    assert "which symbol follows which" in table_findings.counted(losses, 2.53)
+    assert "Adam is 0.34 under bigrams" in table_findings.counted(losses, 2.2)
+    labels = ("MADA", "Adam", "HyperAdam", "Momentum SGD")
+    rows = {
+        label: {"ours": {"accuracy": {"mean": 60.0, "values": {1337: 60.0}}, "best epoch": {"mean": 62.0}}}
+        for label in labels
+    }
+    numbers = {label: [65.0] for label in labels}
+    assert not any("mirror" in it for it in table_findings.accuracies(rows, numbers))
+    rows["Adam (augmented)"] = {"ours": {"accuracy": {"mean": 61.5, "values": {1337: 61.5}}}}
+    assert "take Adam to 61.50 after as many epochs, where it has 60.00" in table_findings.accuracies(rows, numbers)[-1]
+
+
+def test_perplexities_that_were_not_taken_are_no_finding():
+    rows = {label: {"gaps": {"openwebtext": None}, "ours": {}} for label in ("Adam", "MADA")}
+    assert table_findings.perplexities("table3", {"rows": rows, "columns": ["openwebtext"]}, "gpt2") is None

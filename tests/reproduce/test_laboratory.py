@@ -224,8 +224,8 @@ def test_the_proportions_are_those_of_the_audit():
     """Counted by hand from the configs, once."""
     _, language = proportions.sentence("table2", "cpu", "gpt2")
     for words in (
-        "warm-up as % of the steps 5 (2)",
-        "hyper_start as % of the steps 1.7 (0.05)",
+        "warm-up as % of the schedule 5 (2)",
+        "hyper_start as % of the schedule 1.7 (0.05)",
         "hyper_start as % of the warm-up 33 (2.5)",
         "last over peak rate as % for Lion 2.5 (10)",
         "context 128 (1,024)",
@@ -233,15 +233,51 @@ def test_the_proportions_are_those_of_the_audit():
     ):
         assert f"{words};" in language.replace(").", ");") or f"{words}." in language, words
     _, shakespeare = proportions.sentence("fig8", "cpu")
-    for words in ("peak rate 4e-3 (1e-3)", "warm-up as % of the steps 14 (2)", "dropout 0 (0.2)", "cells 25 (275)"):
+    for words in (
+        "peak rate 0.004 (0.001)",
+        "warm-up as % of the schedule 14 (2)",
+        "dropout 0 (0.2)",
+        "cells 25 (275)",
+    ):
         assert words in shakespeare
     assert "last over peak rate as % 7.5 (10)" in shakespeare and "context 64 (256)" in shakespeare
     whole, note = proportions.sentence("table2", "paper", "gpt2")
     assert whole and "Clipping" in note and "ours" in note
 
 
+def test_the_miniature_keeps_the_proportions_of_schedule_and_decay():
+    _, mini = proportions.sentence("table2", "mini", "gpt2", experiments.MAIN)
+    reduced = mini.removeprefix("Reduced (mini), ours and in brackets the paper's: ").split(". ")[0].split("; ")
+    assert [it.rpartition(" (")[0] for it in reduced[:6]] == [
+        *("data openwebtext_bytes", "layers 3", "width 96", "context 128", "steps 10,000", "sequences per step 16")
+    ]
+    assert reduced[6:] == [
+        "hyper-learning-rate of the betas 0.001 (0.0005)",
+        "hyper-learning-rate of the others 0.02 (0.1)",
+        *("peak rate 0.0024 (0.0006)", "peak rate for Lion 0.0006 (0.00015)"),
+    ]
+    _, pilot = proportions.sentence("table2", "pilot", "gpt2", experiments.MAIN)
+    assert "steps 1,000 (100,000)" in pilot and "% of the schedule that is run 10 (100)" in pilot
+
+
+def test_the_pilot_is_the_beginning_of_the_miniature():
+    pilot, mini = (
+        {key: cell for key, cell in store.cells("gpt2", scale, 1, False).items()} for scale in ("pilot", "mini")
+    )
+    assert {label for label, *_ in pilot} == {*experiments.MAIN} < {label for label, *_ in mini}
+    for key, cell in pilot.items():
+        other = {name: value for name, value in cell.cfg.items() if value != mini[key].cfg[name]}
+        assert other == {"max_iters": 1000, "lr_decay_iters": 10_000}
+    bracketed = {label for label, factor, _ in store.cells("gpt2", "mini", 1, True) if factor != 1}
+    assert bracketed == {"Adam", "MADA", "MADA (default)"}
+
+
 def test_decay_times_rates_is_the_sum_over_steps():
-    for files in (["config/train_gpt2_adam.py", "config/scale_gpt2_cpu.py"], ["config/train_shakespeare_char.py"]):
+    for files in (
+        ["config/train_gpt2_adam.py", "config/scale_gpt2_mini.py"],
+        ["config/train_gpt2_adam.py", "config/scale_gpt2_cpu.py"],
+        ["config/train_shakespeare_char.py"],
+    ):
         cfg = runs.run("train.py", *[str(tiny.ROOT / file) for file in files]).cfg
         rates = [train.learning_rate_at(it, SimpleNamespace(**cfg)) for it in range(1, cfg["max_iters"] + 1)]
         assert proportions.decayed(cfg) == pytest.approx(cfg["weight_decay"] * sum(rates), rel=2e-3)
@@ -254,11 +290,12 @@ def test_what_it_takes_is_said_before(results, script):
     assert not results.exists()
     reproduce("table7", "smoke", seeds=1, workers=0, with_grid=False)
     assert laboratory.estimate("table7", "smoke", 1, False) == (cells, 0, 0)
-    for label, seconds in (("Adam", 60.0), ("MADA", 120.0), ("MADA (rule=authors)", 180.0)):
+    times = {"Adam": 60.0, "MADA": 120.0, "MADA (default)": 90.0, "MADA (rule=authors)": 180.0}
+    for label, seconds in times.items():
         path = store.file_of("gpt2-medium", "smoke", label, 1, 1337)
         header, *records = path.read_text().splitlines()
         path.write_text("\n".join([json.dumps(json.loads(header) | {"seconds": seconds}), *records]))
-    assert laboratory.estimate("table7", "smoke", 3, False) == (3 * cells, 2 * cells, 2 * 360.0)
+    assert laboratory.estimate("table7", "smoke", 3, False) == (3 * cells, 2 * cells, 2 * sum(times.values()))
     status, listed, _ = script("reproduce", "list")
     assert status == 0 and all(f"\n{name} " in f"\n{listed}" for name in experiments.NAMES)
 
@@ -269,7 +306,7 @@ def test_failed_runs_are_said_once_and_tried_again(results, script, monkeypatch)
     command = ("reproduce", "table7", "--scale", "smoke", "--seeds", 1, "--workers", 0, "--no_grid")
     status, _, error = script(*command)
     assert status == 2
-    assert error.splitlines()[-1].startswith("reproduce.py: 3 failed: dataset='shakespeare_char': there is no data/")
+    assert error.splitlines()[-1].startswith("reproduce.py: 4 failed: dataset='shakespeare_char': there is no data/")
     assert not list(results.rglob("*.md"))
     with pytest.raises(UserError, match="^table4 has no scale cpu; it has smoke, paper"):
         reproduce("table4", "cpu")

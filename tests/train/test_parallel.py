@@ -16,6 +16,7 @@ from torch.nn.attention import SDPBackend
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import data.tokens
+import devices
 import train
 from model import GPT, GPTConfig
 from parallel import Parallel, attention, on_cpu

@@ -7,6 +7,7 @@ from types import ModuleType
 from reproduce import contest, contest_drawing, contest_paths, contest_runs, verdict
 from reproduce.contest import START
 from reproduce.contest_tables import (
+    again,
     against,
     best_lines,
     convex,
@@ -177,6 +178,8 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
 
 {against(found)}
 
+{again(scale)}
+
 {convex(scale)}
 
 ## Task by task
@@ -215,7 +218,7 @@ from them.
         "blocks": {
             "verdict": f"{bullets(said)}\n\n{front_lines(found)}\n\n{unfinished(scale, seeds)}".rstrip(),
             "goals": markdown(["goal", "found", ""], goal_lines),
-            "against": f"{against(found)}\n\n{convex(scale)}",
+            "against": "\n\n".join(filter(None, (against(found), again(scale), convex(scale)))),
             "coefficients": f"{markdown(*contest_paths.agreement(moved))}\n\n{contest_paths.HOW}",
         },
     }

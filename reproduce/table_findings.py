@@ -66,6 +66,9 @@ def grid_of_rates(label: str, rows: dict) -> str:
     factor, own = f"{base['best_factor']:g}", f"{row['best_factor']:g}"
     there, adams = row["grid"].get(factor, {}).get("values", {}), base["grid"][factor]["values"]
     words = f"Adam is best at x{factor} ({text(base['grid'][factor], 3)})"
+    for at, it in base["grid"].items():
+        if it["n"] < base["grid"][factor]["n"] and it["mean"] and it["mean"] < base["grid"][factor]["mean"]:
+            words += f", but x{at} has not all seeds yet, and those that it has are lower ({it['mean']:.3f})"
     if there and factor != own:
         ends = listed([f"{value:.3f}" for value in there.values()])
         pairs = listed([f"{value - adams[seed]:+.3f}" for seed, value in there.items()])

@@ -1,7 +1,7 @@
 # make quickstart: a GPT learns Shakespeare under MADA, on whatever device there is.   make check: ruff.
 # make compare: the same under MADA and under AdamW, and one picture of both, in twice the time.
 # make test: the whole test suite.   make test-fast: the optimizers and the trainer, less what takes seconds.
-# make kernels: compile every GPU kernel, without a GPU; fails where one takes too many registers.
+# make kernels: install Triton and compile every GPU kernel, without a GPU; fails where one takes too many registers.
 # make gpu-report: on a GPU, everything that only one can show, beside what was predicted; results/gpu/.
 # make soak: bad input and kills for MINUTES=60; its report is results/reliability/README.md.
 PYTHON ?= python3
@@ -35,6 +35,7 @@ test-fast: .venv/installed
 	$(PYTEST) -m "not slow" tests/optim tests/clients tests/train
 
 kernels: .venv/installed
+	@.venv/bin/python -c "import triton" 2> /dev/null || .venv/bin/pip install ".[kernels]"
 	.venv/bin/python scripts/kernels.py
 
 gpu-report: .venv/installed

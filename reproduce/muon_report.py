@@ -29,12 +29,23 @@ def table(name: str, values: dict) -> str:
     return markdown(["row", *(f"rate {rate:g}" for rate in rates)], lines)
 
 
+def gaps(values: dict[str, dict], rival: str) -> dict[tuple[str, float], verdict.Gap]:
+    """{(task, rate): MADA from Muon's corner minus a rival}."""
+    found = {(name, cell.rate): verdict.gap(TASKS[name], seeds, kept[rival][cell]) for name, kept in values.items()
+             for cell, seeds in kept.get(OURS, {}).items() if cell in kept.get(rival, {})}  # fmt: skip
+    return {at: gap for at, gap in found.items() if gap}
+
+
 def no_worse(values: dict[str, dict], rival: str) -> tuple[int, int]:
     """In how many cells MADA from Muon's corner is no worse than a rival, and of how many."""
-    gaps = [verdict.gap(TASKS[name], seeds, kept[rival][cell]) for name, kept in values.items()
-            for cell, seeds in kept.get(OURS, {}).items() if cell in kept.get(rival, {})]  # fmt: skip
-    gaps = [gap for gap in gaps if gap]
-    return sum(gap.no_worse() for gap in gaps), len(gaps)
+    found = gaps(values, rival).values()
+    return sum(gap.no_worse() for gap in found), len(found)
+
+
+def where_worse(values: dict[str, dict], rival: str) -> str:
+    """The cells in which it is worse, in words."""
+    return ", ".join(f"{signed(gap)} at {rate:g} on {name}" for (name, rate), gap in gaps(values, rival).items()
+                     if not gap.no_worse()) or "nowhere"  # fmt: skip
 
 
 def at_best(name: str, kept: dict, rival: str) -> str:
@@ -89,7 +100,9 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
     said = " and ".join(f"no worse than {rival} in {share(*count)} cells" for rival, count in counts.items())
     sentence = (
         f"Started at Muon's corner, learning beta1, beta2 and mu, MADA is {said} (at most two paired standard errors or "
-        f"0.5 %), at learning rates over a factor of 64, on {len(kept)} task{'s' * (len(kept) > 1)}."
+        f"0.5 %), at learning rates over a factor of 64, on {len(kept)} task{'s' * (len(kept) > 1)}. It is worse than "
+        + "; than ".join(f"{rival}: {where_worse(kept, rival)}" for rival in RIVALS)
+        + "."
     )
     block = f"{sentence}\n\n{markdown(head, lines)}\n\n{still_missing(muon, scale, seeds)}"
     (folder / "README.md").write_text(

@@ -77,7 +77,7 @@ def task(panels: dict, path: str | os.PathLike, title: str, unit: str, higher: b
         panel(ax, xlabel, rows, worst, higher, look, number)
     axes[0, 0].set_ylabel(unit)
     handles = {label: handle for ax in axes[0] for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    fig.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=min(5, len(handles)), title=title)
+    fig.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=min(5, 2 * len(panels)), title=title)
     save(fig, path, caption)
 
 

@@ -205,11 +205,11 @@ def gaps(ours: dict, paper: dict, baseline: str, key: str, extra: list, path: st
 
 def rates(ax, found: dict, key: str):
     """The final value over factors on the scale's learning rate. found: {label: {factor: [value of a seed, ...]}}."""
+    look = styles(list(found))
     for label, by_factor in found.items():
         factors = sorted(by_factor)
-        ax.plot(
-            factors, [mean(by_factor[factor]) for factor in factors], lw=1.4, label=pretty(label), color=color(label)
-        )
+        means = [mean(by_factor[factor]) for factor in factors]
+        ax.plot(factors, means, lw=1.4, label=pretty(label), **look[label])
         for factor in factors:
             ax.plot([factor] * len(by_factor[factor]), by_factor[factor], "o", ms=4, alpha=0.6, color=color(label))
     every = sorted({factor for factors in found.values() for factor in factors})

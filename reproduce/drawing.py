@@ -31,6 +31,7 @@ COLORS = {  # of an optimizer and its variants, which differ by their lines; tol
     "lion": "#E69F00",
     "yogi": "#999933",
     "muon": "#332288",
+    "schedule-free adamw": "#117733",
     "sgd": "#777777",
     "momentum sgd": "#777777",
     "mada": "#D55E00",

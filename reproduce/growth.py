@@ -15,7 +15,7 @@ ROWS = {
     "MADA, growing rate": GROWS,
     "MADA": {"optimizer": "mada"},
     "AdamW": {"optimizer": "adam"},
-    "from Muon's corner, growing rate": GROWS | {"learn": ("beta1", "beta2", "mu"), "mu": 1.0},
+    "MADA from Muon's corner, growing rate": GROWS | {"learn": ("beta1", "beta2", "mu"), "mu": 1.0},
     "Prodigy": {"optimizer": "adam", "variant": "prodigy"},
     "schedule-free AdamW": {"optimizer": "adam", "variant": "schedulefree", "schedule": "constant"},
 }
@@ -34,7 +34,7 @@ def rows_of(name: str) -> tuple[str, ...]:
     """The rows of a task: the rivals run in scripts/train_small.py only."""
     rivals = ("Prodigy", "schedule-free AdamW")
     return tuple(row for row in ROWS if (row not in rivals or name != "shakespeare")
-                 and (row != "from Muon's corner, growing rate" or name in MATRICES))  # fmt: skip
+                 and (row != "MADA from Muon's corner, growing rate" or name in MATRICES))  # fmt: skip
 
 
 TASKS = {

@@ -9,7 +9,7 @@ from reproduce.contest_tables import markdown
 from reproduce.growth import BEST, FRACTIONS, TASKS
 from reproduce.muon_report import cell_of
 
-GROWING = ("MADA, growing rate", "from Muon's corner, growing rate")
+GROWING = ("MADA, growing rate", "MADA from Muon's corner, growing rate")
 GOAL = 0.02  # of the loss: what a rate that is too small may cost
 PARTS = ("1/256", "1/16", "1", "2")  # FRACTIONS, as they are written
 

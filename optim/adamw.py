@@ -17,6 +17,11 @@ class FusedAdamW(AdamW):
     ):
         super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize, fused=True)
 
+    def load_state_dict(self, state_dict):
+        """Of any AdamW of torch's: the moments are the same however they were computed, and this one stays fused."""
+        groups = [group | {"fused": True, "foreach": None} for group in state_dict["param_groups"]]
+        super().load_state_dict(state_dict | {"param_groups": groups})
+
     skipped = torch.zeros(())  # how many steps
 
     def skip_if(self, bad):

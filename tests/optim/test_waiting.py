@@ -139,3 +139,28 @@ def test_the_baseline_changes_nothing_on_a_gradient_that_is_not_finite(form, lim
         plain.step()
         torch.testing.assert_close(list(params.values()), list(copies.values()), rtol=0, atol=0)
     assert optimizer.skipped_steps == 2
+
+
+@pytest.mark.parametrize("settings", [{}, {"foreach": True}])
+def test_the_baseline_goes_on_from_a_checkpoint_of_an_adamw_that_is_not_fused(settings):
+    params, optimizer = made("adam")
+    copies = copy.deepcopy(params)
+    plain = torch.optim.AdamW(problem.decayed(copies, 0.1), lr=0.02, **settings)
+    for t in (1, 2):
+        backward(plain, copies, t)
+        plain.step()
+    with torch.no_grad():
+        for name, p in params.items():
+            p.copy_(copies[name])
+    optimizer.load_state_dict(copy.deepcopy(plain.state_dict()))
+    for t in (3, 4):
+        for each, theirs in ((plain, copies), (optimizer, params)):
+            backward(each, theirs, t)
+            each.step()
+    torch.testing.assert_close(list(params.values()), list(copies.values()))
+    before = copy.deepcopy(list(params.values()))
+    backward(optimizer, params, 5)
+    next(iter(params.values())).grad.fill_(torch.nan)
+    optimizer.step()
+    torch.testing.assert_close(list(params.values()), before, rtol=0, atol=0)
+    assert optimizer.skipped_steps == 1 and plain.param_groups[0]["fused"] is None

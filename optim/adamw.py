@@ -4,10 +4,11 @@ import torch
 from torch.optim import AdamW
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+DEAF = ("mps",)  # devices whose fused kernel takes found_inf and does not look at it
 
 
 class FusedAdamW(AdamW):
-    """torch's with fused=True, whose kernel is told on the device whether to change anything: no step waits for it.
+    """torch's with fused=True, whose kernel is told on the device whether to change anything: no step waits for it, but on MPS.
 
     That kernel could clip as well (`grad_scale`), but it divides by the factor, which rounds otherwise than clip_grad_norm_.
     """
@@ -28,6 +29,8 @@ class FusedAdamW(AdamW):
         """Before a step: `bad`, 0-D and true or false, says whether it is to change nothing."""
         self.found_inf = bad.float()  # the name under which torch's step hands it to the kernel
         self.skipped = self.skipped.to(bad.device, non_blocking=True) + bad
+        if bad.device.type in DEAF and bad:  # this waits for the device
+            self.zero_grad()
 
     @property
     def skipped_steps(self):

@@ -164,3 +164,18 @@ def test_the_baseline_goes_on_from_a_checkpoint_of_an_adamw_that_is_not_fused(se
     optimizer.step()
     torch.testing.assert_close(list(params.values()), before, rtol=0, atol=0)
     assert optimizer.skipped_steps == 1 and plain.param_groups[0]["fused"] is None
+
+
+def test_where_the_kernel_does_not_listen_the_baseline_has_no_gradients(monkeypatch):
+    """As on MPS; here the word that the CPU's kernel would listen to is taken back."""
+    monkeypatch.setattr("optim.adamw.DEAF", ("cpu",))
+    params, optimizer = made("adam", max_grad_norm=0.3)
+    optimizer.register_step_pre_hook(lambda *_: setattr(optimizer, "found_inf", None))
+    for t in (1, 2, 3):
+        backward(optimizer, params, t)
+        before = copy.deepcopy(list(params.values()))
+        if t == 2:
+            next(iter(params.values())).grad.fill_(torch.inf)
+        optimizer.step()
+        assert all(map(torch.equal, params.values(), before)) == (t == 2)
+    assert optimizer.skipped_steps == 1

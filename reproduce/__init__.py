@@ -8,9 +8,10 @@ grid.py         a sweep over any settings; theory.py: the theorem and the propos
 proportions.py  what a scale does to the paper's proportions
 tables.py, figures.py    from what results/ holds to a table, a figure, a summary; drawing.py: the pictures themselves
 contest.py      AdamW replaced by MADA on tasks of different kinds; ablation.py, variants.py: MADA with one thing changed;
-                muon.py: Muon beside both
+                muon.py: Muon beside both; growth.py: a learning rate that only grows
 contest_runs.py what results/ holds of these; verdict.py: what it says; contest_paths.py, contest_report.py,
-                ablation_report.py, contest_drawing.py: the pages; rivals.py: all as names of scripts/reproduce.py
+                contest_tables.py, ablation_report.py, muon_report.py, growth_report.py, contest_drawing.py: the pages;
+                rivals.py: all as names of scripts/reproduce.py
 gpu.py          what a GPU is predicted to show, beside what scripts/gpu_report.py measures there
 curves.py       pictures of single runs, for scripts/plot.py
 laboratory.py   all of it for one name at one scale, and what that takes

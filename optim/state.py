@@ -91,9 +91,15 @@ class Stateful(Optimizer):
 
     def load_state_dict(self, state_dict):
         """As torch's, but state keeps the dtype that it was saved in, which torch changes to the parameter's. A state
-        dict of torch's AdamW is taken over (see adamw.py)."""
+        dict of torch's AdamW is taken over (see adamw.py). Raises ValueError where it is of other coefficients."""
         if adamw.is_adamws(state_dict):
             state_dict = adamw.translated(state_dict, self)
+        counts = {len(group["coefficients"]) for group in state_dict["param_groups"] if "coefficients" in group}
+        if counts - {len(self.domain)}:
+            raise ValueError(
+                f"this state has {max(counts)} coefficients, not the {len(self.domain)} of {type(self).__name__} here "
+                f"({', '.join(self.domain)}): make it with the same grow_lr, learn and mu as the one that was saved"
+            )
         super().load_state_dict(state_dict)
         saved = [i for group in state_dict["param_groups"] for i in group["params"]]
         params = [p for group in self.param_groups for p in group["params"]]

@@ -179,3 +179,15 @@ def test_a_state_from_before_it_goes_on_as_it_was():
     _, other, _ = trained(1e-3, 0, learn=("beta1", "lr"))
     other.load_state_dict(saved)
     assert other.param_groups[0]["grows"].tolist() == [0.0] * len(other.domain)
+
+
+@pytest.mark.parametrize("grew", [False, True])
+def test_a_state_of_other_coefficients_is_refused_and_changes_nothing(grew):
+    saved = trained(1e-3, 5, grow_lr=grew)[1].state_dict()
+    params, other, backward = trained(1e-3, 5, grow_lr=not grew)
+    _, same, _ = trained(1e-3, 5, grow_lr=not grew)
+    with pytest.raises(ValueError, match=f"{6 + grew} coefficients, not the {7 - grew} of MADA .*the same grow_lr"):
+        other.load_state_dict(saved)
+    assert other.coefficients == same.coefficients
+    backward(5)
+    other.step()

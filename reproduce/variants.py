@@ -21,10 +21,17 @@ def build(variant: str, name: str, params: list[dict], *, lr: float, max_grad_no
     linear: beta2 moves as the other coefficients do; factor: 1 - beta2 moves by a factor, whatever hyper_scale is;
     cosine: all six coefficients move by the cosine (class Eager), from their starts in `settings`.
     prodigy, schedulefree: those of the packages prodigyopt and schedulefree, with beta1 and beta2 of `settings`.
-    Raises UserError where the package is missing.
+    Raises UserError where the package is missing, and on settings that the variant has not.
     """
     if variant in RIVALS:
-        return rival(variant, params, lr, (settings["beta1"], settings["beta2"]), max_grad_norm)
+        given = {key: value for key, value in settings.items() if value is not None}
+        if given.keys() != {"beta1", "beta2"}:
+            raise UserError(
+                f"variant {variant!r} needs beta1 and beta2, and takes no others; given: {', '.join(given)}"
+            )
+        return rival(variant, params, lr, (given["beta1"], given["beta2"]), max_grad_norm)
+    if name != "mada":
+        raise UserError(f"variant {variant!r} is one of MADA: --optimizer=mada, not {name!r}")
     if variant == "cosine":
         start = {key: settings[key] for key in MADA.domain if settings[key] is not None}
         return Eager(params, lr, cosine, max_grad_norm=max_grad_norm, **start)

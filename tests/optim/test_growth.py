@@ -184,7 +184,7 @@ def test_a_state_from_before_it_goes_on_as_it_was():
 @pytest.mark.parametrize("grew", [False, True])
 def test_a_state_of_other_coefficients_is_refused_and_changes_nothing(grew):
     saved = trained(1e-3, 5, grow_lr=grew)[1].state_dict()
-    params, other, backward = trained(1e-3, 5, grow_lr=not grew)
+    _, other, backward = trained(1e-3, 5, grow_lr=not grew)
     _, same, _ = trained(1e-3, 5, grow_lr=not grew)
     with pytest.raises(ValueError, match=f"{6 + grew} coefficients, not the {7 - grew} of MADA .*the same grow_lr"):
         other.load_state_dict(saved)

@@ -172,6 +172,20 @@ def test_variants_of_beta2():
     assert step == pytest.approx(1 - 0.95, rel=0.02)  # d beta2 = -(1 - beta2) eta h to first order, against -eta h
 
 
+@pytest.mark.parametrize(
+    "variant, name, settings, words",
+    [
+        ("prodigy", "adam", {"beta1": None, "beta2": 0.9}, "'prodigy' needs beta1 and beta2, and takes no others"),
+        ("schedulefree", "adam", {"beta1": 0.9, "beta2": 0.9, "grow_lr": True}, "given: beta1, beta2, grow_lr"),
+        ("linear", "adam", {}, "'linear' is one of MADA"),
+    ],
+)
+def test_a_variant_refuses_what_it_has_not(variant, name, settings, words):
+    groups = [{"params": [torch.zeros(2, requires_grad=True)]}]
+    with pytest.raises(UserError, match=words):
+        variants.build(variant, name, groups, lr=0.02, max_grad_norm=0.5, **settings)
+
+
 # the verdict
 
 

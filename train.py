@@ -166,7 +166,7 @@ def make_optimizer(cfg, model):
 
 
 def fitting(cfg, given):
-    """The settings without those that config files make for another optimizer than the one that is used, and which these are."""
+    """The settings less those in config files that the optimizer does not have, and the names of these."""
     try:
         known = optim.flat(cfg["optimizer"])
     except ValueError as error:

@@ -126,10 +126,8 @@ void run(int64_t first, int64_t stride, int64_t chunks, const int64_t* table, ch
 }
 """
 
-BLOCK, WARPS = (
-    256,
-    4,
-)  # elements at once, in so many warps; 512 takes up to 252 registers, 256 at most 121 (make kernels)
+# Elements at once, in so many warps. 512 take up to 252 registers a thread, 256 at most 121 (make kernels).
+BLOCK, WARPS = 256, 4
 TRITON_TYPES = {
     torch.float32: "tl.float32",
     torch.float64: "tl.float64",

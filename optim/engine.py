@@ -100,7 +100,8 @@ class ParameterizedOptimizer(Stateful):
         learn: names of the coefficients that hyper-gradient descent moves; the others never change. "lr" stands for a
             factor on the learning rate, 1 at the start and kept in `lr_range`.
         grow_lr: learn a factor on the learning rate, decay included, that only grows: a rate that is too small grows, one that
-            is not stays. It is the coefficient "lr", with 0.3 for its hyper_lr and domain (1, 1e6) by default.
+            is not stays. It is the coefficient "lr", with 0.3 for its hyper_lr and domain (1, 1e6) by default; lr_range,
+            hyper_momentum and hyper_optimizer do not count for it.
         hyper_lr, hyper_momentum: a number, or {name: number}; missing names have the default, and no momentum. The
             default of hyper_lr is 1e-2 under hyper_scale="relative", and the paper's values under "raw".
         hyper_start: for that many steps the hyper-gradient is taken to be 0.

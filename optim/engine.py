@@ -100,8 +100,8 @@ class ParameterizedOptimizer(Stateful):
         learn: names of the coefficients that hyper-gradient descent moves; the others never change. "lr" stands for a
             factor on the learning rate, 1 at the start and kept in `lr_range`.
         grow_lr: learn a factor on the learning rate, decay included, that only grows: a rate that is too small grows, one that
-            is not stays. It is the coefficient "lr", with 0.3 for its hyper_lr and domain (1, 1e6) by default; lr_range,
-            hyper_momentum and hyper_optimizer do not count for it.
+            is not stays. It is the coefficient "lr", with 0.3 for its hyper_lr and domain (1, 1e6) by default;
+            hyper_momentum and hyper_optimizer do not count for it, and lr_range is refused.
         hyper_lr, hyper_momentum: a number, or {name: number}; missing names have the default, and no momentum. The
             default of hyper_lr is 1e-2 under hyper_scale="relative", and the paper's values under "raw".
         hyper_start: for that many steps the hyper-gradient is taken to be 0.
@@ -142,6 +142,8 @@ class ParameterizedOptimizer(Stateful):
         learn = (learn,) if isinstance(learn, str) else tuple(learn)
         relative = hyper_scale != "raw"
         if grow_lr:
+            if tuple(lr_range) != (0.1, 10.0):
+                raise ValueError("grow_lr=True: bound its factor by domain={'lr': (1, high)}, not by lr_range")
             if not relative:
                 raise ValueError(
                     "grow_lr=True needs hyper_scale='relative': raw hyper-gradients have no scale of their own"

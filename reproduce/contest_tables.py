@@ -158,9 +158,9 @@ def sentences(found: dict[str, dict]) -> list[str]:
         f"Its mean is below AdamW's in {share(below, n)} cells. By more than two standard errors it is **better in {told[0]} and worse "
         + f"in {told[1]}**; of two equal optimizers either would be better in some {by_chance:.0f}, by chance. In the others the two cannot "
         + "be told apart.",
-        f"That it does harm of more than 2 % is excluded, at two standard errors, in {share(small, n)}: in the others seeds differ too "
-        + "much to say.",
-        f"Each at its best rate from betas (0.9, 0.95), it is better by more than two standard errors on {len(better)} of "
+        f"Harm of more than 2 % is excluded, at two standard errors, in {share(small, n)} cells; in the others too few seeds differ too "
+        + "much to exclude it, or there is some.",
+        f"With each optimizer at its best rate from betas (0.9, 0.95), MADA is better by more than two standard errors on {len(better)} of "
         + f"{len(best)} ({names['better']}) and worse on {len(worse)} ({names['worse']}).",
         f"Of the damage that bad initial betas do to AdamW, MADA **undoes {damage}**.",
     ]

@@ -171,6 +171,11 @@ def test_raw_hyper_gradients_are_refused():
         MADA([torch.zeros(2, requires_grad=True)], grow_lr=True, hyper_scale="raw")
 
 
+def test_the_range_of_a_free_factor_is_refused():
+    with pytest.raises(ValueError, match="domain"):
+        MADA([torch.zeros(2, requires_grad=True)], grow_lr=True, lr_range=(1.0, 50.0))
+
+
 def test_a_state_from_before_it_goes_on_as_it_was():
     _, own, _ = trained(1e-3, 5, learn=("beta1", "lr"))
     saved = own.state_dict()

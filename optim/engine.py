@@ -31,6 +31,7 @@ from .shards import check_same_parameters, world
 from .state import Stateful
 
 RELATIVE_HYPER_LR = 1e-2  # for every coefficient: relative hyper-gradients are of one scale
+LR_RANGE = (0.1, 10.0)  # of a learned factor on the learning rate
 GROWING_HYPER_LR = 0.3  # of the logarithm of a learning rate that only grows,
 GROWTH = (1.0, 1e6)  # and where its factor stays
 
@@ -79,7 +80,7 @@ class ParameterizedOptimizer(Stateful):
         domain=None,
         debias=None,
         per_group=False,
-        lr_range=(0.1, 10.0),
+        lr_range=LR_RANGE,
         grow_lr=False,
         state_dtype=None,
         max_grad_norm=None,
@@ -142,7 +143,7 @@ class ParameterizedOptimizer(Stateful):
         learn = (learn,) if isinstance(learn, str) else tuple(learn)
         relative = hyper_scale != "raw"
         if grow_lr:
-            if tuple(lr_range) != (0.1, 10.0):
+            if tuple(lr_range) != LR_RANGE:
                 raise ValueError("grow_lr=True: bound its factor by domain={'lr': (1, high)}, not by lr_range")
             if not relative:
                 raise ValueError(

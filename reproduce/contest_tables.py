@@ -6,12 +6,8 @@ from statistics import mean
 from reproduce import contest, store, verdict
 from reproduce.contest import TASKS
 
-BY_CHANCE = {
-    2: 0.148,
-    3: 0.092,
-    4: 0.070,
-    5: 0.058,
-}  # that Student's t of n pairs is above 2; of more than 5, at most that
+# {n: the probability that Student's t of n pairs is above 2}; of more than 5 it is at most that of 5
+BY_CHANCE = {2: 0.148, 3: 0.092, 4: 0.070, 5: 0.058}
 
 
 def markdown(head: list, lines: list[list]) -> str:

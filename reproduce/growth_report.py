@@ -6,7 +6,7 @@ from reproduce import contest_drawing, contest_runs, growth, verdict
 from reproduce.contest import START, Cell
 from reproduce.contest_report import conditions_of, still_missing
 from reproduce.contest_tables import markdown
-from reproduce.growth import BEST, FRACTIONS, TASKS
+from reproduce.growth import FRACTIONS, TASKS
 from reproduce.muon_report import cell_of
 
 GROWING = ("MADA, growing rate", "MADA from Muon's corner, growing rate")
@@ -25,20 +25,16 @@ def table(name: str, values: dict) -> str:
     return markdown(head, [line + [""] * (len(head) - len(line)) for line in lines])
 
 
-def reference(row: str, fraction: float) -> tuple[str, float] | None:
-    """What a growing row is set against at a fraction of the best rate: (row, fraction)."""
-    if row != GROWING[0]:
-        return ("AdamW", 1)  # from another corner: what the practitioner has today
-    return ("MADA", max(fraction, 1))  # the same, not growing, at the best rate or at twice that
-
-
 def costs(name: str, values: dict, row: str) -> dict[float, verdict.Gap]:
-    """{fraction of the best rate: the row minus its reference, over the seeds}."""
-    found, best = {}, BEST[name]
-    for fraction, rate in zip(FRACTIONS, TASKS[name].rates, strict=True):
-        other, at = reference(row, fraction)
-        base = TASKS[name].rates[FRACTIONS.index(at)] if at in FRACTIONS else best
-        ours, theirs = (values.get(key, {}).get(Cell(r, START), {}) for key, r in ((row, rate), (other, base)))
+    """{fraction of AdamW's best rate: the row minus what it is set against, over the seeds}.
+
+    From Adam's corner that is MADA itself, not growing, at AdamW's best rate or at twice that; from Muon's corner it is what
+    the practitioner has today, AdamW at its best rate.
+    """
+    found, rates = {}, dict(zip(FRACTIONS, TASKS[name].rates, strict=True))
+    for fraction, rate in rates.items():
+        other, at = ("MADA", max(fraction, 1)) if row == GROWING[0] else ("AdamW", 1)
+        ours, theirs = (values.get(key, {}).get(Cell(r, START), {}) for key, r in ((row, rate), (other, rates[at])))
         both = verdict.gap(TASKS[name], ours, theirs)
         if both:
             found[fraction] = both

@@ -50,7 +50,9 @@ BYTES = (
     "so that "
     "order and gap are under test, not values."
 )
-FIRST = "These are the first tenth of the steps of a larger miniature, before its rate has fallen: a pilot, not a result."
+FIRST = (
+    "These are the first tenth of the steps of a larger miniature, before its rate has fallen: a pilot, not a result."
+)
 PLATEAU = "600 steps end near the loss of counted bigrams; the scale mini keeps more of the paper's proportions."
 SMOKE = "It shows that everything runs, and nothing else."
 CLIPPING = "Clipping the gradient's norm at 1, which appendix C.2 does not mention, is ours"

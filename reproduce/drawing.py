@@ -273,6 +273,30 @@ def costs(rows: list[dict], title: str, path: str | os.PathLike):
     save(fig, path)
 
 
+def horizons(found: dict, path: str | os.PathLike):
+    """What is gained over going on as it is: {(way, step): {steps ahead: {value: gain of each seed}}}; a line per horizon."""
+    ways, points = (list(dict.fromkeys(key[i] for key in found)) for i in range(2))
+    names = {"mu": "share of Muon's direction", "rate": "factor on the learning rate"}
+    fig, axes = plt.subplots(
+        len(points), len(ways), figsize=(9, 3.2 * len(points)), layout="constrained", squeeze=False
+    )
+    for (way, point), rows in found.items():
+        ax = axes[points.index(point)][ways.index(way)]
+        for i, (steps, row) in enumerate(rows.items()):
+            means = [mean(row[value]) for value in row]
+            widest = max(map(abs, means)) or 1.0
+            errors = [stdev(each) / math.sqrt(len(each)) / widest if len(each) > 1 else 0.0 for each in row.values()]
+            label, shade = f"{steps} step{'s' * (steps > 1)} ahead", plt.cm.viridis(i / max(1, len(rows) - 1))
+            ax.errorbar(
+                range(len(row)), [it / widest for it in means], errors, marker="o", ms=3, color=shade, label=label
+            )
+        ax.axhline(0, color="black", lw=0.8)
+        ax.set(xticks=range(len(row)), xticklabels=[f"{value:g}" for value in row], xlabel=names[way])
+        ax.set(ylabel="gain, over its largest", title=f"from step {point}", ylim=(-1.15, 1.15))
+    axes[0][0].legend(fontsize=7)
+    save(fig, path)
+
+
 def bound(report: dict, path: str | os.PathLike, caption: str):
     """Figures 1 and 2."""
     fig, ax = plt.subplots(figsize=(6, 4.2), layout="constrained")

@@ -1,0 +1,160 @@
+"""What one step sees: the same run continued in several ways, and which of them is best after 1, 4, 16, ... steps.
+
+    python scripts/horizon.py                  # half an hour on one core; writes results/horizon/
+    python scripts/horizon.py --draw           # the picture and the page again, from results/horizon/horizon.jsonl
+
+A hyper-gradient is the slope of the loss one step ahead. The contest's smallest GPT is trained with AdamW's update. At some steps
+it is copied, and each copy goes on with another share mu of Muon's direction, or another learning rate, on the same
+batches. The loss is that of fixed windows of the validation split, so that copies are compared in pairs.
+"""
+
+import argparse
+import copy
+import json
+import os
+import sys
+from pathlib import Path
+from statistics import mean
+from types import SimpleNamespace
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import metrics
+import train
+from data.tokens import splits
+from devices import hardware
+from reproduce import drawing
+from reproduce.contest import START, TASKS
+from reproduce.contest_tables import markdown
+from reproduce.published import ROOT
+from reproduce.runs import run
+from settings import UserError, one_line_errors
+
+RATE = 1.6e-2  # AdamW's best on this task (results/contest)
+WAYS = {
+    "mu": (0.0, 0.25, 0.5, 0.75, 1.0),
+    "rate": (0.25, 0.5, 1.0, 2.0, 4.0),
+}  # the share of Muon; a factor on the rate
+AS_IT_IS = {"mu": 0.0, "rate": 1.0}
+POINTS = (100, 300)  # steps at which the run is copied
+HORIZONS = (1, 4, 16, 64, 256, None)  # steps; None: to the end of the run
+WINDOWS = 720
+
+
+def config(seed: int) -> SimpleNamespace:
+    """The settings of the run that is copied: MADA at Adam's corner, with what Muon needs kept, and nothing learned."""
+    script, *files = TASKS["shakespeare"].arguments
+    beta1, beta2 = START
+    fixed = {"optimizer": "mada", "learn": ("mu",), "hyper_lr": {"mu": 0.0}, "beta1": beta1, "beta2": beta2}
+    rates = {"learning_rate": RATE, "min_lr": TASKS["shakespeare"].least * RATE}
+    return SimpleNamespace(**run(script, *(str(ROOT / file) for file in files), **fixed, **rates, seed=seed).cfg)
+
+
+class Course:
+    """A model, its optimizer and the step that they are at."""
+
+    def __init__(self, cfg: SimpleNamespace):
+        self.cfg, (self.data, self.held_out) = cfg, splits(cfg.dataset, cfg.block_size)
+        self.model = train.make_model(cfg, None, self.data.meta["vocab_size"])
+        self.optimizer, self.it = train.make_optimizer(cfg, self.model), 0
+
+    def advance(self, steps: int, factor: float = 1.0) -> None:
+        """So many steps, with the schedule's rate times a factor."""
+        for _ in range(steps):
+            self.it += 1
+            for group in self.optimizer.param_groups:
+                group["lr"] = factor * train.learning_rate_at(self.it, self.cfg)
+            starts = self.data.random_starts(self.cfg.seed, self.it, self.cfg.batch_size)
+            self.model(*self.data.windows(starts)).backward()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+
+    def mix(self, mu: float) -> None:
+        """From now on with that share of Muon's direction."""
+        for group in self.optimizer.param_groups:
+            group["coefficients"][list(self.optimizer.domain).index("mu")] = mu
+
+    @torch.no_grad()
+    def loss(self) -> float:
+        starts = self.held_out.spread_starts(WINDOWS)
+        parts = [self.model(*self.held_out.windows(part)) * len(part) for part in starts.reshape(-1, 60)]
+        return float(sum(parts)) / len(starts)
+
+
+def measure(seed: int, points: tuple[int, ...], horizons: tuple[int | None, ...]) -> list[dict]:
+    """{"seed", "way", "value", "from", "steps", "val_loss"} of every way to go on from every point."""
+    course, found = Course(config(seed)), []
+    for point in points:
+        course.advance(point - course.it)
+        left = course.cfg.max_iters - point
+        for way, values in WAYS.items():
+            for value in values:
+                branch = copy.deepcopy(course)
+                if way == "mu":
+                    branch.mix(value)
+                for horizon in horizons:
+                    steps = left if horizon is None else horizon
+                    branch.advance(point + steps - branch.it, value if way == "rate" else 1.0)
+                    one = {"seed": seed, "way": way, "value": value, "from": point, "steps": steps}
+                    found.append(one | {"val_loss": round(branch.loss(), 6)})
+        print(f"seed {seed}: from step {point}", flush=True)
+    return found
+
+
+def gains(found: list[dict], way: str, point: int) -> dict[int, dict[float, list[float]]]:
+    """{steps: {value: by how much its loss is below that of who goes on as it is, for each seed}}."""
+    losses = {(it["steps"], it["value"], it["seed"]): it["val_loss"] for it in found
+              if (it["way"], it["from"]) == (way, point)}  # fmt: skip
+    rows = {}
+    for (steps, value, seed), loss in losses.items():
+        rows.setdefault(steps, {}).setdefault(value, []).append(losses[steps, AS_IT_IS[way], seed] - loss)
+    return rows
+
+
+def page(found: list[dict], header: dict) -> str:
+    """results/horizon/README.md."""
+    lines = ["# What one step sees", "", "![horizon](horizon.png)", ""]
+    seeds = sorted({it["seed"] for it in found})
+    lines += [f"By how much the validation loss is lower after so many steps, mean of {len(seeds)} seeds; the best in bold.", ""]  # fmt: skip
+    for way, values in WAYS.items():
+        for point in sorted({it["from"] for it in found}):
+            rows = []
+            for steps, row in gains(found, way, point).items():
+                means = {value: mean(row[value]) for value in values}
+                best = max(means, key=means.get)
+                shown = [f"{means[value]:+.4f}" for value in values]
+                rows.append([steps, *(f"**{it}**" if value == best else it for value, it in zip(values, shown, strict=True))])  # fmt: skip
+            name = {"mu": "share of Muon's direction", "rate": "factor on the learning rate"}[way]
+            lines += [f"From step {point}, by the {name}:", "", markdown(["steps", *map("{:g}".format, values)], rows), ""]  # fmt: skip
+    how = f"`{header['command']}`, {header['device']}, torch {header['torch']}, commit {header['git'][:7]}"
+    return "\n".join([*lines, f"AdamW's update at the rate {RATE:g}. {how}.", ""])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=ROOT / "results" / "horizon")
+    parser.add_argument("--draw", action="store_true", help="run nothing")
+    args = parser.parse_args()
+    if args.seeds < 1:
+        raise UserError(f"--seeds {args.seeds}: must be at least 1")
+    path = args.out / "horizon.jsonl"
+    if not args.draw:
+        header = {"command": " ".join(["python", "scripts/horizon.py", *sys.argv[1:]]), "git": metrics.git_revision()}
+        header |= {"torch": torch.__version__, "device": hardware("cpu")}
+        found = [it for seed in range(1337, 1337 + args.seeds) for it in measure(seed, POINTS, HORIZONS)]
+        os.makedirs(args.out, exist_ok=True)
+        path.write_text("".join(json.dumps(it) + "\n" for it in (header, *found)))
+    try:
+        header, *found = map(json.loads, path.read_text().splitlines())
+    except FileNotFoundError:
+        raise UserError(f"--draw: there is no {path}; run without it first") from None
+    points = sorted({it["from"] for it in found})
+    drawing.horizons({(way, point): gains(found, way, point) for way in WAYS for point in points}, args.out / "horizon.png")  # fmt: skip
+    (args.out / "README.md").write_text(page(found, header))
+
+
+if __name__ == "__main__":
+    with one_line_errors(__file__):
+        main()

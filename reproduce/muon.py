@@ -15,6 +15,7 @@ ROWS = {
     "AdamW": {"optimizer": "adam"},
     "MADA from mu = 0.5": LEARN | {"mu": 0.5},
     "MADA from Adam's corner": LEARN | {"mu": 0.0},
+    "MADA from Adam's corner, mu ten times as fast": LEARN | {"mu": 0.0, "hyper_lr": {"mu": 0.1}},
 }
 RATES = {
     "shakespeare": (1e-3, 4e-3, 1.6e-2, 3.2e-2, 6.4e-2),

@@ -125,7 +125,7 @@ class GPT(nn.Module):
         )
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.lm_head.weight = self.transformer.wte.weight
-        for name, p in self.named_parameters():  # GPT-2's initialisation; layer norms keep ones and zeros
+        for name, p in self.named_parameters():  # GPT-2's initialization; layer norms keep ones and zeros
             if name.endswith("c_proj.weight"):  # it ends in the residual stream, which adds 2 n_layer such terms
                 nn.init.normal_(p, std=0.02 / math.sqrt(2 * config.n_layer))
             elif p.dim() >= 2:

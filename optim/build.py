@@ -1,4 +1,4 @@
-"""From a name and flat settings to an optimizer: one row per optimizer, and nothing else in the repo knows their names."""
+"""From a name and flat settings to an optimizer: one row per optimizer."""
 
 import inspect
 from functools import cache, partial

@@ -43,10 +43,6 @@ TASKS = {
 SCALES = {"smoke": ("digits",), "cpu": tuple(TASKS), "gpu": tuple(TASKS)}
 
 
-def task(name: str, scale: str) -> Task:
-    return TASKS[name]
-
-
 def settings(row: str, task: Task, cell: Cell) -> dict:
     """What a row's run in a cell is given."""
     return {"optimizer": "mada", "beta1": cell.betas[0], "beta2": cell.betas[1]} | ROWS[row] | at(task, cell)

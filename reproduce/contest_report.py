@@ -217,7 +217,6 @@ from them.
         "tasks": {name: numbers(it) for name, it in found.items()},
         "blocks": {
             "verdict": f"{bullets(said)}\n\n{front_lines(found)}\n\n{unfinished(scale, seeds)}".rstrip(),
-            "goals": markdown(["goal", "found", ""], goal_lines),
             "against": "\n\n".join(filter(None, (against(found), again(scale), convex(scale)))),
             "coefficients": f"{markdown(*contest_paths.agreement(moved))}\n\n{contest_paths.HOW}",
         },

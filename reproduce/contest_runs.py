@@ -1,6 +1,6 @@
-"""Run what is missing of the contest or of the ablation, and bring it to results/NAME/SCALE/TASK.jsonl: a line per run.
+"""Run what is missing of the contest, the ablation, Muon's rows or the growing rate, and bring it to results/NAME/SCALE/TASK.jsonl: a line per run.
 
-`what` is the module that says which runs there are: reproduce.contest or reproduce.ablation, with TASKS, SCALES, ROWS and
+`what` is the module that says which runs there are, like reproduce.contest, with TASKS, SCALES, ROWS and
 runs(task, scale, seeds). Everything that is shown is made from these files.
 """
 

@@ -1,6 +1,7 @@
 """The contest's tables and sentences, as Markdown, from the numbers of verdict.py."""
 
 import json
+import math
 from statistics import mean
 
 from reproduce import contest, store, verdict
@@ -15,7 +16,9 @@ def markdown(head: list, lines: list[list]) -> str:
 
 
 def signed(gap: verdict.Gap) -> str:
-    return f"{gap.mean:+.2g} ± {gap.error:.1g}"
+    """Mean ± standard error, to the first digit of that."""
+    digits = max(0, -math.floor(math.log10(gap.error))) if gap.error > 0 else 4
+    return f"{gap.mean:+.{digits}f} ± {gap.error:.{digits}f}"
 
 
 def share(count: int, of: int) -> str:
@@ -163,15 +166,15 @@ def sentences(found: dict[str, dict]) -> list[str]:
 
 
 def against(found: dict[str, dict], most: int = 12) -> str:
-    """The cells that speak against MADA: its mean is above AdamW's by more than one standard error and half a per cent."""
+    """The cells that speak against MADA: its mean is above AdamW's by more than one standard error and half a percent."""
     worse = [(name, cell, gap) for name, it in found.items() for cell, gap in it["gaps"].items() if not gap.no_worse(1)]
     worse.sort(key=lambda it: -it[2].mean / abs(it[2].base))
     cells = sum(len(it["gaps"]) for it in found.values())
     failed = ", ".join(f"{it['failed']} of {it['pairs']} on {name}" for name, it in found.items() if it["failed"])
     said = f"Pairs in which MADA ends at more than twice AdamW's loss: {failed or 'none'}. "
     if not worse:
-        return said + "In no cell is MADA's mean above AdamW's by more than one standard error and half a per cent."
-    said += f"Cells in which its mean is above AdamW's by more than one standard error and half a per cent: {len(worse)} of {cells}"
+        return said + "In no cell is MADA's mean above AdamW's by more than one standard error and half a percent."
+    said += f"Cells in which its mean is above AdamW's by more than one standard error and half a percent: {len(worse)} of {cells}"
     said += f"; the {most} worst:" if len(worse) > most else ":"
     rows = [[TASKS[name].title, cell, f"{gap.base:.4g}", f"{signed(gap)} (n = {gap.n})", f"{100 * gap.mean / abs(gap.base):+.1f} %"]
             for name, cell, gap in worse[:most]]  # fmt: skip

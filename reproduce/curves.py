@@ -50,7 +50,7 @@ def draw(runs: Mapping[str, tuple[dict, list[dict]]], path: str | os.PathLike) -
 
 
 def styles(runs):
-    """{name: color and linestyle}: a colour for each optimizer, and other lines for further runs of it."""
+    """{name: color and linestyle}: a color for each optimizer, and other lines for further runs of it."""
     seen, looks = Counter(), {}
     for name, (header, _) in runs.items():
         optimizer = header["config"]["optimizer"]

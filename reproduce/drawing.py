@@ -1,4 +1,4 @@
-"""Pictures: seeds as bands, one colour per optimizer, no number that is not handed in. Imports nothing of the repo."""
+"""Pictures: seeds as bands, one color per optimizer, no number that is not handed in. Imports nothing of the repo."""
 
 import math
 import os
@@ -21,7 +21,7 @@ SYMBOLS = {
     "c": "$c$",
     "gamma": r"$\gamma$",
 }
-COLORS = {  # of an optimizer and its variants, which differ by their lines; told apart by the colour-blind too
+COLORS = {  # of an optimizer and its variants, which differ by their lines; told apart by the color-blind too
     "adam": "#0072B2",
     "adamw": "#0072B2",
     "hyperadam": "#56B4E9",
@@ -135,7 +135,7 @@ def coefficients(lines: dict, path: str | os.PathLike, caption: str):
 def grid(rows: dict, path: str | os.PathLike, caption: str, x: str = "beta1", y: str = "beta2"):
     """Figure 8: a row of panels per loss, an optimizer each, a square per cell; a cross where a run diverged.
 
-    rows: {what the loss is: {optimizer: {(x, y): loss}}}; each row has one logarithmic colour scale.
+    rows: {what the loss is: {optimizer: {(x, y): loss}}}; each row has one logarithmic color scale.
     """
     optimizers = list(next(iter(rows.values())))
     shape = len(rows), len(optimizers)
@@ -145,7 +145,7 @@ def grid(rows: dict, path: str | os.PathLike, caption: str, x: str = "beta1", y:
     for i, (what, panels) in enumerate(rows.items()):
         finite = sorted(z for panel in panels.values() for z in panel.values() if math.isfinite(z))
         low, high = (finite[int(share * (len(finite) - 1))] for share in (0.01, 0.9)) if finite else (1, 2)
-        scale = matplotlib.colors.LogNorm(low, max(high, 1.001 * low))  # the worst tenth has one colour
+        scale = matplotlib.colors.LogNorm(low, max(high, 1.001 * low))  # the worst tenth has one color
         for ax, optimizer in zip(axes[i], optimizers, strict=True):
             points = panels[optimizer]
             xs, ys = (sorted({at[k] for at in points}) for k in (0, 1))

@@ -60,7 +60,7 @@ CONVEX = (
     "The settings are ours, and were found by hand; of them the paper names one: a small hyper-learning-rate for gamma."
 )
 VISION = (
-    "The settings are those of appendix C.2; those that the paper does not name (betas, normalisation, "
+    "The settings are those of appendix C.2; those that the paper does not name (betas, normalization, "
     "augmentation, decay) "
     "are ours. The authors' ResNet-9 notebook has amsgrad, weight decay 1e-4, clipping by value at 0.12, rotations and "
     "cycled momentum; ours has none of them."

@@ -1,5 +1,4 @@
-"""Figures from what results/ holds, beside the authors' logs where there are any; called as the functions of "
-"tables.py."""
+"""Figures from what results/ holds, beside the authors' logs where there are any; called as tables.py's functions are."""
 
 import json
 import math
@@ -286,7 +285,7 @@ def cells(name: str, scale: str, folder: Path, rest: dict, draw: bool, workers: 
         drawing.grid(
             panels,
             folder / picture,
-            f"{what} A cross: a run diverged. The worst tenth and the best hundredth of the cells have one colour "
+            f"{what} A cross: a run diverged. The worst tenth and the best hundredth of the cells have one color "
             f"each.",
         )
     return {

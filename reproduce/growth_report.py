@@ -42,7 +42,7 @@ def costs(name: str, values: dict, row: str) -> dict[float, verdict.Gap]:
 
 
 def said(gap: verdict.Gap | None) -> str:
-    """Per cent of the reference's value ± standard error, and whether it meets the goal by its mean and beyond doubt."""
+    """Percent of the reference's value ± standard error, and whether it meets the goal by its mean and beyond doubt."""
     if gap is None:
         return "-"
     mean, error = (100 * x / abs(gap.base) for x in (gap.mean, gap.error))
@@ -52,7 +52,8 @@ def said(gap: verdict.Gap | None) -> str:
         word = "within 2 %"
     else:
         word = "not told apart from 2 %"
-    return f"{mean:+.2g} % ± {error:.1g}, {word}"
+    digits = 0 if error >= 1 else 1
+    return f"{mean:+.{digits}f} % ± {error:.{digits}f}, {word}"
 
 
 def counted(found: dict[str, dict[float, verdict.Gap]]) -> str:

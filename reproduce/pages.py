@@ -1,5 +1,4 @@
-"""results/README.md, from the summaries: a table of claims and verdicts, then for each name sentences, picture, "
-"table."""
+"""results/README.md, from the summaries: claims and verdicts, then for each name sentences, picture and table."""
 
 import json
 import re
@@ -142,14 +141,14 @@ def beside(results: Path) -> list[str]:
     if (results / "bench" / "bench.json").exists():
         bench = json.loads((results / "bench" / "bench.json").read_text())
         ms = {row["name"]: row["ms"] for row in bench["rows"]}
-        base = ms["adamw"]
-        fixed = [ms[name] / base for name in ms if "fixed" in name]
+        ratio = {row["name"]: row["ratio"] for row in bench["rows"]}
+        fixed = [ratio[name] for name in ms if "fixed" in name]
         lines += [
             "## bench",
             "",
             (
-                f"What a step costs: MADA {ms['mada'] / base:.1f} times fused AdamW's time ({ms['mada']:.1f} "
-                f"against {base:.1f} ms, medians of "
+                f"What a step costs: MADA {ratio['mada']:.1f} times fused AdamW's time ({ms['mada']:.1f} "
+                f"against {ms['adamw']:.1f} ms, medians of "
                 f"{bench['rounds']} rounds side by side), with nothing learned {min(fixed):.1f} to "
                 f"{max(fixed):.1f} times. "
                 f"{bench['title']}. The floor that is drawn is copy speed; updating in place moves less than a "

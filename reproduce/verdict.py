@@ -29,7 +29,7 @@ class Gap(NamedTuple):
         return self.n > 1 and abs(self.mean) > 2 * self.error
 
     def allowed(self, errors: float) -> float:
-        """So many standard errors, or half a per cent of AdamW's value; where a seed is lost, no errors: they grow with it."""
+        """So many standard errors, or half a percent of AdamW's value; where a seed is lost, no errors: they grow with it."""
         return max(0.0 if self.lost else errors * self.error, ALLOWED * abs(self.base))
 
     def no_worse(self, errors: float = 2.0) -> bool:

@@ -202,7 +202,7 @@ def test_a_gap_by_hand():
     assert higher.mean == 1.5 and not higher.no_worse() and higher.excess() == pytest.approx((1.5 - 1.0) / 62)
     returns = verdict.gap(CARTPOLE, {1: -100.0, 2: -100.0}, {1: -102.0, 2: -102.0})
     assert returns.mean == 2.0 and returns.excess() == pytest.approx((2.0 - 0.51) / 102)
-    assert verdict.gap(CARTPOLE, {1: -101.6, 2: -101.6}, {1: -102.0, 2: -102.0}).no_worse()  # within half a per cent
+    assert verdict.gap(CARTPOLE, {1: -101.6, 2: -101.6}, {1: -102.0, 2: -102.0}).no_worse()  # within half a percent
 
 
 def line_of(value, diverged=False):

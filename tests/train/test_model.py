@@ -1,4 +1,4 @@
-"""model.py is GPT-2: transformers' logits, OpenAI's initialisation and sizes, and sampling that does as it is told.
+"""model.py is GPT-2: transformers' logits, OpenAI's initialization and sizes, and sampling that does as it is told.
 
 python -m pytest -q tests/train/test_model.py        # a few seconds
 """
@@ -47,7 +47,7 @@ def test_logits_and_loss_are_those_of_transformers():
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_initialisation_is_gpt2s(bias):
+def test_initialization_is_gpt2s(bias):
     model = gpt(n_layer=8, n_embd=64, vocab_size=500, block_size=64, bias=bias)
     for name, p in model.named_parameters():
         if name.endswith("c_proj.weight"):

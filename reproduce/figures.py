@@ -285,8 +285,7 @@ def cells(name: str, scale: str, folder: Path, rest: dict, draw: bool, workers: 
         drawing.grid(
             panels,
             folder / picture,
-            f"{what} A cross: a run diverged. The worst tenth and the best hundredth of the cells have one color "
-            f"each.",
+            f"{what} A cross: a run diverged. The worst tenth and the best hundredth of the cells have one color each.",
         )
     return {
         "results": {

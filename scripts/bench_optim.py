@@ -30,6 +30,7 @@ from reproduce import drawing
 from settings import UserError, one_line_errors
 
 SHAPES = {
+    "0.8M": (4, 4, 128, 128, 65),
     "11M": (6, 6, 384, 256, 65),
     "124M": (12, 12, 768, 1024, 50304),
     "355M": (24, 16, 1024, 1024, 50304),
@@ -38,6 +39,7 @@ SHAPES = {
 INTERIOR = {"beta3": 0.5, "rho": 0.5, "c": 0.5, "gamma": 0.5}
 VARIANTS = {  # first the one that the others are compared with
     "adamw": ("adam", {}),
+    "adamw, bare": (optim.AdamW, {"fused": True}),  # without the gradient's norm
     "adamw, foreach": (optim.AdamW, {"foreach": True}),
     "mada": ("mada", {}),
     "mada, without lion": ("mada", {"learn": ("beta1", "beta2", "beta3", "rho", "c")}),

@@ -1,0 +1,66 @@
+"""scripts/horizon.py continues the same run in several ways, from copies that do not disturb each other.
+
+python -m pytest -q tests/reproduce/test_horizon.py        # seconds
+"""
+
+from types import SimpleNamespace
+
+import pytest
+import tiny
+
+import data.tokens
+from reproduce.pool import load
+from settings import declared, parse
+
+horizon = load(str(tiny.ROOT / "scripts" / "horizon.py"))
+POINT, END = 3, tiny.SETTINGS["max_iters"]
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch, tmp_path):
+    """The script's run is a tiny one, with what config() asks for beside its sizes."""
+    monkeypatch.setattr(data.tokens, "FOLDER", tiny.write_data(tmp_path))
+    asked = vars(horizon.config(1337))
+    given = {name: asked[name] for name in ("optimizer", "learn", "hyper_lr", "beta1", "beta2")}
+    settings = parse(declared(tiny.train.__file__), tiny.arguments(**given))[0]
+    monkeypatch.setattr(horizon, "config", lambda seed: SimpleNamespace(**settings | {"seed": seed}))
+    monkeypatch.setattr(horizon, "WINDOWS", 60)
+    monkeypatch.setattr(horizon, "POINTS", (POINT,))
+    monkeypatch.setattr(horizon, "HORIZONS", (1, None))
+
+
+def test_copies_go_on_as_the_run_would():
+    found = {(it["way"], it["value"], it["steps"]): it["val_loss"] for it in horizon.measure(1, (POINT,), (1, None))}
+    straight = horizon.Course(horizon.config(1))
+    straight.advance(POINT + 1)
+    assert found["mu", 0.0, 1] == found["rate", 1.0, 1] == round(straight.loss(), 6)
+    straight.advance(END - POINT - 1)
+    assert found["mu", 0.0, END - POINT] == found["rate", 1.0, END - POINT] == round(straight.loss(), 6)
+    assert len(set(found.values())) == len(found) - 2  # every other way ends elsewhere
+
+
+def test_a_share_of_muon_is_muons_in_what_follows():
+    """mu = 1 from the first step on is the optimizer that starts there."""
+    late, early = (
+        horizon.Course(horizon.config(1)),
+        horizon.Course(SimpleNamespace(**vars(horizon.config(1)) | {"mu": 1.0})),
+    )
+    late.mix(1.0)
+    for course in (late, early):
+        course.advance(4)
+    assert late.loss() == early.loss()
+
+
+def test_the_page_has_the_gains():
+    found = [{"seed": seed, "way": way, "value": value, "from": 3, "steps": 1, "val_loss": 2.0 - (value == best) * 0.1 * seed}
+             for seed in (1, 2) for way, best in (("mu", 0.5), ("rate", 2.0)) for value in horizon.WAYS[way]]  # fmt: skip
+    page = horizon.page(found, {"command": "python x", "device": "a CPU", "torch": "2", "git": "0" * 40})
+    assert "| 1 | +0.0000 | +0.0000 | **+0.1500** | +0.0000 | +0.0000 |" in page
+    assert "| 1 | +0.0000 | +0.0000 | +0.0000 | **+0.1500** | +0.0000 |" in page
+
+
+def test_what_is_wrong_is_one_line(script, tmp_path):
+    status, _, said = script("horizon", "--draw", "--out", tmp_path / "nowhere")
+    assert status == 2 and said.count("\n") == 1 and "run without it first" in said
+    status, _, said = script("horizon", "--seeds", "0")
+    assert status == 2 and "--seeds 0: must be at least 1" in said

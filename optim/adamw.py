@@ -38,10 +38,10 @@ class FusedAdamW(AdamW):
         return int(self.skipped)
 
 
-def is_adamws(state_dict):
+def is_adams(state_dict):
     """Whether this state dict is one of torch's Adam or AdamW."""
     groups = state_dict["param_groups"]
-    return bool(groups) and all("betas" in group and "coefficients" not in group for group in groups)
+    return bool(groups) and all({"betas", "amsgrad"} <= {*group} and "coefficients" not in group for group in groups)
 
 
 def translated(state_dict, optimizer):
@@ -55,8 +55,14 @@ def translated(state_dict, optimizer):
         raise ValueError(
             f"this is a checkpoint of AdamW, whose moments {owner} has no use for; start {owner} without it"
         )
+    if len(state_dict["param_groups"]) != len(optimizer.param_groups):
+        raise ValueError("this checkpoint of AdamW has a different number of parameter groups")
     groups = []
     for saved, group in zip(state_dict["param_groups"], optimizer.param_groups, strict=True):
+        if saved["weight_decay"] and saved.get("decoupled_weight_decay") is False:
+            raise ValueError(
+                "the weight_decay of Adam is an L2 penalty, not AdamW's decay: set it to 0 in this checkpoint first"
+            )
         q = group["coefficients"].clone()
         for i, (name, beta) in enumerate(zip(("beta1", "beta2"), saved["betas"], strict=True)):
             low, high = group["bounds"][i].tolist()

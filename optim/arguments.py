@@ -39,7 +39,7 @@ def check_torchs(name, capturable, differentiable, fused, foreach):
 def as_dtype(value):
     """A dtype by its name, which is what checkpoints hold."""
     dtype = getattr(torch, value, None) if isinstance(value, str) else value
-    if value is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+    if value is not None and dtype not in (torch.bfloat16, torch.float16, torch.float32, torch.float64):
         raise ValueError(f"state_dtype={value!r} must be a floating dtype of torch, such as bfloat16")
     return dtype
 
@@ -54,9 +54,10 @@ def by_name(owner, argument, value, default, domain, learn):
     """A number, {name: number} or None for the default -> (len(domain),) float64, 0 where not learned."""
     named = default | (value or {}) if value is None or isinstance(value, dict) else dict.fromkeys(domain, value)
     check_names(owner, argument, value if isinstance(value, dict) else (), domain)
+    end = 1 if argument == "hyper_momentum" else torch.inf
     for name in learn:
-        if name not in named or not (is_number(named[name]) and 0 <= named[name] < torch.inf):
-            raise ValueError(f"{argument}: {name!r} needs a number >= 0, not {named.get(name)!r}")
+        if name not in named or not (is_number(named[name]) and 0 <= named[name] < end):
+            raise ValueError(f"{argument}: {name!r} needs a number in [0, {end}), not {named.get(name)!r}")
     return torch.tensor([float(named[name]) if name in learn else 0.0 for name in domain], dtype=torch.float64)
 
 

@@ -51,7 +51,8 @@ def build(name, params, *, hidden=(), max_grad_norm=None, **settings):
     A setting that is None keeps the optimizer's default; beta1, beta2, ... fill its `betas` in its own convention.
     Every optimizer that comes back clips to `max_grad_norm` in step() (None or 0: no clipping), leaves the norm of the
     raw gradient in `.grad_norm`, and changes nothing on a gradient that is not finite but counts it in `.skipped_steps`.
-    Raises ValueError naming an unknown optimizer or a setting that it does not have.
+    Raises ValueError naming an unknown optimizer or a setting that it does not have. A deepcopy of one of torch's clips no
+    more: torch drops hooks in copies.
     """
     arguments = signature(name)
     kwargs = {key: value for key, value in settings.items() if value is not None}
@@ -93,7 +94,15 @@ def resolved(name, settings):
 
 
 def clip_or_skip(optimizer, args, kwargs, max_grad_norm):
-    """Before the step of an optimizer that cannot do it itself: clip, or drop gradients that are not finite."""
+    """Before the step of an optimizer that cannot do it itself: clip, or drop gradients that are not finite.
+
+    A closure is called here, once: its gradients are those of the step. Returns the arguments of the step.
+    """
+    closure = args[1] if len(args) > 1 else kwargs.get("closure")  # args[0] is the optimizer
+    if closure is not None:
+        with torch.enable_grad():
+            loss = closure()
+        args, kwargs = (optimizer, lambda: loss), {}
     grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     norm = torch.nn.utils.get_total_norm(grads)
     optimizer.grad_norm = norm = norm.full_tensor() if is_sharded(norm) else norm
@@ -102,7 +111,8 @@ def clip_or_skip(optimizer, args, kwargs, max_grad_norm):
     elif not norm.isfinite():  # this waits for the device
         optimizer.skipped_steps += 1
         optimizer.zero_grad()
-        return
+        return args, kwargs
     if max_grad_norm:
         params = [p for group in optimizer.param_groups for p in group["params"]]
         torch.nn.utils.clip_grads_with_norm_(params, max_grad_norm, norm)
+    return args, kwargs

@@ -6,6 +6,7 @@ it depends on: the source, the compiler, its flags and the machine's instruction
 a folder that others could write to, or that cannot be written, is not used: then a temporary one is, for this process.
 """
 
+import atexit
 import ctypes
 import functools
 import hashlib
@@ -32,10 +33,10 @@ if platform.machine() in ("x86_64", "AMD64"):
 
 @functools.cache
 def temporary():
-    """A folder that goes with this process."""
-    holder = tempfile.TemporaryDirectory(prefix="mada-")
-    temporary.holder = holder  # removed when the process ends
-    return Path(holder.name)
+    """A folder that goes with this process, and not with a child that it forks."""
+    folder, owner = Path(tempfile.mkdtemp(prefix="mada-")), os.getpid()
+    atexit.register(lambda: os.getpid() == owner and shutil.rmtree(folder, ignore_errors=True))
+    return folder
 
 
 def cache():
@@ -43,7 +44,7 @@ def cache():
     path = Path(os.environ.get("MADA_CACHE") or Path.home() / ".cache" / "mada")
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = path.stat()
-    if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if os.name == "posix" and (status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)):
         raise OSError(f"{path} belongs to others")
     return path
 

@@ -97,7 +97,8 @@ class ParameterizedOptimizer(Stateful):
         lr: a number, or a tensor of one element, which may change in place.
         coefficients: initial values, {name: float}, one for every name in `domain`.
         buffers: names of the rule's state tensors; each has the parameter's shape and dtype. None: see `needed`.
-        constants: {name: value} handed to the rule as they are; hashable values.
+        constants: {name: value} handed to the rule as they are; hashable values. Where one is changed between two steps, loops
+            are made anew, and the last update is looked at as if it had been made with the new value.
         learn: names of the coefficients that hyper-gradient descent moves; the others never change. "lr" stands for a
             factor on the learning rate, 1 at the start and kept in `lr_range`.
         grow_lr: learn a factor on the learning rate, decay included, that only grows: a rate that is too small grows, one that
@@ -116,14 +117,17 @@ class ParameterizedOptimizer(Stateful):
         per_group: every param group learns coefficients of its own.
         state_dtype: dtype of the last gradient and of the buffers in `low_precision`; None: the parameter's.
         max_grad_norm: clip the gradient to that global norm inside step(), after the hyper-gradient was taken from
-            the raw one; None for no clipping. Do not clip before step() as well.
+            the raw one; None or 0 for no clipping. Do not clip before step() as well.
         maximize: ascend, as in torch's optimizers.
         foreach, fused: as AdamW has them, for calls that are written for it; steps here are always fused.
         capturable, differentiable: AdamW's; True is refused.
         Raises ValueError naming the argument that is out of its domain.
         """
         arguments.check_torchs(type(self).__name__, capturable, differentiable, fused, foreach)
-        constants = dict(constants or {})
+        constants = {
+            name: float(value) if isinstance(value, torch.Tensor) else value
+            for name, value in (constants or {}).items()
+        }
         arguments.check_numbers(
             lr=lr,
             weight_decay=weight_decay,
@@ -176,9 +180,10 @@ class ParameterizedOptimizer(Stateful):
             {
                 "lr": lr,
                 "weight_decay": weight_decay,
-                "max_grad_norm": max_grad_norm,
+                "max_grad_norm": max_grad_norm or None,
                 "maximize": maximize,
                 **needed["constants"],
+                "names": " ".join(self.domain),
                 "buffers": " ".join(needed["buffers"]),  # strings: distributed checkpoints lose tuples
                 "inputs": " ".join(needed.get("inputs", self.inputs)),
                 "learn": " ".join(learn),
@@ -309,6 +314,8 @@ class ParameterizedOptimizer(Stateful):
             state["step"] = torch.zeros((), dtype=torch.float32, device=device)
             if group["debias"] == "weights":
                 state["weights"] = torch.zeros(len(self.decays), dtype=torch.float64, device=device)
+        if group["learn"] and "g" not in state:  # whether there is a last update to complete
+            state["pending"] = torch.zeros((), dtype=torch.float64, device=device)
         for name in loops.buffers + loops.inputs + (("g",) if group["learn"] else ()):
             if name not in state:
                 low = arguments.as_dtype(group["state_dtype"]) if name == "g" or name in self.low_precision else None
@@ -338,7 +345,7 @@ class ParameterizedOptimizer(Stateful):
         h = h * (plan.hyper.last_lr * plan.minus)[:, None]
         if plan.lost and ok:  # this waits for the device: in the step in which a parameter loses its gradient, no other
             for p in plan.lost:
-                del self.state[p]["g"]
+                del self.state[p]["g"], self.state[p]["pending"]
             self.plan = None
         return h
 

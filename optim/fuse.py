@@ -126,7 +126,7 @@ class Rows:
     """
 
     def __init__(self, rows):
-        self.rows = [tuple(row) for row in rows]
+        self.rows = [list(row) for row in rows]
         kinds = {}
         for i, row in enumerate(self.rows):
             if row[0].numel():
@@ -136,12 +136,15 @@ class Rows:
     def __len__(self):
         return len(self.rows)
 
-    def replace_first(self, tensors):
-        """tensors: one for each row."""
-        for i, x in enumerate(tensors):
-            self.rows[i] = (x, *self.rows[i][1:])
+    def take_first(self, tensors):
+        """Hold these tensors as the first ones, one for each row, or None until they are needed again."""
+        for row, x in zip(self.rows, tensors, strict=True):
+            row[0] = x
+
+    def replace_first(self):
+        """Run on the first tensors where they are now."""
         for kind in self.kinds:
-            kind.replace_first([tensors[i] for i in kind.members])
+            kind.replace_first()
 
 
 class Kind:
@@ -171,9 +174,9 @@ class Kind:
             self.taken = scalars, index, copy
         return index, copy.copy_(scalars.index_select(0, index), non_blocking=True)
 
-    def replace_first(self, tensors):
+    def replace_first(self):
         if self.dense:
-            self.addresses[:, 0] = to_device([x.data_ptr() for x in tensors], self.device)
+            self.addresses[:, 0] = to_device([self.rows[i][0].data_ptr() for i in self.members], self.device)
 
     def run(self, loop, scalars):
         """As Loop.__call__, for these rows; the next call may write over the sums."""

@@ -51,7 +51,8 @@ def descent(optimizer, scale, start, clip):
         h = h + 0.0  # -0 becomes 0, for those who read it
         if scale == "relative":
             h = h / torch.maximum(unit, torch.full_like(unit, TINY))  # where the unit is 0, so is h
-        push = h if clip is None else h.clamp(-clip, clip)
+        push = torch.where(h.abs() < torch.inf, h, 0.0)  # one that has overflowed says nothing
+        push = push if clip is None else push.clamp(-clip, clip)
         if start:
             push = torch.where(steps >= start, push, 0.0)
         last = velocity

@@ -219,6 +219,11 @@ class MADA(ParameterizedOptimizer):
             **options,
         )
 
+    def check_tensors(self, group):
+        super().check_tensors(group)
+        if group["muon"] and (wrong := [tuple(p.shape) for p in group["params"] if p.ndim < 2]):
+            raise ValueError(f"muon=True is for matrices, and a parameter of its group has shape {wrong[0]}")
+
     def needed(self, coefficients, constants, learn):
         return parts(coefficients, constants, learn)
 

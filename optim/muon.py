@@ -53,7 +53,13 @@ class MuonAdamW(Optimizer):
         super().__init__([group for part in self.parts for group in part.param_groups], {})
 
     def add_param_group(self, param_group):
+        if not any(param_group is group for part in self.parts for group in part.param_groups):
+            raise ValueError("MuonAdamW takes no more groups once it is made")
         self.param_groups.append(param_group)  # which a part has checked and filled
+
+    def __getstate__(self):
+        """What pickle and deepcopy keep: the parts' groups and states are those of the whole."""
+        return super().__getstate__() | {"parts": self.parts}
 
     @torch.no_grad()
     def step(self, closure=None):

@@ -20,6 +20,16 @@ def columns(indices, device):
     return slice(first, first + count) if indices == list(range(first, first + count)) else to_device(indices, device)
 
 
+def check_fit(x, state):
+    """Raises RuntimeError where a parameter's state is not of its shape, or elsewhere: loops would leave their memory."""
+    for name, y in state.items():
+        if y.shape != x.shape or y.device != x.device:
+            raise RuntimeError(
+                f"the state {name!r} of a parameter of shape {tuple(x.shape)} on {x.device} is of shape {tuple(y.shape)} on "
+                f"{y.device}: it is another's, or the parameter has changed since"
+            )
+
+
 class Batch:
     """Parameters that go through the same loops, and are held by as many ranks.
 
@@ -29,10 +39,10 @@ class Batch:
     """
 
     def __init__(self, optimizer, hyper, loops, copies, members):
-        """members: (group index, parameter, whether its last update is still to be completed), ordered by group."""
+        """members: (group index, parameter), ordered by group."""
         groups, device = optimizer.param_groups, hyper.learned.device
-        index = [i for i, _, _ in members]
-        self.loops, self.copies, self.params = loops, copies, [p for _, p, _ in members]
+        index = [i for i, _ in members]
+        self.loops, self.copies, self.params = loops, copies, [p for _, p in members]
         states = [optimizer.state[p] for p in self.params]
         count = Counter(index)
         self.lengths = to_device([count[i] for i in range(len(groups))], device)
@@ -68,14 +78,19 @@ class Batch:
         self.learned_betas = columns([k for k, i in enumerate(moved) if i in decays], device)
 
         self.moving = to_device([float(p.grad is not None) for p in self.params], device, torch.float64)
-        self.pending = to_device([float(pending) for _, _, pending in members], device, torch.float64)
-        self.pending *= self.steps > 0  # not so if every gradient so far was not finite
+        self.pending = torch.zeros(len(members), dtype=torch.float64, device=device)
+        if self.learn:
+            self.pending = torch.stack([state["pending"].to(device, torch.float64) for state in states])
+            for state, pending in zip(states, self.pending.unbind(), strict=True):
+                state["pending"] = pending
         kept = (("g",) if self.learn else ()) + loops.buffers + loops.inputs
         self.inputs = {name: optimizer.inputs[name] for name in loops.inputs}
         self.states = states
         self.rest = [
             [local(p), *(local(state[name]) for name in kept)] for p, state in zip(self.params, states, strict=True)
         ]
+        for x, *rest in self.rest:
+            check_fit(x, dict(zip(kept, rest, strict=True)))
         self.nothing = {p: torch.zeros_like(p) for p in self.params if p.grad is None}  # its gradient is 0
         grads = self.gradients()
         self.rows = Rows([(grad, *rest) for grad, rest in zip(grads, self.rest, strict=True)])
@@ -89,9 +104,10 @@ class Batch:
     def take_gradients(self):
         """Run on the gradients of this step, which may be elsewhere in memory."""
         grads = self.gradients()
+        self.rows.take_first(grads)
         pointers = [grad.data_ptr() for grad in grads]
         if pointers != self.pointers:
-            self.rows.replace_first(grads)
+            self.rows.replace_first()
             self.pointers = pointers
 
     def fill(self, hyper):
@@ -115,6 +131,7 @@ class Batch:
         """Complete the last updates; returns sum <g_t, d direction_{t-1}/dq> of each group, (groups, coefficients)."""
         torch.mul(self.pending, ok, out=self.ok)
         sums = self.loops.look_back(self.rows, self.table)
+        self.pending.sub_(self.ok)  # completed: should something be raised from here on, it is not done again
         h = sums[:, : self.n_learned]
         if sums.shape[1] > self.n_learned:  # what depends on a coefficient through a bias correction
             if self.weights is None:
@@ -132,8 +149,6 @@ class Batch:
     def move(self, hyper, ok, clip, lrs, decays):
         """Apply the rule with the coefficients of now; clip, lrs, decays: one for each group."""
         torch.mul(self.moving, ok, out=self.ok)
-        self.steps += self.ok
-        self.fill(hyper)
         for name, values in (("clip", clip), ("lr", lrs), ("decay", decays)):
             if values is not self.given[name]:
                 getattr(self, name).copy_(values if self.one_group else values[self.group])
@@ -141,11 +156,14 @@ class Batch:
         if self.inputs:
             members = zip(self.params, self.states, self.clip.unbind(), strict=True)
             inputs.compute(self.inputs, [member for member in members if member[0].grad is not None], ok)
+        self.steps += self.ok
+        self.fill(hyper)
         self.loops.move(self.rows, self.table)
         if self.learn:
             torch.where(ok, self.moving, self.pending, out=self.pending)
         else:  # there is no look back that completes it
             self.gather()
+        self.rows.take_first([None] * len(self.params))  # who sets gradients to None wants their memory
 
     def gather(self):
         """After an update is complete, its moving averages have the weights of the table."""
@@ -166,11 +184,10 @@ class Plan:
         for i, group in enumerate(groups):
             loops = optimizer.loops(group)
             for p in group["params"]:
-                pending = "g" in optimizer.state.get(p, ())
                 if p.grad is not None:
                     optimizer.start(group, loops, p)
-                if p.grad is not None or pending:
-                    members.setdefault((loops, copies(p)), []).append((i, p, pending))
+                if p.grad is not None or "g" in optimizer.state.get(p, ()):
+                    members.setdefault((loops, copies(p)), []).append((i, p))
         self.hyper = Hyper(groups, optimizer.scalar_device())
         self.batches = [Batch(optimizer, self.hyper, *key, rows) for key, rows in members.items()]
         self.learns = any(learned(group) for group in groups)
@@ -196,7 +213,7 @@ class Plan:
         return (
             [id(p) for group in groups for p in group["params"]],
             [len(group["params"]) for group in groups],
-            [grad is not None and (grad.stride(), grad.dtype) for grad in grads],
+            [grad is not None and (grad.shape, grad.stride(), grad.dtype) for grad in grads],
             [id(x) for state in optimizer.state.values() for x in state.values()],
             [optimizer.options(group) for group in groups],
         )

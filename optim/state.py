@@ -1,12 +1,16 @@
 """Param groups, and what of an optimizer is saved, loaded, copied and read."""
 
+import inspect
+
 import torch
 from torch.optim import Optimizer
 
 from . import adamw, arguments
 from .clipping import Watch
-from .hyper import HYPER_STATE
-from .shards import check_shards
+from .hyper import HYPER_STATE, OPTIONS
+from .shards import check_shards, is_sharded
+
+SCALARS = ("step", "weights", "pending")  # of a parameter
 
 
 class Stateful(Optimizer):
@@ -31,11 +35,13 @@ class Stateful(Optimizer):
         given = set(group)
         super().add_param_group(group)
         first, group = self.param_groups[0], self.param_groups[-1]
-        if any(p.is_complex() for p in group["params"]):
-            raise ValueError("complex parameters are not supported: pass torch.view_as_real(p)")
-        for p in group["params"]:
-            check_shards(type(self).__name__, p)
-        group.update({name: first[name].clone() for name in HYPER_STATE if name not in given})
+        try:
+            self.check_tensors(group)
+        except ValueError:
+            self.param_groups.pop()
+            raise
+        source = first if first["hyper_step"] > 0 else self.defaults
+        group.update({name: source[name].clone() for name in HYPER_STATE if name not in given})
         group["last_lr"] = torch.zeros_like(first["last_lr"])
         if own:
             for name, value in own.items():
@@ -43,10 +49,16 @@ class Stateful(Optimizer):
             for each in self.param_groups:
                 each["per_group"] = True
             self.defaults["per_group"] = True
-        if own or given & set(self.constants):
-            q = dict(zip(self.domain, group["coefficients"].tolist(), strict=True))
-            self.set_needed(group, self.needed(q, {name: group[name] for name in self.constants}, learn))
+        q = dict(zip(self.domain, group["coefficients"].tolist(), strict=True))
+        self.set_needed(group, self.needed(q, {name: group[name] for name in self.constants}, learn))
         self.place()
+
+    def check_tensors(self, group):
+        """Raises ValueError where a group's tensors cannot be optimized here."""
+        for p in group["params"]:
+            if p.is_complex():
+                raise ValueError("complex parameters are not supported: pass torch.view_as_real(p)")
+            check_shards(type(self).__name__, p)
 
     def set_needed(self, group, needed):
         names = {key: " ".join(needed.get(key, self.inputs)) for key in ("buffers", "inputs")}
@@ -76,6 +88,12 @@ class Stateful(Optimizer):
             group.setdefault("hyper_scale", "raw")
             for name in ("in_time_scale", "grows"):
                 group.setdefault(name, torch.zeros_like(group["coefficients"]))
+            group.setdefault("names", " ".join(self.domain))
+        for kept in self.state.values():
+            if "g" in kept:
+                kept.setdefault("pending", torch.ones((), dtype=torch.float64))
+        first = self.param_groups[0]  # a group that is added later is as these are
+        self.defaults |= {name: first[name] for name in ("learn", "debias", "per_group", *OPTIONS)}
         self.place()
 
     def scalar_device(self):
@@ -92,23 +110,50 @@ class Stateful(Optimizer):
     def load_state_dict(self, state_dict):
         """As torch's, but state keeps the dtype that it was saved in, which torch changes to the parameter's. A state
         dict of torch's AdamW is taken over (see adamw.py). Raises ValueError where it is of other coefficients."""
-        if adamw.is_adamws(state_dict):
-            state_dict = adamw.translated(state_dict, self)
-        counts = {len(group["coefficients"]) for group in state_dict["param_groups"] if "coefficients" in group}
-        if counts - {len(self.domain)}:
-            raise ValueError(
-                f"this state has {max(counts)} coefficients, not the {len(self.domain)} of {type(self).__name__} here "
-                f"({', '.join(self.domain)}): make it with the same grow_lr, learn and mu as the one that was saved"
-            )
-        super().load_state_dict(state_dict)
-        saved = [i for group in state_dict["param_groups"] for i in group["params"]]
+        taken = {}
+
+        def ours(_, given):
+            taken.update(self.checked(given))
+            return taken
+
+        handle = self.register_load_state_dict_pre_hook(ours)  # after those of the user
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            handle.remove()
+        saved = [i for group in taken["param_groups"] for i in group["params"]]
         params = [p for group in self.param_groups for p in group["params"]]
         for i, p in zip(saved, params, strict=True):
-            for name, value in state_dict["state"].get(i, {}).items():
-                if name in ("step", "weights"):
+            for name, value in taken["state"].get(i, {}).items():  # torch would share memory with the state dict
+                if name in SCALARS:
                     self.state[p][name] = value.to(self.scalar_device(), copy=True)
-                else:  # torch would share memory with the state dict, which steps change in place
+                elif is_sharded(value) or value.shape != p.shape:
                     self.state[p][name] = value.to(p.device, copy=True)
+                else:  # laid out as the parameter is
+                    self.state[p][name] = torch.empty_like(p, dtype=value.dtype, requires_grad=False).copy_(value)
+
+    def checked(self, state_dict):
+        """A state dict that can be loaded here. Raises ValueError where it is of other coefficients or another rule."""
+        groups, owner = state_dict["param_groups"], type(self).__name__
+        arguments_of_rule = inspect.signature(self.rule).parameters
+        anything = any(it.kind is it.VAR_KEYWORD for it in arguments_of_rule.values())
+        if adamw.is_adams(state_dict):
+            return adamw.translated(state_dict, self)
+        if any("coefficients" not in group for group in groups):
+            raise ValueError(f"this is a state of an optimizer that is neither {owner}'s nor AdamW's")
+        for group in groups:
+            learn = group["learn"].split() if isinstance(group["learn"], str) else group["learn"]
+            known = group.get("names", " ".join(self.domain) if {*learn} <= {*self.domain} else "").split()
+            if known != [*self.domain] or len(group["coefficients"]) != len(self.domain):
+                raise ValueError(
+                    f"this state has the {len(group['coefficients'])} coefficients {', '.join(known or learn)}, not the "
+                    f"{len(self.domain)} of {owner} here ({', '.join(self.domain)}): make it with the same grow_lr, learn and "
+                    "mu as the one that was saved"
+                )
+            buffers = group["buffers"].split() if isinstance(group["buffers"], str) else group["buffers"]
+            if unknown := [name for name in buffers if not anything and name not in arguments_of_rule]:
+                raise ValueError(f"this state has the buffers {', '.join(unknown)}, which {owner} has no use for")
+        return state_dict
 
     # What a reader may ask for. Reading changes nothing; on a GPU it waits for the step to finish.
 

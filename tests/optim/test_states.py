@@ -1,0 +1,365 @@
+"""What users do to an optimizer between its steps: load, copy, add groups, lose gradients, catch exceptions.
+
+python -m pytest -q tests/optim/test_states.py
+"""
+
+import copy
+import gc
+import os
+import sys
+import weakref
+
+import pytest
+import torch
+
+import optim
+from optim import MADA, AVGrad, HyperAdam, Lion, Yogi
+from optim import inputs as inputs_module
+
+BOTH = pytest.mark.parametrize("cls", [MADA, HyperAdam])
+
+
+def leaf(*shape, value=0.0, dtype=torch.float64):
+    return torch.full(shape, value, dtype=dtype, requires_grad=True)
+
+
+def stepped(cls, *shape, **settings):
+    """An optimizer of one parameter after a step."""
+    p = leaf(*shape)
+    optimizer = cls([p], **settings)
+    p.grad = torch.ones_like(p)
+    optimizer.step()
+    return optimizer
+
+
+# -- a state that does not fit its parameter -------------------------------------------------------------------------
+
+
+@BOTH
+@pytest.mark.parametrize("saved, here", [((3, 4), (6, 4)), ((6, 4), (3, 4)), ((5,), (7,))])
+def test_a_state_of_another_shape_is_refused(cls, saved, here):
+    """The compiled loops would read beyond its end."""
+    p = leaf(*here)
+    optimizer = cls([p])
+    optimizer.load_state_dict(stepped(cls, *saved).state_dict())
+    p.grad = torch.ones_like(p)
+    with pytest.raises(RuntimeError, match=r"state 'g' .*shape \(.*is of shape \("):
+        optimizer.step()
+
+
+@BOTH
+@pytest.mark.parametrize("change", [lambda x: x[:3], lambda x: torch.cat([x, x])])
+def test_a_parameter_that_changes_its_shape_is_noticed(cls, change):
+    p = leaf(6, 4)
+    optimizer = cls([p])
+    p.grad = torch.ones_like(p)
+    optimizer.step()
+    p.grad = None
+    p.data = change(p.data)
+    p.grad = torch.ones_like(p)
+    with pytest.raises(RuntimeError, match="of shape"):
+        optimizer.step()
+
+
+@BOTH
+def test_a_state_laid_out_otherwise_takes_the_parameters_strides(cls):
+    """Else a model in channels_last that loads the state of a contiguous one would leave the compiled loops."""
+    saved = stepped(cls, 2, 3, 4, 4)
+    p = leaf(2, 3, 4, 4).detach().to(memory_format=torch.channels_last).requires_grad_()
+    optimizer = cls([p])
+    optimizer.load_state_dict(saved.state_dict())
+    assert optimizer.state[p]["m"].stride() == p.stride()
+    assert torch.equal(optimizer.state[p]["m"], next(iter(saved.state.values()))["m"])
+
+
+# -- groups ----------------------------------------------------------------------------------------------------------
+
+
+@BOTH
+@pytest.mark.parametrize("how", [{"learn": ()}, {"per_group": True}])
+def test_what_the_first_group_has_is_not_the_others(cls, how):
+    for own in (0, 1):
+        groups = [{"params": [leaf(3)]}, {"params": [leaf(3)]}]
+        groups[own] |= {"betas": (0.5, 0.6)} | ({"hyper_lr": 0.3} if "per_group" in how else {})
+        optimizer = cls(groups, betas=(0.9, 0.95), **how)
+        q = [(it["beta1"], it["beta2"]) for it in optimizer.coefficients]
+        assert q[own] == (0.5, 0.6) and q[1 - own] == (0.9, 0.95)
+        rates = [group["hyper_lr"][0].item() for group in optimizer.param_groups]
+        assert rates[1 - own] == (0.01 if "per_group" in how else 0.0)
+
+
+def test_a_group_with_a_lion_part_of_its_own_leaves_the_others_as_they_are():
+    mixed, plain, alone = leaf(3), leaf(3), leaf(3)
+    for optimizer in (
+        MADA([{"params": [mixed], "gamma": 0.2}, {"params": [plain]}], lr=1e-2, learn=()),
+        MADA([alone], lr=1e-2, learn=()),
+    ):
+        for group in optimizer.param_groups:
+            group["params"][0].grad = torch.ones_like(group["params"][0])
+        optimizer.step()
+    assert torch.equal(plain, alone) and not torch.equal(mixed, alone)
+
+
+def test_a_group_added_after_loading_is_as_those_that_were_loaded():
+    frozen = stepped(MADA, 3, lr=1e-2, gamma=0.2)
+    frozen.freeze()
+    q, new = frozen.coefficients, leaf(3)
+    other = MADA([leaf(3)], lr=1e-2, learn=())
+    other.load_state_dict(frozen.state_dict())
+    other.add_param_group({"params": [new]})
+    new.grad = torch.ones_like(new)
+    other.step()
+    alone = leaf(3)
+    betas, rest = (q.pop("beta1"), q.pop("beta2")), q
+    expected = MADA([alone], lr=1e-2, betas=betas, learn=(), **rest)
+    alone.grad = torch.ones_like(alone)
+    expected.step()
+    torch.testing.assert_close(new, alone, rtol=1e-14, atol=0)
+
+
+def test_a_group_added_to_a_frozen_state_that_learns_learns():
+    learning = stepped(HyperAdam, 3)
+    other = HyperAdam([leaf(3)])
+    other.freeze()
+    other.load_state_dict(learning.state_dict())
+    other.add_param_group({"params": [leaf(3)]})
+    assert {group["learn"] for group in other.param_groups} == {"beta1 beta2"}
+
+
+def test_a_complex_group_is_refused_and_not_kept():
+    optimizer = stepped(MADA, 3)
+    with pytest.raises(ValueError, match="view_as_real"):
+        optimizer.add_param_group({"params": [torch.zeros(2, dtype=torch.complex64, requires_grad=True)]})
+    assert len(optimizer.param_groups) == 1
+
+
+@pytest.mark.parametrize("shape", [(3,), ()])
+def test_muon_is_for_matrices(shape):
+    with pytest.raises(ValueError, match="muon=True is for matrices"):
+        MADA([{"params": [leaf(*shape)], "muon": True}], mu=1.0)
+
+
+# -- gradients that come, go or are not finite -----------------------------------------------------------------------
+
+
+def wave(i, t, p):
+    return torch.sin(torch.arange(4, dtype=torch.float64) + t + i) + p.detach()
+
+
+@BOTH
+@pytest.mark.parametrize("rebuilt", [False, True])
+def test_a_skipped_step_leaves_nothing_to_complete(cls, rebuilt):
+    """A parameter gets its gradient back in a step that is skipped: there is no last update of it."""
+    runs = []
+    for skip in (False, True):
+        params = [leaf(4), leaf(4)]
+        optimizer = cls(params, lr=0.1)
+        for t in range(8):
+            if t == 6 and skip:
+                for i, p in enumerate(params):
+                    p.grad = torch.full_like(p, torch.nan if i else 1.0)
+                optimizer.step()
+                if rebuilt:
+                    optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+            for i, p in enumerate(params):
+                p.grad = None if (i, t) == (1, 5) else wave(i, t, p)
+            optimizer.step()
+        runs.append((params, optimizer.coefficients))
+    (before, q), (after, other) = runs
+    assert q == other and all(map(torch.equal, before, after))
+
+
+def test_a_step_that_was_interrupted_is_taken_again(monkeypatch):
+    runs = []
+    for fails in (False, True):
+        p = torch.sin(torch.arange(12.0, dtype=torch.float64)).view(4, 3).requires_grad_()
+        optimizer = MADA([{"params": [p], "muon": True}], mu=0.3, learn=("beta1", "mu"), lr=1e-2)
+        for t in range(6):
+            p.grad = torch.sin(p.detach() * 3 + t)
+            if fails and t == 3:
+                with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="out of memory"):
+                    patch.setattr(inputs_module, "shared_out", out_of_memory)
+                    optimizer.step()
+            optimizer.step()
+        runs.append((p.detach(), optimizer.coefficients, float(optimizer.state[p]["step"])))
+    assert torch.equal(runs[0][0], runs[1][0]) and runs[0][1:] == runs[1][1:]
+
+
+def out_of_memory(*_):
+    raise RuntimeError("out of memory")
+
+
+@BOTH
+def test_the_gradients_go_when_the_user_lets_them_go(cls):
+    p = leaf(10)
+    optimizer = cls([p])
+    for _ in range(3):
+        p.grad = torch.ones_like(p)
+        optimizer.step()
+    there = weakref.ref(p.grad)
+    optimizer.zero_grad()
+    gc.collect()
+    assert there() is None
+
+
+def test_a_hyper_gradient_that_overflows_moves_nothing():
+    make = torch.Generator().manual_seed(0)
+    p = leaf(2000, dtype=torch.float32)
+    optimizer, overflown = MADA([p], lr=1e-3, eps=1e-20), False
+    for _ in range(6):
+        p.grad = torch.randn(2000, generator=make) * 10.0 ** (torch.rand(2000, generator=make) * 30 - 28)
+        optimizer.step()
+        overflown |= not torch.tensor([*optimizer.hyper_gradients.values()]).isfinite().all()
+    assert overflown  # or this shows nothing
+    q = optimizer.coefficients
+    assert q["beta2"] > 0.9 and q["c"] > 0.9 and q["rho"] > 0.9
+
+
+def test_momentum_of_one_is_refused():
+    with pytest.raises(ValueError, match="hyper_momentum: 'beta1' needs a number in"):
+        MADA([leaf(3)], hyper_momentum=1.0)
+
+
+def test_clipping_to_zero_is_no_clipping():
+    p = leaf(3)
+    optimizer = MADA([p], max_grad_norm=0)
+    p.grad = torch.ones_like(p)
+    optimizer.step()
+    assert p.abs().min() > 0
+
+
+# -- loading ---------------------------------------------------------------------------------------------------------
+
+
+def matrices():
+    return [{"params": [leaf(3, 3)], "muon": True}]
+
+
+def test_mu_is_not_taken_for_a_learned_rate():
+    mu = MADA(matrices(), learn=("beta1", "beta2", "mu"))
+    rate = MADA(matrices(), grow_lr=True)
+    for saved, here in ((mu, rate), (rate, mu)):
+        with pytest.raises(ValueError, match="same grow_lr, learn and mu"):
+            here.load_state_dict(saved.state_dict())
+        old = saved.state_dict()  # from before names were kept
+        for group in old["param_groups"]:
+            del group["names"]
+        with pytest.raises(ValueError, match="same grow_lr, learn and mu"):
+            here.load_state_dict(old)
+
+
+@pytest.mark.parametrize("saved", [HyperAdam, AVGrad])
+def test_a_state_of_another_rule_is_refused(saved):
+    with pytest.raises(ValueError, match="which Lion has no use for"):
+        Lion([leaf(3)]).load_state_dict(stepped(saved, 3).state_dict())
+
+
+def test_yogis_state_is_hyperadams():
+    HyperAdam([leaf(3)]).load_state_dict(stepped(Yogi, 3).state_dict())
+
+
+@pytest.mark.parametrize("cls, word", [(torch.optim.NAdam, "NAdam"), (torch.optim.SGD, "SGD")])
+def test_a_state_of_none_of_ours_is_refused(cls, word):
+    p = leaf(3)
+    other = cls([p], lr=1e-2)
+    p.grad = torch.ones_like(p)
+    other.step()
+    with pytest.raises(ValueError, match="neither MADA's nor AdamW's"):
+        MADA([leaf(3)]).load_state_dict(other.state_dict())
+
+
+def test_adams_coupled_decay_is_not_taken_for_adamws():
+    p = leaf(3, value=1.0)
+    adam = torch.optim.Adam([p], weight_decay=0.1, betas=(0.9, 0.95))
+    p.grad = torch.ones_like(p)
+    adam.step()
+    with pytest.raises(ValueError, match="weight_decay of Adam is an L2 penalty"):
+        MADA([leaf(3)]).load_state_dict(adam.state_dict())
+    adam.param_groups[0]["weight_decay"] = 0.0
+    MADA([leaf(3)]).load_state_dict(adam.state_dict())
+
+
+def test_other_groups_are_said():
+    adamw = torch.optim.AdamW([{"params": [leaf(3)]}, {"params": [leaf(3)]}])
+    with pytest.raises(ValueError, match="different number of parameter groups"):
+        MADA([leaf(3)]).load_state_dict(adamw.state_dict())
+
+
+@BOTH
+def test_pre_hooks_of_loading_are_heard(cls):
+    """torch's way to match parameters by name."""
+    params = [leaf(2), leaf(2)]
+    saved = cls(params)
+    for p, value in zip(params, (1.0, 100.0), strict=True):
+        p.grad = torch.full_like(p, value)
+    saved.step()
+    here = [leaf(2), leaf(2)]
+    optimizer = cls(here)
+    optimizer.register_load_state_dict_pre_hook(
+        lambda _, given: given | {"state": {0: given["state"][1], 1: given["state"][0]}}
+    )
+    optimizer.load_state_dict(saved.state_dict())
+    assert [optimizer.state[p]["g"][0].item() for p in here] == [100.0, 1.0]
+    optimizer.load_state_dict(optimizer.state_dict())  # ours is gone after the call, the user's is not
+    assert len(optimizer._optimizer_load_state_dict_pre_hooks) == 1
+
+
+# -- what build() makes of torch's -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "muon", "mada"])
+def test_a_closures_gradients_are_clipped_and_looked_at(name):
+    p = leaf(4, 4)
+    optimizer = optim.build(name, [p], hidden=[p], lr=0.1, max_grad_norm=1.0)
+    calls = []
+
+    def closure(scale=1000.0):
+        optimizer.zero_grad()
+        loss = (p * scale).sum()
+        loss.backward()
+        calls.append(scale)
+        return loss
+
+    assert optimizer.step(closure).item() == 0.0 and len(calls) == 1
+    assert float(optimizer.grad_norm) == 4000.0
+    before = p.detach().clone()
+    optimizer.step(closure=lambda: closure(torch.nan))
+    assert len(calls) == 2 and torch.equal(p, before) and optimizer.skipped_steps == 1
+
+
+def test_muon_is_copied_and_refuses_what_it_would_not_step():
+    p = leaf(4, 4)
+    optimizer = optim.build("muon", [p], hidden=[p], lr=0.1)
+    p.grad = torch.ones_like(p)
+    optimizer.step()
+    other, q = copy.deepcopy((optimizer, p))
+    for each, x in ((optimizer, p), (other, q)):
+        x.grad = torch.full_like(x, 2.0)
+        each.step()
+    assert torch.equal(p, q)
+    with pytest.raises(ValueError, match="takes no more groups"):
+        optimizer.add_param_group({"params": [leaf(2)]})
+
+
+# -- the cache of compiled loops -------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_child_leaves_its_parents_folder(monkeypatch):
+    import subprocess
+
+    text = """if True:
+        import os, sys
+        sys.path.insert(0, sys.argv[1])
+        from optim.compile import temporary
+        folder = temporary()
+        child = os.fork()
+        if not child:
+            sys.exit(0)
+        os.waitpid(child, 0)
+        print(folder.exists(), folder)
+    """
+    done = subprocess.run([sys.executable, "-c", text, os.path.dirname(os.path.dirname(optim.__file__))],
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    there, folder = done.stdout.split()
+    assert there == "True" and not os.path.exists(folder)  # and the parent takes it away at its end

@@ -1,5 +1,5 @@
 # make quickstart: a GPT learns Shakespeare under MADA, on whatever device there is.   make check: ruff.
-# make compare: the same under MADA and under AdamW, and one picture of both, in twice the time.
+# make compare: the same under MADA and under AdamW at AdamW's best rate, and one picture of both, in twice the time.
 # make test: the whole test suite.   make test-fast: the optimizers and the trainer, less what takes seconds.
 # make kernels: install Triton and compile every GPU kernel, without a GPU; fails where one takes too many registers.
 # make gpu-report: on a GPU, everything that only one can show, beside what was predicted; results/gpu/.
@@ -7,6 +7,7 @@
 PYTHON ?= python3
 PYTEST = OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n auto --maxprocesses 8 --dist worksteal
 QUICK = $(shell .venv/bin/python -c "import torch; print('shakespeare_char' + '_cpu' * (not torch.cuda.is_available()))")
+BEST = $(if $(findstring cpu,$(QUICK)),--learning_rate=4e-3 --min_lr=4e-4)
 OUT = $(if $(findstring cpu,$(QUICK)),out/shakespeare-char-cpu,out/shakespeare-char)
 
 .PHONY: quickstart compare check test test-fast kernels gpu-report soak
@@ -21,7 +22,7 @@ quickstart: .venv/installed
 compare: .venv/installed
 	.venv/bin/python data/shakespeare_char/prepare.py
 	.venv/bin/python train.py config/train_$(QUICK).py --overwrite=True
-	.venv/bin/python train.py config/train_$(QUICK).py --optimizer=adam --out_dir=$(OUT)-adam --overwrite=True
+	.venv/bin/python train.py config/train_$(QUICK).py --optimizer=adam $(BEST) --out_dir=$(OUT)-adam --overwrite=True
 	.venv/bin/python scripts/plot.py $(OUT) $(OUT)-adam
 
 check: .venv/installed

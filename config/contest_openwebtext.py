@@ -1,4 +1,4 @@
-# After config/train_shakespeare_char_cpu.py: a GPT of 0.35M parameters on OpenWebText as bytes.
+# After config/contest_shakespeare_large.py: a GPT of 0.35M parameters on OpenWebText as bytes.
 # 16 sequences x 128 = 2,048 bytes per step; x 3,000 steps = 6.1M bytes, past the plateau of bigrams.
 dataset = "openwebtext_bytes"
 batch_size = 16

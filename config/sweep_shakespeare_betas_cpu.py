@@ -1,7 +1,7 @@
 # Figure 8, reduced to 2 CPU cores and under 30 minutes: a 0.1M model, 5 x 5 initial betas x 3 optimizers = 75 runs.
 #   python scripts/sweep.py config/sweep_shakespeare_betas_cpu.py
 # 12 sequences x 64 characters = 768 characters per step; 700 steps read 0.5M characters, half the training text.
-base = "config/train_shakespeare_char_cpu.py"
+base = "config/contest_shakespeare_large.py"
 block_size = 64
 n_layer = 2
 n_embd = 64

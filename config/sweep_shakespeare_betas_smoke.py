@@ -1,5 +1,5 @@
 # Figure 8 in a minute: 2 x 2 initial betas x 3 optimizers, five steps of a toy model. It shows that everything runs.
-base = "config/train_shakespeare_char_cpu.py"
+base = "config/contest_shakespeare_large.py"
 block_size = 32
 n_layer = 1
 n_embd = 16

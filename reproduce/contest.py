@@ -59,12 +59,12 @@ def small(name, title, rates, chance, **more):
     return Task(title, ("scripts/train_small.py", f"--task={name}"), rates, chance, **more)
 
 
-QUICK = ("train.py", "config/train_shakespeare_char_cpu.py")
+LARGE = ("train.py", "config/contest_shakespeare_large.py")
 LM = {"key": "val_loss", "unit": "validation loss (nats)"}
 TASKS = {
     "digits": small("digits", "MLP on scikit-learn's digits", (4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2), math.log(10),
                     unit="validation loss (nats)", conditions=True),
-    "shakespeare": Task("GPT (0.1M) on Shakespeare", (*QUICK, "config/contest_shakespeare.py"),
+    "shakespeare": Task("GPT (0.1M) on Shakespeare", (*LARGE, "config/contest_shakespeare.py"),
                         (1e-3, 4e-3, 1.6e-2, 3.2e-2), math.log(65), seeds=3, least=0.1, **LM),
     "factorization": small("factorization", "matrix completion", (1.6e-2, 3.2e-2, 6.4e-2, 1.28e-1, 2.56e-1), 5.0,
                            unit="held-out squared error", conditions=True),
@@ -72,9 +72,9 @@ TASKS = {
                       unit="minus the mean return"),
     "acrobot": small("acrobot", "REINFORCE on Acrobot", (8e-3, 1.6e-2, 3.2e-2, 6.4e-2, 1.28e-1), 500.0,
                      unit="minus the mean return", rows=("AdamW", "MADA", "HyperAdam"), seeds=3),
-    "openwebtext": dear("GPT (0.35M) on OpenWebText's bytes", (*QUICK, "config/contest_openwebtext.py"),
+    "openwebtext": dear("GPT (0.35M) on OpenWebText's bytes", (*LARGE, "config/contest_openwebtext.py"),
                         (6e-4, 2.4e-3, 9.6e-3), math.log(256), least=0.1, **LM),
-    "shakespeare-large": dear("GPT (0.8M) on Shakespeare", (*QUICK, "config/contest_shakespeare_large.py"),
+    "shakespeare-large": dear("GPT (0.8M) on Shakespeare", LARGE,
                               (1e-3, 4e-3, 1.6e-2), math.log(65), least=0.1, **LM),
     "cnn": dear("CNN on CIFAR-10", ("scripts/train_cifar10.py", "--model=cnn", "--held_out=5000"), (2.5e-4, 1e-3, 4e-3), 10.0,
                 key="accuracy", best="held_out_accuracy", unit="test accuracy (%), at the held-out best epoch", higher=True),

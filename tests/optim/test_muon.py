@@ -30,7 +30,7 @@ def plain_newton_schulz(matrix):
     return u @ torch.diag(s) @ v
 
 
-@pytest.mark.parametrize("shape", [(5, 4), (4, 5), (6, 6), (1, 7)])
+@pytest.mark.parametrize("shape", [(5, 4), (4, 5), (6, 6), (1, 7), (3, 8), (9, 4)])
 def test_newton_schulz_acts_on_singular_values(shape):
     matrices = torch.stack([problem.wave(shape, 0.7 + k, 0.1, 0.5) for k in range(3)])
     expected = torch.stack([plain_newton_schulz(matrix) for matrix in matrices])

@@ -17,6 +17,8 @@ def markdown(head: list, lines: list[list]) -> str:
 
 def signed(gap: verdict.Gap) -> str:
     """Mean ± standard error, to the first digit of that."""
+    if gap.n == 1:
+        return f"{gap.mean:+.2g} (one seed)"
     digits = max(0, -math.floor(math.log10(gap.error))) if gap.error > 0 else 4
     return f"{gap.mean:+.{digits}f} ± {gap.error:.{digits}f}"
 

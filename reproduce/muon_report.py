@@ -55,7 +55,7 @@ def at_best(name: str, kept: dict, rival: str) -> str:
     found = verdict.tuned(TASKS[name], kept.get(OURS, {}), kept.get(rival, {}))
     if not found:
         return "-"
-    return f"{signed(found['gap'])}, {judged(found['gap'])}"
+    return signed(found["gap"]) if found["gap"].n == 1 else f"{signed(found['gap'])}, {judged(found['gap'])}"
 
 
 def way(kept: dict, row: str) -> str:
@@ -106,8 +106,13 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
         + "; than ".join(f"{rival}: {where_worse(kept, rival)}" for rival in RIVALS)
         + "."
     )
+    short = "Each at its best rate, from Muon's corner minus AdamW: " + "; ".join(
+        f"{TASKS[name].title} {at_best(name, values, 'AdamW')}"
+        + f" (minus Muon: {at_best(name, values, 'Muon')})" * ("Muon" in values)
+        for name, values in kept.items()
+    )
     block = f"{sentence}\n\n{markdown(head, lines)}\n\n{still_missing(muon, scale, seeds)}"
     (folder / "README.md").write_text(
         f"# Muon as a corner of MADA ({scale})\n\n{block}\n\n" + "\n\n".join(parts) + f"\n\n{conditions_of(found)}\n"
     )
-    return {"tasks": list(kept), "no_worse": counts, "blocks": {"muon": block}}
+    return {"tasks": list(kept), "no_worse": counts, "blocks": {"muon": block, "muon, in short": f"{short}."}}

@@ -16,10 +16,10 @@ def markdown(head: list, lines: list[list]) -> str:
 
 
 def signed(gap: verdict.Gap) -> str:
-    """Mean ± standard error, to the first digit of that."""
+    """Mean ± standard error, to two digits of that."""
     if gap.n == 1:
         return f"{gap.mean:+.2g} (one seed)"
-    digits = max(0, -math.floor(math.log10(gap.error))) if gap.error > 0 else 4
+    digits = max(0, 1 - math.floor(math.log10(gap.error))) if gap.error > 0 else 4
     return f"{gap.mean:+.{digits}f} ± {gap.error:.{digits}f}"
 
 

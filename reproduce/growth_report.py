@@ -52,7 +52,7 @@ def said(gap: verdict.Gap | None) -> str:
         word = "within 2 %"
     else:
         word = "not told apart from 2 %"
-    digits = 0 if error >= 1 else 1
+    digits = 0 if error >= 10 else 1
     return f"{mean:+.{digits}f} % ± {error:.{digits}f}, {word}"
 
 

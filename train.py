@@ -56,7 +56,7 @@ optimizer = "mada"  # a name in optim/build.py
 weight_decay: Nonnegative = 0.1  # decoupled, on tensors of two and more dimensions only
 grad_clip: Nonnegative = 1.0  # global norm to clip the gradient to; 0 for no clipping
 # -- hyperparameters [kept]: the optimizer's own, by its names for them; None keeps its default
-beta1: float | None = None  # betas, in the optimizer's own convention (docs/optimizers.md); where learned, initial values
+beta1: float | None = None  # betas, in the optimizer's own convention (docs/optimizers.md); initial ones where learned
 beta2: float | None = None  # decay of the second moment for Adam and MADA
 beta3: float | None = None  # Adan's part in MADA; decay of the second moment for Adan
 rho: float | None = None  # MADA: AVGrad 0 ... 1 Adam

@@ -61,16 +61,19 @@ def last(path, key):
     return [json.loads(line)[key] for line in path.read_text().splitlines() if f'"{key}"' in line][-1]
 
 
-def runs(name, row, key, contest="gpt2"):
+def runs(name, row, key, contest="gpt2", scale="cpu"):
     """The last value of a key of a row's three seeds, read without the code under test."""
-    folder = RESULTS / name / "cpu" / "runs" / contest
+    folder = RESULTS / name / scale / "runs" / contest
     return [last(folder / f"{row}-seed{seed}.jsonl", key) for seed in (1337, 1338, 1339)]
 
 
 def test_table_2_counted_again():
-    adam, mada = runs("table2", "adam", "val_loss"), runs("table2", "mada", "val_loss")
-    gap = mean(b - a for a, b in zip(adam, mada, strict=True))
-    assert f"MADA {mean(mada):.4f}, Adam {mean(adam):.4f}: {gap:+.4f} ± " in TOP and "worse (3/3)" in section("table2")
+    for scale, place in (("mini", TOP), ("cpu", section("table2"))):
+        adam, mada = (runs("table2", row, "val_loss", scale=scale) for row in ("adam", "mada"))
+        gap = mean(b - a for a, b in zip(adam, mada, strict=True))
+        assert f"{mean(mada):.4f}" in place and f"{mean(adam):.4f}" in place and f"{gap:+.4f} ± " in place
+    authors = runs("table2", "mada-rule=authors", "val_loss", scale="mini")
+    assert all(b < a for a, b in zip(runs("table2", "adam", "val_loss", scale="mini"), authors, strict=True))
     at_4 = [runs("table2", f"{row}-lr-x4", "val_loss") for row in ("adam", "mada")]
     pairs = [b - a for a, b in zip(*at_4, strict=True)]
     assert sorted(round(pair, 3) for pair in pairs) == [-0.015, 0.025, 0.651]

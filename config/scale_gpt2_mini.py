@@ -14,9 +14,8 @@ weight_decay = 0.125
 warmup_iters = 200
 max_iters = 10_000
 hyper_start = hyper_start and 5
-if isinstance(
-    hyper_lr, dict
-):  # what the authors' acted like, a fifth of the paper's, times its steps of warm-up over ours
+# what the authors' acted like, a fifth of the paper's, times its steps of warm-up over ours
+if isinstance(hyper_lr, dict):
     hyper_lr = {_name: 2 * _rate for _name, _rate in hyper_lr.items()}
 elif hyper_lr:
     hyper_lr *= 2

@@ -146,9 +146,9 @@ class Stateful(Optimizer):
             known = group.get("names", " ".join(self.domain) if {*learn} <= {*self.domain} else "").split()
             if known != [*self.domain] or len(group["coefficients"]) != len(self.domain):
                 raise ValueError(
-                    f"this state has the {len(group['coefficients'])} coefficients {', '.join(known or learn)}, not the "
-                    f"{len(self.domain)} of {owner} here ({', '.join(self.domain)}): make it with the same grow_lr, learn and "
-                    "mu as the one that was saved"
+                    f"this state has {len(group['coefficients'])} coefficients, not the {len(self.domain)} of {owner} here "
+                    f"({', '.join(self.domain)}), but {', '.join(known or learn)}: make it with the same grow_lr, learn and mu "
+                    "as the one that was saved"
                 )
             buffers = group["buffers"].split() if isinstance(group["buffers"], str) else group["buffers"]
             if unknown := [name for name in buffers if not anything and name not in arguments_of_rule]:

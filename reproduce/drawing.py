@@ -273,10 +273,12 @@ def costs(rows: list[dict], title: str, path: str | os.PathLike):
     save(fig, path)
 
 
+WAYS = {"mu": "share of Muon's direction", "rate": "factor on the learning rate"}  # to go on, of scripts/horizon.py
+
+
 def horizons(found: dict, path: str | os.PathLike):
     """What is gained over going on as it is: {(way, step): {steps ahead: {value: gain of each seed}}}; a line per horizon."""
     ways, points = (list(dict.fromkeys(key[i] for key in found)) for i in range(2))
-    names = {"mu": "share of Muon's direction", "rate": "factor on the learning rate"}
     fig, axes = plt.subplots(
         len(points), len(ways), figsize=(9, 3.2 * len(points)), layout="constrained", squeeze=False
     )
@@ -291,7 +293,7 @@ def horizons(found: dict, path: str | os.PathLike):
                 range(len(row)), [it / widest for it in means], errors, marker="o", ms=3, color=shade, label=label
             )
         ax.axhline(0, color="black", lw=0.8)
-        ax.set(xticks=range(len(row)), xticklabels=[f"{value:g}" for value in row], xlabel=names[way])
+        ax.set(xticks=range(len(row)), xticklabels=[f"{value:g}" for value in row], xlabel=WAYS[way])
         ax.set(ylabel="gain, over its largest", title=f"from step {point}", ylim=(-1.15, 1.15))
     axes[0][0].legend(fontsize=7)
     save(fig, path)

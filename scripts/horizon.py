@@ -32,10 +32,7 @@ from reproduce.runs import run
 from settings import UserError, one_line_errors
 
 RATE = 1.6e-2  # AdamW's best on this task (results/contest)
-WAYS = {
-    "mu": (0.0, 0.25, 0.5, 0.75, 1.0),
-    "rate": (0.25, 0.5, 1.0, 2.0, 4.0),
-}  # the share of Muon; a factor on the rate
+WAYS = {"mu": (0.0, 0.25, 0.5, 0.75, 1.0), "rate": (0.25, 0.5, 1.0, 2.0, 4.0)}
 AS_IT_IS = {"mu": 0.0, "rate": 1.0}
 POINTS = (100, 300)  # steps at which the run is copied
 HORIZONS = (1, 4, 16, 64, 256, None)  # steps; None: to the end of the run
@@ -125,8 +122,7 @@ def page(found: list[dict], header: dict) -> str:
                 best = max(means, key=means.get)
                 shown = [f"{means[value]:+.4f}" for value in values]
                 rows.append([steps, *(f"**{it}**" if value == best else it for value, it in zip(values, shown, strict=True))])  # fmt: skip
-            name = {"mu": "share of Muon's direction", "rate": "factor on the learning rate"}[way]
-            lines += [f"From step {point}, by the {name}:", "", markdown(["steps", *map("{:g}".format, values)], rows), ""]  # fmt: skip
+            lines += [f"From step {point}, by the {drawing.WAYS[way]}:", "", markdown(["steps", *map("{:g}".format, values)], rows), ""]  # fmt: skip
     how = f"`{header['command']}`, {header['device']}, torch {header['torch']}, commit {header['git'][:7]}"
     return "\n".join([*lines, f"AdamW's update at the rate {RATE:g}. {how}.", ""])
 

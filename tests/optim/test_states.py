@@ -6,6 +6,7 @@ python -m pytest -q tests/optim/test_states.py
 import copy
 import gc
 import os
+import subprocess
 import sys
 import weakref
 
@@ -258,8 +259,8 @@ def test_yogis_state_is_hyperadams():
     HyperAdam([leaf(3)]).load_state_dict(stepped(Yogi, 3).state_dict())
 
 
-@pytest.mark.parametrize("cls, word", [(torch.optim.NAdam, "NAdam"), (torch.optim.SGD, "SGD")])
-def test_a_state_of_none_of_ours_is_refused(cls, word):
+@pytest.mark.parametrize("cls", [torch.optim.NAdam, torch.optim.SGD])
+def test_a_state_of_none_of_ours_is_refused(cls):
     p = leaf(3)
     other = cls([p], lr=1e-2)
     p.grad = torch.ones_like(p)
@@ -345,9 +346,7 @@ def test_muon_is_copied_and_refuses_what_it_would_not_step():
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-def test_a_child_leaves_its_parents_folder(monkeypatch):
-    import subprocess
-
+def test_a_child_leaves_its_parents_folder():
     text = """if True:
         import os, sys
         sys.path.insert(0, sys.argv[1])

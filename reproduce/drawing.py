@@ -273,14 +273,18 @@ def costs(rows: list[dict], title: str, path: str | os.PathLike):
     save(fig, path)
 
 
-WAYS = {"mu": "share of Muon's direction", "rate": "factor on the learning rate"}  # to go on, of scripts/horizon.py
+WAYS = {  # to go on, of scripts/horizon.py
+    "mu": "share of Muon's direction",
+    "beta1": "beta1",
+    "rate": "factor on the learning rate",
+}
 
 
 def horizons(found: dict, path: str | os.PathLike):
     """What is gained over going on as it is: {(way, step): {steps ahead: {value: gain of each seed}}}; a line per horizon."""
     ways, points = (list(dict.fromkeys(key[i] for key in found)) for i in range(2))
     fig, axes = plt.subplots(
-        len(points), len(ways), figsize=(9, 3.2 * len(points)), layout="constrained", squeeze=False
+        len(points), len(ways), figsize=(4.5 * len(ways), 3.2 * len(points)), layout="constrained", squeeze=False
     )
     for (way, point), rows in found.items():
         ax = axes[points.index(point)][ways.index(way)]

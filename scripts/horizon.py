@@ -1,11 +1,11 @@
 """What one step sees: the same run continued in several ways, and which of them is best after 1, 4, 16, ... steps.
 
-    python scripts/horizon.py                  # half an hour on one core; writes results/horizon/
+    python scripts/horizon.py                  # an hour on one core; writes results/horizon/
     python scripts/horizon.py --draw           # the picture and the page again, from results/horizon/horizon.jsonl
 
 A hyper-gradient is the slope of the loss one step ahead. The contest's smallest GPT is trained with AdamW's update. At some steps
-it is copied, and each copy goes on with another share mu of Muon's direction, or another learning rate, on the same
-batches. The loss is that of fixed windows of the validation split, so that copies are compared in pairs.
+it is copied, and each copy goes on with another share mu of Muon's direction, another beta1, or another learning rate, on the
+same batches. The loss is that of fixed windows of the validation split, so that copies are compared in pairs.
 """
 
 import argparse
@@ -32,9 +32,9 @@ from reproduce.runs import run
 from settings import UserError, one_line_errors
 
 RATE = 1.6e-2  # AdamW's best on this task (results/contest)
-WAYS = {"mu": (0.0, 0.25, 0.5, 0.75, 1.0), "rate": (0.25, 0.5, 1.0, 2.0, 4.0)}
-AS_IT_IS = {"mu": 0.0, "rate": 1.0}
-POINTS = (100, 300)  # steps at which the run is copied
+WAYS = {"mu": (0.0, 0.25, 0.5, 0.75, 1.0), "beta1": (0.3, 0.6, 0.9, 0.95, 0.98), "rate": (0.25, 0.5, 1.0, 2.0, 4.0)}
+AS_IT_IS = {"mu": 0.0, "beta1": START[0], "rate": 1.0}
+POINTS = (100, 300, 500)  # steps at which the run is copied; the rate has then fallen to 99, 71 and 29 % of its peak
 HORIZONS = (1, 4, 16, 64, 256, None)  # steps; None: to the end of the run
 WINDOWS = 720
 
@@ -67,10 +67,10 @@ class Course:
             self.optimizer.step()
             self.optimizer.zero_grad()
 
-    def mix(self, mu: float) -> None:
-        """From now on with that share of Muon's direction."""
+    def move(self, coefficient: str, value: float) -> None:
+        """From now on with that coefficient."""
         for group in self.optimizer.param_groups:
-            group["coefficients"][list(self.optimizer.domain).index("mu")] = mu
+            group["coefficients"][list(self.optimizer.domain).index(coefficient)] = value
 
     @torch.no_grad()
     def loss(self) -> float:
@@ -88,8 +88,8 @@ def measure(seed: int, points: tuple[int, ...], horizons: tuple[int | None, ...]
         for way, values in WAYS.items():
             for value in values:
                 branch = copy.deepcopy(course)
-                if way == "mu":
-                    branch.mix(value)
+                if way != "rate":
+                    branch.move(way, value)
                 for horizon in horizons:
                     steps = left if horizon is None else horizon
                     branch.advance(point + steps - branch.it, value if way == "rate" else 1.0)

@@ -33,19 +33,22 @@ def test_copies_go_on_as_the_run_would():
     found = {(it["way"], it["value"], it["steps"]): it["val_loss"] for it in horizon.measure(1, (POINT,), (1, None))}
     straight = horizon.Course(horizon.config(1))
     straight.advance(POINT + 1)
-    assert found["mu", 0.0, 1] == found["rate", 1.0, 1] == round(straight.loss(), 6)
+    assert found["mu", 0.0, 1] == found["beta1", 0.9, 1] == found["rate", 1.0, 1] == round(straight.loss(), 6)
     straight.advance(END - POINT - 1)
-    assert found["mu", 0.0, END - POINT] == found["rate", 1.0, END - POINT] == round(straight.loss(), 6)
-    assert len(set(found.values())) == len(found) - 2  # every other way ends elsewhere
-
-
-def test_a_share_of_muon_is_muons_in_what_follows():
-    """mu = 1 from the first step on is the optimizer that starts there."""
-    late, early = (
-        horizon.Course(horizon.config(1)),
-        horizon.Course(SimpleNamespace(**vars(horizon.config(1)) | {"mu": 1.0})),
+    straight = round(straight.loss(), 6)
+    assert (
+        found["mu", 0.0, END - POINT] == found["beta1", 0.9, END - POINT] == found["rate", 1.0, END - POINT] == straight
     )
-    late.mix(1.0)
+    assert len(set(found.values())) == len(found) - 4  # every other way ends elsewhere
+
+
+@pytest.mark.parametrize("coefficient, value", [("mu", 1.0), ("beta1", 0.6)])
+def test_a_moved_coefficient_counts_in_what_follows(coefficient, value):
+    """Moved before the first step, it is that of the optimizer that starts there."""
+    late, early = (
+        horizon.Course(SimpleNamespace(**vars(horizon.config(1)) | start)) for start in ({}, {coefficient: value})
+    )
+    late.move(coefficient, value)
     for course in (late, early):
         course.advance(4)
     assert late.loss() == early.loss()

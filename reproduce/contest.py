@@ -73,7 +73,7 @@ TASKS = {
     "acrobot": small("acrobot", "REINFORCE on Acrobot", (8e-3, 1.6e-2, 3.2e-2, 6.4e-2, 1.28e-1), 500.0,
                      unit="minus the mean return", rows=("AdamW", "MADA", "HyperAdam"), seeds=3),
     "openwebtext": dear("GPT (0.35M) on OpenWebText's bytes", (*LARGE, "config/contest_openwebtext.py"),
-                        (6e-4, 2.4e-3, 9.6e-3), math.log(256), least=0.1, **LM),
+                        (6e-4, 2.4e-3, 9.6e-3, 3.84e-2), math.log(256), least=0.1, **LM),
     "shakespeare-large": dear("GPT (0.8M) on Shakespeare", LARGE,
                               (1e-3, 4e-3, 1.6e-2), math.log(65), least=0.1, **LM),
     "cnn": dear("CNN on CIFAR-10", ("scripts/train_cifar10.py", "--model=cnn", "--held_out=5000"), (2.5e-4, 1e-3, 4e-3), 10.0,

@@ -4,6 +4,7 @@ from statistics import mean
 
 from reproduce.experiments import NAMES
 from reproduce.findings import Finding, listed
+from reproduce.outcomes import gap
 from reproduce.published import PUBLISHED
 
 
@@ -63,7 +64,9 @@ def proposition(name: str, it: dict, others: dict) -> Finding:
 def curves(name: str, it: dict, others: dict) -> Finding:
     rows, authors = it["results"], it["authors"]
     at = {label: row["at the scale's rate"]["mean"] for label, row in rows.items()}
-    tuned = {label: row.get("at its best rate", row["at the scale's rate"])["mean"] for label, row in rows.items()}
+    best = {label: row.get("at its best rate", row["at the scale's rate"]) for label, row in rows.items()}
+    tuned = {label: it["mean"] for label, it in best.items()}
+    bracketed = any(row["factor"] != 1 for row in rows.values())
     last = list(authors["Adam"])[-1]
     rivals = [label for label in at if not label.startswith("MADA")]
     single = [label for label, row in rows.items() if row["at the scale's rate"]["n"] == 1]
@@ -71,10 +74,10 @@ def curves(name: str, it: dict, others: dict) -> Finding:
     sentences = [
         (
             f"At {it['rates']} rates {min(at, key=at.get)} ends lowest ({min(at.values()):.3f}), MADA at "
-            f"{at['MADA']:.3f}, Adam at "
-            f"{at['Adam']:.3f}; each at its best rate {min(tuned, key=tuned.get)} does ({min(tuned.values()):.3f})."
-            + f" Of {listed(single)} there is one seed."
-            * bool(single)
+            f"{at['MADA']:.3f}, Adam at {at['Adam']:.3f}"
+            + f"; each at its best rate {min(tuned, key=tuned.get)} does ({min(tuned.values()):.3f})" * bracketed
+            + "."
+            + f" Of {listed(single)} there is one seed." * bool(single)
         )
     ]
     for early in it["early"]:
@@ -96,12 +99,17 @@ def curves(name: str, it: dict, others: dict) -> Finding:
         f"the authors' logs are at {ends}",
         ", ".join(f"{label} {at[label]:.3f}" for label in dict.fromkeys(("MADA", "Adam", min(at, key=at.get))))
         + f" at {it['rates']} rates",
-        {
-            f"MADA ends below every baseline at {it['rates']} rates": all(at["MADA"] < at[label] for label in rivals),
-            "and where each has its best rate": all(tuned["MADA"] < tuned[label] for label in rivals),
-        },
+        {f"MADA ends below every baseline by more than two paired standard errors at {it['rates']} rates":
+         below({label: row["at the scale's rate"] for label, row in rows.items()}, rivals)}
+        | ({"and where each has its best rate": below(best, rivals)} if bracketed else {}),
         sentences,
-    )
+    )  # fmt: skip
+
+
+def below(spreads: dict, rivals: list[str]) -> bool:
+    """Whether MADA is clearly below all of these, in pairs of runs with the same seed."""
+    gaps = [gap(spreads["MADA"], spreads[label]) for label in rivals]
+    return all(it is not None and it.clear and it.mean < 0 for it in gaps)
 
 
 def coefficients(name: str, it: dict, others: dict) -> Finding:
@@ -141,7 +149,9 @@ def coefficients(name: str, it: dict, others: dict) -> Finding:
         }
         beta1, rho = theirs["beta1"], theirs["rho"]
         paper = f"beta1 up to {beta1['high']:.2f}, then {beta1['end']:.2f}; rho in {rho['phases']} phases"
-        ours = f"beta1 ends at {ranged('beta1')}, rho at {ranged('rho')}, in {seeds[0]['rho']['phases']} phase"
+        phases = listed([str(it) for it in sorted({seed["rho"]["phases"] for seed in seeds})])
+        ours = f"beta1 ends at {ranged('beta1')}, rho at {ranged('rho')}, in {phases} phases"
+    ours += " (one seed)" * (len(seeds) == 1)
     moved = max(abs(seed[key]["end"] - seed[key]["start"]) for seed in seeds for key in ("beta1", "beta2"))
     sentences = [
         (

@@ -6,7 +6,7 @@ from statistics import mean, median, stdev
 
 from reproduce import contest_drawing, contest_runs, muon, verdict
 from reproduce.contest_report import conditions_of, still_missing
-from reproduce.contest_tables import judged, markdown, share, signed
+from reproduce.contest_tables import CHANCE, at_edge, judged, markdown, share, signed, span
 from reproduce.muon import TASKS
 
 OURS, RIVALS = "MADA from Muon's corner", ("Muon", "AdamW")
@@ -32,10 +32,10 @@ def table(name: str, values: dict) -> str:
 
 
 def gaps(values: dict[str, dict], rival: str) -> dict[tuple[str, float], verdict.Gap]:
-    """{(task, rate): MADA from Muon's corner minus a rival}."""
+    """{(task, rate): MADA from Muon's corner minus a rival, where both have two seeds or more}."""
     found = {(name, cell.rate): verdict.gap(TASKS[name], seeds, kept[rival][cell]) for name, kept in values.items()
              for cell, seeds in kept.get(OURS, {}).items() if cell in kept.get(rival, {})}  # fmt: skip
-    return {at: gap for at, gap in found.items() if gap}
+    return {at: gap for at, gap in found.items() if gap and gap.n > 1}
 
 
 def no_worse(values: dict[str, dict], rival: str) -> tuple[int, int]:
@@ -55,7 +55,8 @@ def at_best(name: str, kept: dict, rival: str) -> str:
     found = verdict.tuned(TASKS[name], kept.get(OURS, {}), kept.get(rival, {}))
     if not found:
         return "-"
-    return signed(found["gap"]) if found["gap"].n == 1 else f"{signed(found['gap'])}, {judged(found['gap'])}"
+    words = "" if found["gap"].n == 1 else f", {judged(found['gap'])}"
+    return signed(found["gap"]) + words + at_edge(found)
 
 
 def way(kept: dict, row: str) -> str:
@@ -100,9 +101,11 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
         for name, values in kept.items()
     ]
     said = " and ".join(f"no worse than {rival} in {share(*count)} cells" for rival, count in counts.items())
+    counted = {name: [rate for task, rate in gaps(kept, "AdamW") if task == name] for name in kept}
+    wide = [round(max(rates) / min(rates)) for rates in counted.values() if rates]
     sentence = (
         f"Started at Muon's corner, learning beta1, beta2 and mu, MADA is {said} (at most two paired standard errors or "
-        f"0.5 %), at learning rates over a factor of 64, on {len(kept)} task{'s' * (len(kept) > 1)}. It is worse than "
+        f"0.5 %; cells with two seeds or more), at learning rates over a factor of {span(wide)}, on {len(wide)} task{'s' * (len(wide) > 1)}. It is worse than "
         + "; than ".join(f"{rival}: {where_worse(kept, rival)}" for rival in RIVALS)
         + "."
     )
@@ -113,6 +116,8 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
     )
     block = f"{sentence}\n\n{markdown(head, lines)}\n\n{still_missing(muon, scale, seeds)}"
     (folder / "README.md").write_text(
-        f"# Muon as a corner of MADA ({scale})\n\n{block}\n\n" + "\n\n".join(parts) + f"\n\n{conditions_of(found)}\n"
+        f"# Muon as a corner of MADA ({scale})\n\n{block}\n\n"
+        + "\n\n".join(parts)
+        + f"\n\n{CHANCE}\n\n{conditions_of(found)}\n"
     )
     return {"tasks": list(kept), "no_worse": counts, "blocks": {"muon": block, "muon, in short": f"{short}."}}

@@ -55,33 +55,33 @@ class Gap(NamedTuple):
     error: float | None  # its standard error; None of one seed
     n: int  # seeds that both have
     same: int  # of these, those in which it has the sign of the mean
+    lost: int = 0  # seeds in which the row diverged, and the baseline did not
 
     @property
     def clear(self) -> bool:
-        """The criterion for a difference, here and in every verdict: more than two paired standard errors."""
-        return self.error is not None and abs(self.mean) > 2 * self.error
+        """The criterion for a difference, here and in every verdict: more than two paired standard errors, and no seed lost."""
+        return self.error is not None and abs(self.mean) > 2 * self.error and not self.lost
 
     def words(self, better: str, digits: int) -> str:
         sign = "better" if (self.mean < 0) == (better == "lower") else "worse"
+        lost = f", and {self.lost} diverged" * bool(self.lost)
         if self.error is None:
-            return f"{self.mean:+.{digits}f} (one seed)"
+            return f"{self.mean:+.{digits}f} (one seed{lost})"
         word = sign if self.clear else "not told apart"
-        return f"{self.mean:+.{digits}f} ± {self.error:.{digits}f}, {word} ({self.same}/{self.n})"
+        return f"{self.mean:+.{digits}f} ± {self.error:.{digits}f}, {word} ({self.same}/{self.n}{lost})"
 
 
 def gap(it: dict | None, baseline: dict | None) -> Gap | None:
     """Of two spreads, over the seeds in which both are finite; None where there is none."""
     if not it or not baseline or it is baseline:
         return None
-    both = [
-        value - baseline["values"][seed]
-        for seed, value in it["values"].items()
-        if seed in baseline["values"] and math.isfinite(value - baseline["values"][seed])
-    ]
+    pairs = [(value, baseline["values"][seed]) for seed, value in it["values"].items() if seed in baseline["values"]]
+    both = [ours - theirs for ours, theirs in pairs if math.isfinite(ours - theirs)]
     if not both:
         return None
     error = stdev(both) / math.sqrt(len(both)) if len(both) > 1 else None
-    return Gap(mean(both), error, len(both), sum(each * mean(both) > 0 for each in both))
+    lost = sum(math.isfinite(theirs) and not math.isfinite(ours) for ours, theirs in pairs)
+    return Gap(mean(both), error, len(both), sum(each * mean(both) > 0 for each in both), lost)
 
 
 def best_of(factors: dict[float, list[Ended]], value, better: str) -> float:

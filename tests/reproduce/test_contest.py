@@ -15,7 +15,18 @@ import torch
 
 import metrics
 import optim
-from reproduce import ablation, contest, contest_runs, pool, rivals, store, variants, verdict
+from reproduce import (
+    ablation,
+    contest,
+    contest_runs,
+    contest_tables,
+    muon_report,
+    pool,
+    rivals,
+    store,
+    variants,
+    verdict,
+)
 from reproduce.contest import START, TASKS, Cell
 from reproduce.published import ROOT
 from settings import UserError, declared, parse
@@ -231,6 +242,16 @@ def test_a_lost_seed_is_never_within_the_error():
     assert theirs.lost == 0 and theirs.mean == -20.0 and theirs.no_worse()
 
 
+def test_a_collapse_that_ends_above_chance_is_one_too():
+    """One seed at more than twice the loss makes two standard errors larger than any mean gap."""
+    found = verdict.gap(TASKS["acrobot"], {1: 100.0, 2: 456.0, 3: 99.0}, {1: 130.0, 2: 128.0, 3: 100.0})
+    assert found.lost == 1 and 0.5 * found.base < found.mean < found.error and not found.no_worse()
+    returns = verdict.gap(CARTPOLE, {1: -80.0, 2: -190.0}, {1: -170.0, 2: -170.0})
+    assert returns.lost == 1 and not returns.no_worse()
+    theirs = verdict.gap(DIGITS, {1: 0.05, 2: 0.05}, {1: 0.2, 2: 0.05})
+    assert theirs.lost == 0 and theirs.no_worse()
+
+
 def test_relative_gaps():
     assert verdict.relative(DIGITS, 2.0, 1.0) == 0.5 and verdict.relative(DIGITS, 1.0, 2.0) == -0.5
     assert verdict.relative(DIGITS, 0.0, 0.0) == 0.0 and verdict.relative(CARTPOLE, -50.0, -200.0) == 0.75
@@ -249,7 +270,13 @@ def test_a_summary_by_hand():
         Cell(0.4, START): {1: 0.1},
     }  # fmt: skip this cell AdamW has not
     it = verdict.summary(DIGITS, {"AdamW": adam, "MADA": mada})
-    assert len(it["gaps"]) == 4 and it["below"] == 2 and it["no_worse"] == 3 and it["pairs"] == 8
+    assert (
+        it["base_no_worse"] == 2
+        and len(it["gaps"]) == 4
+        and it["below"] == 2
+        and it["no_worse"] == 3
+        and it["pairs"] == 8
+    )
     assert it["worst"] == good and it["gaps"][good].excess() == pytest.approx(0.1 / 1.01 - 0.005)
     assert it["failed"] == 0 and it["saved"] == 4  # 2.0 to 0.9 and 5 to 1.4 are more than half
     pairs = [(0.1 / 1.1, 0.1 / 1.12), (-1.1 / 2, -1.1 / 2), (-3.6 / 5, -3.6 / 5.02), (0, 0)]
@@ -258,11 +285,40 @@ def test_a_summary_by_hand():
         abs(seeds[0] - seeds[1]) / 2
     )
     assert it["undone"] == {bad: pytest.approx(1 - 0.4 / 4)} and it["level"] == 0
-    assert (it["start"]["theirs"], it["start"]["ours"]) == (good, more)
-    assert it["start"]["gap"].mean == pytest.approx(-0.11)
+    assert (it["start"]["theirs"], it["start"]["ours"]) == (good, Cell(0.4, START))
+    assert it["start"]["gap"].n == 1 and it["start"]["gap"].mean == pytest.approx(-0.9)
     aims = verdict.goals({"digits": it})
     assert [aim.met for aim in aims] == [False, False, False, True]
     assert aims[0].found == "3 of 4" and aims[3].found == "90 % in the mean of 1 cells"
+
+
+def test_best_rates_are_chosen_over_equal_seeds():
+    """Where one rate has only the seeds that end low, its mean is lower for that alone."""
+    low, high = Cell(0.1, START), Cell(0.2, START)
+    adam = {low: {1: 1.0, 2: 3.0, 3: 3.0}, high: {1: 1.5}, Cell(0.4, START): {1: 2.0}}
+    mada = {low: {1: 2.0, 2: 2.0}, high: {1: 2.1, 2: 1.0}, Cell(0.4, START): {1: 9.0, 2: 9.0}}
+    it = verdict.tuned(DIGITS, mada, adam)
+    assert (it["theirs"], it["ours"]) == (low, high) and it["gap"].n == 2 and it["edge"]
+    assert it["gap"].mean == pytest.approx((2.1 - 1.0 + 1.0 - 3.0) / 2)
+    adam[Cell(0.05, START)] = mada[Cell(0.05, START)] = {1: 7.0, 2: 7.0}
+    assert not verdict.tuned(DIGITS, mada, adam)["edge"]
+    assert verdict.tuned(DIGITS, mada, adam | {high: {9: 0.0}}) is None  # no seed that all rates have
+
+
+def test_other_rows_stand_beside_mada_in_the_same_cells_and_seeds():
+    one, two = Cell(0.1, START), Cell(0.2, START)
+    values = {
+        "AdamW": {one: {1: 1.0, 2: 1.0, 3: 1.0}, two: {1: 1.0, 2: 1.0}},
+        "MADA": {one: {1: 0.9, 2: 0.9, 3: 0.1}, two: {1: 0.2, 2: 0.2}},
+        "Yogi": {one: {1: 1.0, 2: 1.0}, two: {1: 1.0}},
+    }
+    lines = {
+        line.split(" | ")[0][2:]: line.split(" | ")
+        for line in contest_tables.row_lines({"digits": values}).splitlines()
+    }
+    assert lines["Yogi"][2] == "1" and lines["Yogi"][6] == "-0.100" and lines["MADA"][5] == lines["MADA"][6]
+    lines = contest_tables.row_lines({"digits": {key: it for key, it in values.items() if key != "MADA"}})
+    assert "| Yogi | 1 | 1 |" in lines and " | - | " in lines
 
 
 def test_one_seed_is_no_evidence():
@@ -279,6 +335,18 @@ def test_damage_by_hand():
     assert verdict.undone(DIGITS, {bad: {1: 1.0, 2: 1.0}}, adam | {bad: {1: 1.0, 2: 1.0}}) == {}  # nothing to undo
     assert verdict.undone(DIGITS, {good: {1: 2.0, 2: 2.0}}, adam) == {}
     assert verdict.undone(DIGITS, {bad: {1: 1.0, 2: 1.0}}, {bad: adam[bad]}) == {}  # not known what it was before
+    assert verdict.undone(DIGITS, {bad: {1: 1.3, 2: 1.3}}, adam | {good: {1: 1.0}}) == {}  # nor by one seed
+
+
+def test_muons_cells_are_counted_from_two_seeds_on():
+    one, two = Cell(0.1, START), Cell(0.2, START)
+    values = {
+        "digits": {
+            muon_report.OURS: {one: {1: 1.0, 2: 1.0}, two: {1: 5.0}},
+            "AdamW": {one: {1: 2.0, 2: 2.0}, two: {1: 1.0}},
+        }
+    }
+    assert muon_report.no_worse(values, "AdamW") == (1, 1) and muon_report.where_worse(values, "AdamW") == "nowhere"
 
 
 # what is kept, and what is shown

@@ -170,7 +170,9 @@ def test_a_difference_is_one_when_it_is_more_than_two_paired_standard_errors():
     gap = outcomes.gap(
         outcomes.spread({1: 1.0, 3: 3.0, 4: float("nan")}), outcomes.spread({1: 1.5, 2: 0.0, 3: 1.0, 4: 1.0})
     )
-    assert (gap.mean, gap.n, gap.same) == (0.75, 2, 1)
+    assert (gap.mean, gap.n, gap.same, gap.lost) == (0.75, 2, 1, 1)
+    assert words([1.00, 1.01, float("nan")], [1.10, 1.11, 1.10]) == "-0.10 ± 0.00, not told apart (2/2, and 1 diverged)"
+    assert words([1.00, 1.01, 1.0], [1.10, 1.11, float("nan")]) == "-0.10 ± 0.00, better (2/2)"
     assert outcomes.gap(found, found) is None is outcomes.gap(found, outcomes.spread({9: 1.0}))
 
 

@@ -1,6 +1,6 @@
 """What one step sees: the same run continued in several ways, and which of them is best after 1, 4, 16, ... steps.
 
-    python scripts/horizon.py                  # an hour on one core; writes results/horizon/
+    python scripts/horizon.py                  # does what results/horizon/ lacks; all of it is an hour of one core
     python scripts/horizon.py --draw           # the picture and the page again, from results/horizon/horizon.jsonl
 
 A hyper-gradient is the slope of the loss one step ahead. The contest's smallest GPT is trained with AdamW's update. At some steps
@@ -13,6 +13,7 @@ import copy
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import mean
 from types import SimpleNamespace
@@ -79,24 +80,24 @@ class Course:
         return float(sum(parts)) / len(starts)
 
 
-def measure(seed: int, points: tuple[int, ...], horizons: tuple[int | None, ...]) -> list[dict]:
-    """{"seed", "way", "value", "from", "steps", "val_loss"} of every way to go on from every point."""
-    course, found = Course(config(seed)), []
-    for point in points:
+def measure(seed: int, points: tuple[int, ...], horizons: tuple[int | None, ...], known: set) -> Iterator[list[dict]]:
+    """{"seed", "way", "value", "from", "steps", "val_loss"} for each way to go on from a point that is not among the known."""
+    missing = {point: [way for way in WAYS if (seed, way, point) not in known] for point in points}
+    course = Course(config(seed)) if any(missing.values()) else None
+    for point, way in ((it, way) for it in points for way in missing[it]):
         course.advance(point - course.it)
-        left = course.cfg.max_iters - point
-        for way, values in WAYS.items():
-            for value in values:
-                branch = copy.deepcopy(course)
-                if way != "rate":
-                    branch.move(way, value)
-                for horizon in horizons:
-                    steps = left if horizon is None else horizon
+        found, left = [], course.cfg.max_iters - point
+        for value in WAYS[way]:
+            branch = copy.deepcopy(course)
+            if way != "rate":
+                branch.move(way, value)
+            for horizon in horizons:
+                steps = left if horizon is None else horizon
+                if steps <= left:
                     branch.advance(point + steps - branch.it, value if way == "rate" else 1.0)
                     one = {"seed": seed, "way": way, "value": value, "from": point, "steps": steps}
                     found.append(one | {"val_loss": round(branch.loss(), 6)})
-        print(f"seed {seed}: from step {point}", flush=True)
-    return found
+        yield found
 
 
 def gains(found: list[dict], way: str, point: int) -> dict[int, dict[float, list[float]]]:
@@ -115,7 +116,7 @@ def page(found: list[dict], header: dict) -> str:
     seeds = sorted({it["seed"] for it in found})
     lines += [f"By how much the validation loss is lower after so many steps, mean of {len(seeds)} seeds; the best in bold.", ""]  # fmt: skip
     for way, values in WAYS.items():
-        for point in sorted({it["from"] for it in found}):
+        for point in sorted({it["from"] for it in found if it["way"] == way}):
             rows = []
             for steps, row in gains(found, way, point).items():
                 means = {value: mean(row[value]) for value in values}
@@ -123,8 +124,18 @@ def page(found: list[dict], header: dict) -> str:
                 shown = [f"{means[value]:+.4f}" for value in values]
                 rows.append([steps, *(f"**{it}**" if value == best else it for value, it in zip(values, shown, strict=True))])  # fmt: skip
             lines += [f"From step {point}, by the {drawing.WAYS[way]}:", "", markdown(["steps", *map("{:g}".format, values)], rows), ""]  # fmt: skip
-    how = f"`{header['command']}`, {header['device']}, torch {header['torch']}, commit {header['git'][:7]}"
+    commits = dict.fromkeys(it.get("git", header["git"])[:7] for it in found)
+    how = f"`{header['command']}`, {header['device']}, torch {header['torch']}, commit {', '.join(commits)}"
     return "\n".join([*lines, f"AdamW's update at the rate {RATE:g}. {how}.", ""])
+
+
+def read(path: Path) -> tuple[dict, list[dict]]:
+    """The header and the rest. Raises UserError."""
+    try:
+        header, *found = map(json.loads, path.read_text().splitlines())
+    except FileNotFoundError:
+        raise UserError(f"--draw: there is no {path}; run without it first") from None
+    return header, found
 
 
 def main():
@@ -137,17 +148,20 @@ def main():
         raise UserError(f"--seeds {args.seeds}: must be at least 1")
     path = args.out / "horizon.jsonl"
     if not args.draw:
-        header = {"command": " ".join(["python", "scripts/horizon.py", *sys.argv[1:]]), "git": metrics.git_revision()}
-        header |= {"torch": torch.__version__, "device": hardware("cpu")}
-        found = [it for seed in range(1337, 1337 + args.seeds) for it in measure(seed, POINTS, HORIZONS)]
+        now = {"git": metrics.git_revision(), "device": hardware("cpu")}
         os.makedirs(args.out, exist_ok=True)
-        path.write_text("".join(json.dumps(it) + "\n" for it in (header, *found)))
-    try:
-        header, *found = map(json.loads, path.read_text().splitlines())
-    except FileNotFoundError:
-        raise UserError(f"--draw: there is no {path}; run without it first") from None
-    points = sorted({it["from"] for it in found})
-    drawing.horizons({(way, point): gains(found, way, point) for way in WAYS for point in points}, args.out / "horizon.png")  # fmt: skip
+        if not path.exists():
+            command = " ".join(["python", "scripts/horizon.py", *sys.argv[1:]])
+            path.write_text(json.dumps({"command": command, **now, "torch": torch.__version__}) + "\n")
+        known = {(it["seed"], it["way"], it["from"]) for it in read(path)[1]}
+        for seed in range(1337, 1337 + args.seeds):
+            for found in measure(seed, POINTS, HORIZONS, known):
+                with open(path, "a") as file:
+                    file.write("".join(json.dumps(it | now) + "\n" for it in found))
+                print("seed {seed}: {way} from step {from}".format(**found[0]), flush=True)
+    header, found = read(path)
+    every = dict.fromkeys((it["way"], it["from"]) for it in found)
+    drawing.horizons({at: gains(found, *at) for at in every}, args.out / "horizon.png")
     (args.out / "README.md").write_text(page(found, header))
 
 

@@ -29,8 +29,12 @@ def small(monkeypatch, tmp_path):
     monkeypatch.setattr(horizon, "HORIZONS", (1, None))
 
 
+def measured(known=()):
+    return [it for part in horizon.measure(1, (POINT,), (1, None), {*known}) for it in part]
+
+
 def test_copies_go_on_as_the_run_would():
-    found = {(it["way"], it["value"], it["steps"]): it["val_loss"] for it in horizon.measure(1, (POINT,), (1, None))}
+    found = {(it["way"], it["value"], it["steps"]): it["val_loss"] for it in measured()}
     straight = horizon.Course(horizon.config(1))
     straight.advance(POINT + 1)
     assert found["mu", 0.0, 1] == found["beta1", 0.9, 1] == found["rate", 1.0, 1] == round(straight.loss(), 6)
@@ -40,6 +44,15 @@ def test_copies_go_on_as_the_run_would():
         found["mu", 0.0, END - POINT] == found["beta1", 0.9, END - POINT] == found["rate", 1.0, END - POINT] == straight
     )
     assert len(set(found.values())) == len(found) - 4  # every other way ends elsewhere
+
+
+def test_what_is_known_is_not_measured_again():
+    """And what is missing comes out as it would have beside the rest."""
+    whole, rest = measured(), measured({(1, "mu", POINT), (1, "rate", POINT)})
+    assert (
+        rest == [it for it in whole if it["way"] == "beta1"]
+        and measured({(1, way, POINT) for way in horizon.WAYS}) == []
+    )
 
 
 @pytest.mark.parametrize("coefficient, value", [("mu", 1.0), ("beta1", 0.6)])

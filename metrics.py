@@ -10,6 +10,8 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import NamedTuple
 
 from tqdm import tqdm
 
@@ -109,16 +111,14 @@ def read_what_there_is(out_dir, last):
 class Metrics:
     """Writes the record of one run. A resumed run keeps the lines up to its checkpoint and goes on after them.
 
-    header: dict, the first line; start: iter of the checkpoint that is resumed (0: a new run); total: steps in all.
-    wandb: arguments of wandb.init, or None; tensorboard: whether to write its event files, too. Raises UserError where the file cannot be written; later, what cannot
-    be written waits until it can, and where nobody reads what is printed, the run goes on.
+    header: dict, the first line, less "total"; start: iter of the checkpoint that is resumed (0: a new run); total: steps in all.
+    others: who else is to have the records; `trackers` makes them. Raises UserError where the file cannot be written; later, what cannot
+    be written waits until it can, and where nobody reads what is printed, or a tracker fails, the run goes on.
     """
 
-    def __init__(
-        self, out_dir: str, header: dict, start: int, total: int, wandb: dict | None = None, tensorboard: bool = False
-    ):
-        self.path, self.pending, self.notes, self.wandb = os.path.join(out_dir, FILE), b"", [], None
-        records, damaged = [], 0
+    def __init__(self, out_dir: str, header: dict, start: int, total: int, others: list["Tracker"] | None = None):
+        self.path, self.pending, self.notes, self.others = os.path.join(out_dir, FILE), b"", [], list(others or ())
+        records, damaged, header = [], 0, header | {"total": total}
         if start:
             before, records, damaged = read_what_there_is(out_dir, start)
             resumed = before.get("resumed_at", [])
@@ -141,12 +141,6 @@ class Metrics:
         self.bar = tqdm(initial=start, total=total, dynamic_ncols=True, unit="step") if terminal else None
         if damaged:
             self.say(f"{self.path}: {damaged} damaged lines are left out")
-        if wandb is not None:
-            from wandb import init
-
-            mode = os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
-            self.wandb = init(config=header, mode=mode, **wandb)
-        self.tensorboard = event_files(out_dir, start) if tensorboard else None
 
     def say(self, line: str) -> None:
         """A line for whoever watches. Once nobody can be written to, that is noted in the record, and it is quiet."""
@@ -179,11 +173,16 @@ class Metrics:
             self.say(f"step {record['iter']:6d}  " + "  ".join(words + speed))
         notes, self.notes = self.notes, []
         self.append(record | ({"notes": notes} if notes else {}))
-        if self.wandb is not None:
-            self.wandb.log(record, step=record["iter"])
-        if self.tensorboard is not None:
-            for name, value in numbers(record):
-                self.tensorboard.add_scalar(name, value, record["iter"])
+        for tracker in list(self.others):
+            self.tell(tracker, tracker.log, record)
+
+    def tell(self, tracker, call, *arguments):
+        """Call a tracker; one that fails is told no more, since the run is worth more than its copy."""
+        try:
+            call(*arguments)
+        except Exception as error:  # noqa: BLE001 each has errors of its own kinds
+            self.others.remove(tracker)
+            self.say(f"{tracker.name} fails, and gets no more of this run, which goes on: {one_line(error)}")
 
     def append(self, record):
         """Add a line to the file, with those that waited; where the disk is full, none of it, and it waits."""
@@ -210,19 +209,59 @@ class Metrics:
         self.file.close()
         if self.bar is not None:
             self.bar.close()
-        if self.wandb is not None:
-            self.wandb.finish()
-        if self.tensorboard is not None:
-            self.tensorboard.close()
+        for tracker in list(self.others):
+            self.tell(tracker, tracker.close)
 
 
-def event_files(out_dir, start):
-    """TensorBoard's writer, which hides what was written before by a run that is overwritten, or after step `start`."""
+class Tracker(NamedTuple):
+    """Who else has the records of a run."""
+
+    name: str
+    log: Callable[[dict], None]
+    close: Callable[[], None]
+
+
+def trackers(out_dir: str, header: dict, start: int, wandb: dict | None, tensorboard: bool) -> list[Tracker]:
+    """Weights & Biases and TensorBoard, where they are asked for. Raises UserError where one cannot be had.
+
+    wandb: arguments of wandb.init, or None. TensorBoard's event files go to out_dir; what a run that is overwritten wrote
+    there, or this one after step `start`, is hidden.
+    """
+    found = []
+    if wandb is not None:
+        mode = os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
+        with importing("wandb"):
+            import wandb as package
+
+            run = package.init(config=header, mode=mode, **wandb)
+        found.append(Tracker("wandb", lambda record: run.log(record, step=record["iter"]), run.finish))
+    if tensorboard:
+        with importing("tensorboard"):
+            from torch.utils.tensorboard import SummaryWriter
+
+            files = SummaryWriter(out_dir, purge_step=start + 1 if start else 0)
+
+        def log(record):
+            for name, value in numbers(record):
+                files.add_scalar(name, value, record["iter"])
+
+        found.append(Tracker("tensorboard", log, files.close))
+    return found
+
+
+@contextlib.contextmanager
+def importing(package):
+    """Around the start of a tracker: whatever is wrong with it is a UserError that names its setting."""
     try:
-        from torch.utils.tensorboard import SummaryWriter
+        yield
     except ImportError:
-        raise UserError("tensorboard_log=True: tensorboard is not installed; pip install tensorboard") from None
-    return SummaryWriter(out_dir, purge_step=start + 1 if start else 0)
+        raise UserError(f"{package}_log=True: {package} is not installed; pip install {package}") from None
+    except Exception as error:  # noqa: BLE001 each has errors of its own kinds
+        raise UserError(f"{package}_log=True: {one_line(error)}") from None
+
+
+def one_line(error):
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def numbers(record, prefix=""):

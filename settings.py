@@ -23,6 +23,7 @@ import json
 import math
 import os
 import re
+import signal
 import sys
 import time
 import types
@@ -128,7 +129,7 @@ def parse(settings: dict[str, Setting], arguments: typing.Iterable[str]) -> tupl
             name, equals, text = argument.removeprefix("--").partition("=")
             if not equals or not argument.startswith("--"):
                 raise UserError(f"{argument}: write --name=value (--help lists the names)")
-            given[name] = checked(settings, name, literal(text), "the command line")
+            given[name] = checked(settings, name, meant(settings, name, text), "the command line")
             in_files.discard(name)
     given.in_files = frozenset(in_files)
     return {name: setting.default for name, setting in settings.items()} | given, given
@@ -178,6 +179,14 @@ def literal(text: str) -> object:
             return ast.literal_eval(text)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return text
+
+
+def meant(settings, name, text):
+    """`literal`, but for a setting that is text and no number: --dataset=1984 is a folder."""
+    value, kinds = literal(text), [kind for kind, _ in choices(settings[name].type)] if name in settings else []
+    return (
+        text if isinstance(value, int | float) and str in kinds and not {int, float, type(value)} & {*kinds} else value
+    )
 
 
 def choices(kind):
@@ -272,8 +281,18 @@ def fill_standard_streams():
 def main(run: Callable, script: str) -> None:
     """Run `run(settings, given)` of a flat script with the settings of its command line; see one_line_errors.
 
-    It returns None if it was stopped before its end: then the exit status is STOPPED.
+    It returns None if it was stopped before its end: then the exit status is STOPPED. So it is where SIGTERM comes before
+    `run` heeds it.
     """
+
+    def leave(*_):
+        report(f"{os.path.basename(script)}: stopped before it began", sys.stderr)
+        sys.exit(STOPPED)
+
     with one_line_errors(script):
-        if run(*parse(declared(script), sys.argv[1:])) is None:
-            sys.exit(STOPPED)
+        before = signal.signal(signal.SIGTERM, leave)
+        try:
+            if run(*parse(declared(script), sys.argv[1:])) is None:
+                sys.exit(STOPPED)
+        finally:
+            signal.signal(signal.SIGTERM, before)

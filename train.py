@@ -124,8 +124,8 @@ def learning_rate_at(it: int, cfg: SimpleNamespace) -> float:
     return cfg.min_lr + 0.5 * (1 + math.cos(math.pi * progress)) * (cfg.learning_rate - cfg.min_lr)
 
 
-def make_model(cfg, checkpoint, vocab_size):
-    """The model to train: the checkpoint's, a new one, or pretrained. vocab_size: of the data."""
+def make_model(cfg, checkpoint, vocab_size, given=()):
+    """The model to train: the checkpoint's, a new one, or pretrained. vocab_size: of the data; given: names of settings."""
     torch.manual_seed(cfg.seed)
     try:
         if checkpoint or cfg.init_from == "scratch":
@@ -138,6 +138,12 @@ def make_model(cfg, checkpoint, vocab_size):
                 model.load_state_dict(checkpoint["model"])
         else:
             model = GPT.from_pretrained(cfg.init_from, cfg.dropout)
+            for name in given:
+                has = getattr(model.config, name, getattr(cfg, name))
+                if name not in ("dropout", "block_size") and getattr(cfg, name) not in (None, has):
+                    raise UserError(
+                        f"{name}={getattr(cfg, name)!r}: the weights of {cfg.init_from} have {name}={has!r}; leave it out"
+                    )
     except ValueError as error:
         raise UserError(f"{checkpoint['path']}: {error}" if checkpoint else str(error)) from None
     except OSError as error:
@@ -223,7 +229,7 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
 
         # model
         with checkpoints.fitting(checkpoint["path"]) if checkpoint else nullcontext():
-            model = make_model(cfg, checkpoint, meta["vocab_size"]).to(device)
+            model = make_model(cfg, checkpoint, meta["vocab_size"], given).to(device)
         model.checkpoint_activations = cfg.checkpoint_activations
         if cfg.init_from not in ("scratch", "resume"):  # the sizes come with the weights
             resolved |= dataclasses.asdict(model.config) | {"block_size": cfg.block_size}
@@ -245,8 +251,6 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
         # record: only now is anything written
         log, parameters = metrics.Nobody(), sum(p.numel() for p in model.parameters())
         if processes.first:
-            if not checkpoint:
-                checkpoints.clear(cfg.out_dir)  # of a run that is overwritten
             header = {
                 "config": resolved,
                 "git": metrics.git_revision(),
@@ -263,7 +267,10 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
             }
             name = cfg.wandb_run_name or os.path.basename(os.path.normpath(cfg.out_dir))
             wandb = {"project": cfg.wandb_project, "name": name} if cfg.wandb_log else None
-            log = metrics.Metrics(cfg.out_dir, header, it, cfg.max_iters, wandb, cfg.tensorboard_log)
+            trackers = metrics.trackers(cfg.out_dir, header, it, wandb, cfg.tensorboard_log)
+            if not checkpoint:
+                checkpoints.clear(cfg.out_dir)  # of a run that is overwritten
+            log = metrics.Metrics(cfg.out_dir, header, it, cfg.max_iters, trackers)
             at_end.callback(log.close)
         if problem:
             log.say(f"without torch.compile, which does not work here: {problem}")
@@ -396,7 +403,7 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
 
             # what is worth keeping, and when to end
             if logging and worst >= cfg.max_bad_steps:
-                raise diverged(f"loss or its gradient was, for {worst:.0f} steps in a row, and")
+                raise diverged(f"loss or its gradient, for {worst:.0f} steps in a row,")
             if done and not math.isfinite(record["train_loss"]):
                 raise diverged("loss")
             if evaluating:
@@ -411,7 +418,7 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
             elif stopping and not blind and math.isfinite(record["train_loss"] if logging else train_loss.item()):
                 saved = save(False)
             if stopping and not done:
-                log.say(f"stopped after step {it}; go on with --init_from=resume --out_dir={cfg.out_dir}")
+                log.say(f"stopped after step {it}; go on with --init_from=auto --out_dir={cfg.out_dir}")
                 return None
     return val_loss
 

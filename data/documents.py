@@ -22,6 +22,7 @@ UNREADABLE = (
     KeyError,
     NotImplementedError,
     SyntaxError,
+    RecursionError,
 )  # pyarrow's, json's, PIL's errors
 
 
@@ -131,10 +132,10 @@ def line_pieces(path, after=None):
 
 
 def lines(path, start, stop):
-    """Of a piece, ended by \\n whatever ended them."""
+    """Of a piece, ended by \\n whatever ended them; without the mark that some editors put before a file's first one."""
     with open(path, "rb") as file:
         file.seek(start)
-        return io.StringIO(file.read(stop - start).decode(), newline=None)
+        return io.StringIO(file.read(stop - start).decode("utf-8" if start else "utf-8-sig"), newline=None)
 
 
 def jsonl_texts(path, start, stop):

@@ -5,7 +5,7 @@ data/<dataset>/ has <split>.bin, the ids of its tokens one after the other, and 
     counts        {split: number of tokens}
     dtype         of an id in the .bin files: "uint16"
     sha256        {split: hex digest of <split>.bin}; the names of .npy files are there, too
-    sampled       {split: hex digest of 64 pages of it}, which `splits` compares
+    sampled       {split: hex digest of 64 pages of it}, which `split` compares
     vocab_size    every id is below it: checked when the files were written
     tokenizer     "gpt2", "bytes" or "char" (data/tokenizers.py); with "char" comes chars, the characters in the order of ids
     source        where the text is from, in words; revision and source_sha256 say it exactly, where that is known
@@ -105,23 +105,26 @@ class Tokens:
         return np.arange(count) * whole // count * self.block_size
 
 
-def splits(dataset: str, block_size: int, verify: bool = False) -> tuple[Tokens, Tokens]:
-    """The training and the validation split of a data set. Raises UserError, also where its meta.json is damaged.
+def split(dataset: str, name: str, block_size: int, verify: bool = False) -> Tokens:
+    """A split of a data set that is what its meta.json says. Raises UserError, also where that is damaged.
 
-    A sample of their pages must be what it was when they were written; verify: all of both files.
+    A sample of its pages must be what it was when they were written; verify: all of the file.
     """
     try:
-        found = Tokens(dataset, "train", block_size), Tokens(dataset, "val", block_size)
-        meta = found[0].meta
-        kind, size = np.dtype(meta["dtype"]).kind, meta["vocab_size"]
+        found = Tokens(dataset, name, block_size)
+        kind, size = np.dtype(found.meta["dtype"]).kind, found.meta["vocab_size"]
         if kind not in "ui" or type(size) is not int or not 1 <= size < 2**32:
             raise ValueError("of dtype or vocab_size")
-        for each, split in zip(found, ("train", "val"), strict=True):
-            each.check(split, verify)
-        f"{meta['counts']['train']:,} {meta['counts']['val']:,} {meta['source']}"
+        found.check(name, verify)
+        f"{found.meta['counts'][name]:,} {found.meta['source']}"
     except UserError:
         raise
     except Exception as error:  # noqa: BLE001 a file may be wrong in more ways than there are names for
         what = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(f"dataset={dataset!r}: its meta.json is damaged ({what}): prepare it again") from None
     return found
+
+
+def splits(dataset: str, block_size: int, verify: bool = False) -> tuple[Tokens, Tokens]:
+    """The training and the validation split of a data set, each as `split` gives it."""
+    return split(dataset, "train", block_size, verify), split(dataset, "val", block_size, verify)

@@ -161,9 +161,9 @@ class ParameterizedOptimizer(Stateful):
         arguments.check_names(type(self).__name__, "learn", learn, self.domain)
         arguments.check_names(type(self).__name__, "domain", domain or {}, self.domain)
         self.domain |= domain or {}
-        for name, (low, high) in self.domain.items():
-            if not low <= high:
-                raise ValueError(f"domain: {name!r} needs (low, high) with low <= high, not {(low, high)!r}")
+        for name, bounds in self.domain.items():
+            if not isinstance(bounds, tuple | list) or len(bounds) != 2 or not bounds[0] <= bounds[1]:
+                raise ValueError(f"domain: {name!r} needs (low, high) with low <= high, not {bounds!r}")
         arguments.check_coefficients(coefficients, self.domain, learn)
         self.own_buffers, self.constants = buffers and tuple(buffers), tuple(constants)
         needed = self.needed(coefficients, constants, learn)

@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import mean, median
 
 import metrics
+from reproduce import pool
 from reproduce.runs import ROOT, Run, run
 from settings import UserError
 
@@ -76,14 +77,17 @@ def varied(runs: list[Run]) -> list[str]:
 
 
 def rows(runs: list[Run], folder: str) -> Iterator[dict]:
-    """What summary.csv says of each run that has ended, from its metrics alone. A diverged run's losses are NaN."""
+    """What summary.csv says of each run that has ended. A diverged run's losses are NaN."""
     others = [name for name in varied(runs) if name not in CORNER]
     for each in runs:
         try:
             cfg, last = each.cfg, metrics.read(os.path.join(folder, each.id))[1][-1]
         except (OSError, ValueError, IndexError):
             continue
-        diverged = not math.isfinite(last.get("train_loss", 0) + last.get("val_loss", 0))
+        state = pool.look(each, folder)
+        diverged = state.get("diverged", False) or not math.isfinite(
+            last.get("train_loss", 0) + last.get("val_loss", 0)
+        )
         if last["iter"] < cfg["max_iters"] and not diverged:
             continue
         losses = (

@@ -11,7 +11,7 @@ this one has done, which wrote attempt.N.json, is done after:
 
     for file in FOLDER/*/attempt.*.json; do grep -q '"state": "done"' $file && cp $file ${file%/*}/state.json; done
 
-A script is a flat one like train.py: settings out_dir and init_from ("resume" goes on from out_dir's ckpt_last.pt), and
+A script is a flat one like train.py: settings out_dir and init_from ("resume" goes on from out_dir's ckpt_*.pt), and
 train(cfg, given), which returns its last loss or score, or None if SIGTERM stopped it, and raises settings.Diverged and
 settings.Finished where these apply. A worker does one run after another, so that imports and compiled code are shared.
 """
@@ -42,6 +42,7 @@ from tqdm import tqdm
 from reproduce.runs import Run
 from settings import Diverged, Finished, UserError
 
+CHECKPOINTS = ("ckpt_last.pt", "ckpt_prev.pt", "ckpt_best.pt")  # from any of which a script can go on
 DEATHS = 5  # of a run's workers in one place, after which the run has failed
 FULL, FRESH = 74, 75  # exit status of a worker that cannot write, and of one that a new one is to replace
 STATES = {
@@ -137,14 +138,15 @@ def cannot_write(error: BaseException | None) -> bool:
 
 def attempt(run: Run, path: Path, keep_checkpoints: bool) -> dict:
     """Do a run whose lock we hold, here and now. Returns its state. Raises CannotWrite, and KeyboardInterrupt if stopped."""
-    before, checkpoint = read(path), path / "ckpt_last.pt"
-    where = checkpoint.stat().st_mtime_ns if checkpoint.exists() else None
+    before, began = read(path), time.monotonic()
+    there = [it for name in CHECKPOINTS if (it := path / name).exists()]
+    where = max((it.stat().st_mtime_ns for it in there), default=None)
     deaths = before["deaths"] + 1 if before["state"] == "running" and before["where"] == where else 0
     if deaths == DEATHS:
         return write(path, state="failed", error=f"{DEATHS} workers died here: killed, or out of memory")
     try:
         write(path, state="running", where=where, deaths=deaths)
-        script, began = load(run.script), time.monotonic()
+        script = load(run.script)
         cfg = run.cfg | {"out_dir": str(path)} | ({"init_from": "resume"} if where else {})
         with open(path / "log.txt", "a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
             value = script.train(cfg, {*run.given, "out_dir"})

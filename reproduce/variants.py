@@ -33,7 +33,11 @@ def build(variant: str, name: str, params: list[dict], *, lr: float, max_grad_no
     if name != "mada":
         raise UserError(f"variant {variant!r} is one of MADA: --optimizer=mada, not {name!r}")
     if variant == "cosine":
-        start = {key: settings[key] for key in MADA.domain if settings[key] is not None}
+        start = {key: value for key, value in settings.items() if value is not None}
+        if others := start.keys() - MADA.domain.keys() | {"mu"} & start.keys():
+            raise UserError(
+                f"variant 'cosine' takes no {', '.join(sorted(others))}: it learns all six coefficients, at 1e-2"
+            )
         return Eager(params, lr, cosine, max_grad_norm=max_grad_norm, **start)
     optimizer = optim.build(name, params, lr=lr, max_grad_norm=max_grad_norm, **settings)
     place = list(optimizer.domain).index("beta2")

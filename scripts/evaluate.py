@@ -52,10 +52,10 @@ def open_data(name: str, model: GPT, meta: dict) -> Tokens:
         raise UserError(
             f"data/{name} is missing; run: python data/{base}/prepare.py --variant {VARIANTS[name]} --out data/{name}"
         )
-    split = Tokens(name, "test" if base in TEST_SETS else "val", model.config.block_size)
+    split = data.tokens.split(name, "test" if base in TEST_SETS else "val", model.config.block_size)
     if any(split.meta.get(key) != meta.get(key) for key in ("tokenizer", "chars")):
         raise UserError(
-            f"{name} has other tokens ({split.meta['tokenizer']}) than the model knows ({meta['tokenizer']})"
+            f"{name} has other tokens ({split.meta.get('tokenizer')}) than the model knows ({meta['tokenizer']})"
         )
     return split
 
@@ -215,8 +215,8 @@ def main():
     stride = block_size // 2 if args.stride is None else args.stride
     if not 1 <= stride <= block_size or args.batch_size < 1:
         raise UserError(f"--stride must be 1 to {block_size}, the model's block_size; --batch_size at least 1")
-    if args.out and not args.out.parent.is_dir():
-        raise UserError(f"--out {args.out}: there is no folder {args.out.parent}")
+    if args.out and (args.out.is_dir() or not os.access(args.out.parent, os.W_OK)):
+        raise UserError(f"--out {args.out}: no file can be written there")
     names = args.data.split(",")
     names += [
         name

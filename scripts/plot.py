@@ -9,6 +9,7 @@ python scripts/plot.py results/fig5/cpu       # again from the metrics in result
 import argparse
 import contextlib
 import json
+import math
 import os
 import sys
 import time
@@ -52,6 +53,14 @@ def draw(runs, path):
         raise UserError(f"{' '.join(runs)}: no metrics of a training run, which has an optimizer and losses") from None
 
 
+def at_end(run):
+    """Whether a run has made all its steps, or has diverged: its last loss is not finite."""
+    header, records = run
+    total = header.get("total") or header["config"].get("max_iters", math.inf)  # older records have no total
+    last = records[-1] if records else {"iter": 0}
+    return last["iter"] >= total or not math.isfinite(last.get("train_loss", 0.0))
+
+
 def follow(folders, path, seconds):
     """Draw the runs whenever they have gone on, until all are at their end."""
     drawn, ended = None, False
@@ -61,9 +70,7 @@ def follow(folders, path, seconds):
         if runs and last != drawn:
             draw(runs, path)
             drawn = last
-        ended = len(runs) == len(folders) and all(
-            last[name] >= header["config"].get("max_iters", last[name] + 1) for name, (header, _) in runs.items()
-        )
+        ended = len(runs) == len(folders) and all(map(at_end, runs.values()))
         if not ended:
             time.sleep(seconds)
 
@@ -77,7 +84,11 @@ def main():
     )
     args = parser.parse_args()
     if (summary := Path(args.folders[0], "summary.json")).exists() and len(args.folders) == 1:
-        it = json.loads(summary.read_text())
+        try:
+            it = json.loads(summary.read_text())
+            it = {key: it[key] for key in ("name", "scale")}
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{summary} is not a summary of scripts/reproduce.py") from None
         return laboratory.reproduce(it["name"], it["scale"], draw=True)
     if args.follow is not None and not args.follow > 0:
         raise UserError(f"--follow {args.follow:g}: the seconds between two pictures must be more than 0")

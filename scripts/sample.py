@@ -33,8 +33,12 @@ def main():
     parser.add_argument("--seed", type=int, default=1337)
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
-    if args.temperature < 0 or args.tokens < 1 or (args.top_k is not None and args.top_k < 1):
-        raise UserError("--temperature must be at least 0, --tokens and --top_k at least 1")
+    if args.tokens < 1 or (args.top_k is not None and args.top_k < 1):
+        raise UserError("--tokens and --top_k must be at least 1")
+    if args.temperature != 0 and not 1e-3 <= args.temperature <= 1e3:
+        raise UserError(f"--temperature {args.temperature:g}: must be 0, or lie from 0.001 to 1000")
+    if not 0 <= args.seed < 2**63:
+        raise UserError(f"--seed {args.seed}: must lie from 0 to 2**63 - 1")
     if args.prompt == "":
         raise UserError("--prompt must have at least one character")
 

@@ -3,7 +3,7 @@
     python data/cifar10/prepare.py                                           # once
     python scripts/train_cifar10.py config/cifar10_cnn_mada.py               # 5-layer CNN; 6 minutes on one CPU core
     python scripts/train_cifar10.py config/cifar10_resnet9_mada.py           # ResNet-9: wants a GPU
-    python scripts/train_cifar10.py --init_from=resume --out_dir=out/cifar10-cnn-mada
+    python scripts/train_cifar10.py --init_from=auto --out_dir=out/cifar10-cnn-mada
 
 `--help` lists the settings. metrics.jsonl has a line per epoch; `val_loss` and `accuracy` (%) are on the 10,000 test images,
 `held_out_accuracy` on training images that were held out, by which an epoch can be chosen.
@@ -162,6 +162,12 @@ def train(cfg, given=()):
     Returns the last test accuracy in %, or None if it was stopped before its end. Raises UserError on bad settings, before
     anything is written; Diverged where the loss is no longer finite; Finished where there is nothing left to resume.
     """
+    with checkpoints.hold(cfg["out_dir"]):
+        return run(cfg, given)
+
+
+def run(cfg, given):
+    """`train`, in a folder that is ours."""
     # where to start
     checkpoint, cfg = checkpoints.start(cfg, given, SETTINGS, ("model", "optimizer", "iter", "best_accuracy", "config"))
     resolved, cfg = cfg, SimpleNamespace(**cfg)
@@ -220,14 +226,17 @@ def train(cfg, given=()):
     it, best = 0, 0.0
     steps = math.ceil(count / cfg.batch_size)
     if checkpoint:
-        model.load_state_dict(checkpoint["model"])
-        optimizer.load_state_dict(checkpoint["optimizer"])
+        with checkpoints.fitting(checkpoint["path"]):
+            model.load_state_dict(checkpoint["model"])
+            optimizer.load_state_dict(checkpoint["optimizer"])
         it, best = checkpoint["iter"], checkpoint["best_accuracy"]
     first, end = it // steps + 1, min(cfg.epochs, cfg.stop_after or cfg.epochs)
     if first > end:
         raise Finished(f"the run in {cfg.out_dir} has all its {end} epochs")
 
     # only now is anything written
+    if not checkpoint:
+        checkpoints.clear(cfg.out_dir)  # of a run that is overwritten
     parameters = sum(p.numel() for p in model.parameters())
     log = metrics.Metrics(
         cfg.out_dir,
@@ -284,7 +293,7 @@ def train(cfg, given=()):
                 optimizer.zero_grad()
                 total += loss.detach() * len(y)
                 if stop.is_set():
-                    log.say(f"stopped in epoch {epoch}; go on with --init_from=resume --out_dir={cfg.out_dir}")
+                    log.say(f"stopped in epoch {epoch}; go on with --init_from=auto --out_dir={cfg.out_dir}")
                     return None
             record = {
                 "iter": it,

@@ -23,28 +23,29 @@ from torch import nn
 from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import checkpoints
 import metrics
 import optim
 import settings
 from devices import hardware
 from reproduce import variants
-from settings import Diverged, UserError
+from settings import Count, Diverged, Fraction, Natural, Nonnegative, UserError
 
 # what and where
 out_dir = "out/small"  # folder of metrics.jsonl
 init_from: Literal["scratch"] = "scratch"  # a run takes seconds: one that is stopped starts anew
-seed = 1337  # of the initial weights, the data and the batches
+seed: Natural = 1337  # of the initial weights, the data and the batches
 task: Literal["digits", "factorization", "cartpole", "acrobot"] = "digits"  # TASKS below
 # -- optimizer
 # of MADA, for the ablation, or another package's: see reproduce/variants.py
 variant: Literal["linear", "factor", "cosine", "prodigy", "schedulefree"] | None = None
 optimizer = "mada"  # a name in optim/build.py
-learning_rate = 1e-2  # peak
+learning_rate: Nonnegative = 1e-2  # peak
 schedule: Literal["cosine", "linear", "constant"] = "cosine"  # after the warm-up, down to a tenth of the peak
-warmup = 0.05  # of the steps: linear from 0
-steps: int | None = None  # None: the task's
-weight_decay = 0.0  # decoupled, on matrices
-grad_clip = 1.0  # global norm to clip the gradient to; 0 for no clipping
+warmup: Fraction = 0.05  # of the steps: linear from 0
+steps: Count | None = None  # None: the task's
+weight_decay: Nonnegative = 0.0  # decoupled, on matrices
+grad_clip: Nonnegative = 1.0  # global norm to clip the gradient to; 0 for no clipping
 # -- hyperparameters: the optimizer's own, by its names for them; None keeps its default
 beta1: float | None = None  # initial values where they are learned
 beta2: float | None = None  # decay of the second moment for Adam and MADA
@@ -254,6 +255,22 @@ def value(task, optimizer):
 
 def train(cfg, given=()):
     """One training run; cfg: all settings, a dict. Returns the task's value. Raises UserError on bad settings, Diverged."""
+    with checkpoints.hold(cfg["out_dir"]):
+        if another_scripts(cfg["out_dir"]):
+            raise UserError(f"out_dir={cfg['out_dir']!r} holds a run of another script: name another --out_dir")
+        return run(cfg)
+
+
+def another_scripts(out_dir):
+    """Whether a folder holds the record of a run that is not this script's."""
+    try:
+        return "task" not in metrics.read(out_dir)[0].get("config", {})
+    except (OSError, UserError):
+        return False
+
+
+def run(cfg):
+    """`train`, in a folder that is ours; what it holds of an earlier run of this script is lost."""
     resolved, cfg = cfg, SimpleNamespace(**cfg)
     torch.manual_seed(cfg.seed)
     task = TASKS[cfg.task](cfg.seed)

@@ -225,7 +225,8 @@ def test_the_script_writes_a_table_and_json(script, folder, checkpoint):
         (None, ["--data", "wiki"], "there is no data/wiki; there are lambada, "),
         (None, ["--data", "wikitext", "--stride", "17"], "--stride must be 1 to 16"),
         (None, ["--data", "wikitext", "--stride", "0"], "--stride must be 1 to 16"),
-        (None, ["--out", "nowhere/out.json"], "there is no folder nowhere"),
+        (None, ["--out", "nowhere/out.json"], "--out nowhere/out.json: no file can be written there"),
+        (None, ["--out", "."], "--out .: no file can be written there"),
         (None, ["--device", "abacus"], "device='abacus' cannot be used here"),
     ],
 )
@@ -234,6 +235,13 @@ def test_what_cannot_be_done_is_one_line(script, folder, checkpoint, remove, arg
         (folder / remove).unlink()
     status, text, error = script("evaluate", checkpoint[0], *arguments)
     assert (status, text) == (2, "") and error.count("\n") == 1 and message in error
+
+
+@pytest.mark.parametrize("text", ["{", "{}", "[]", '{"dtype": "uint16", "counts": {"test": 200}}'])
+def test_a_damaged_meta_json_is_one_line(script, folder, checkpoint, text):
+    (folder / "wikitext" / "meta.json").write_text(text)
+    status, output, error = script("evaluate", checkpoint[0], "--data", "wikitext")
+    assert (status, output) == (2, "") and error.count("\n") == 1 and "its meta.json is damaged" in error
 
 
 def test_a_model_of_bytes(script, folder):

@@ -58,6 +58,19 @@ def test_characters_of_one_file(run, tmp_path, capsys):
     assert f"{len(TEXT):,} characters" in capsys.readouterr().out
 
 
+def test_a_mark_of_the_byte_order_is_no_character(run, tmp_path):
+    (tmp_path / "my.txt").write_text("abc\n" * 50, encoding="utf-8-sig")
+    assert run("--source", tmp_path / "my.txt")[0]["chars"] == "\nabc"
+    (tmp_path / "my.jsonl").write_bytes(b"\xef\xbb\xbf" + write_jsonl(tmp_path / "my.jsonl", ["abc"] * 3).read_bytes())
+    assert list(documents(tmp_path / "my.jsonl")) == ["abc"] * 3
+
+
+def test_what_is_nested_too_deep_is_one_line(tmp_path):
+    (tmp_path / "my.jsonl").write_text('{"text": ' + "[" * 100_000 + "]" * 100_000 + "}\n")
+    with pytest.raises(UserError, match="my.jsonl: cannot be read after document 0: RecursionError"):
+        list(documents(tmp_path / "my.jsonl"))
+
+
 def test_gpt2_tokens_and_bytes_end_documents(run, tmp_path):
     (tmp_path / "my.md").write_text(f"{TEXT}\n<|endoftext|>\nSecond.", encoding="utf-8")
     expected = {"gpt2": (GPT2().bpe.encode_ordinary, 50256), "bytes": (lambda text: list(text.encode()), 256)}

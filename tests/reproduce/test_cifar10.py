@@ -11,9 +11,10 @@ import pytest
 import tiny
 import torch
 
+import checkpoints
 import metrics
 from reproduce.pool import load
-from settings import UserError, declared, parse
+from settings import Diverged, UserError, declared, parse
 
 cifar = load(str(tiny.ROOT / "scripts" / "train_cifar10.py"))
 
@@ -74,6 +75,20 @@ def test_a_resumed_run_is_a_straight_one(name):
         run(init_from="resume", out_dir="twice")
 
 
+def test_of_an_overwritten_run_nothing_can_be_resumed():
+    run(out_dir="out", epochs=3, optimizer="adam")
+    with pytest.raises(Diverged):
+        run(out_dir="out", epochs=5, optimizer="sgd", learning_rate=1e30, overwrite=True)
+    assert metrics.read("out")[0]["config"]["optimizer"] == "sgd"
+    with pytest.raises(UserError, match="there is no .*ckpt_last.pt"):
+        run(init_from="resume", out_dir="out")
+
+
+def test_a_folder_is_one_process_s():
+    with checkpoints.hold("out"), pytest.raises(UserError, match="out_dir='out' is in use by process"):
+        run(out_dir="out")
+
+
 def test_resnet9_with_augmentation_is_repeatable():
     ends = [
         run("cifar10_resnet9_mada.py", images=16, batch_size=8, epochs=1, out_dir=out_dir) for out_dir in ("a", "b")
@@ -108,6 +123,7 @@ def test_what_is_wrong_is_said_in_a_line(folder):
     for settings, words in (
         ({"out_dir": "out"}, "holds another run"),
         ({"rho": 3.0, "out_dir": "x"}, "rho"),
+        ({"domain": {"beta1": 5}, "out_dir": "x"}, "domain: 'beta1' needs .low, high. with low <= high, not 5"),
         ({"held_out": 64, "out_dir": "x"}, "held_out=64 of 64 training images leaves none"),
         ({"device": "abacus", "out_dir": "x"}, "device='abacus' cannot be used here"),
         ({"init_from": "resume", "out_dir": "nowhere"}, "there is no"),

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+import checkpoints
 import metrics
 import optim
 from reproduce import (
@@ -188,6 +189,7 @@ def test_variants_of_beta2():
     [
         ("prodigy", "adam", {"beta1": None, "beta2": 0.9}, "'prodigy' needs beta1 and beta2, and takes no others"),
         ("schedulefree", "adam", {"beta1": 0.9, "beta2": 0.9, "grow_lr": True}, "given: beta1, beta2, grow_lr"),
+        ("cosine", "mada", {"beta1": 0.9, "hyper_lr": 0.5, "mu": 1.0}, "'cosine' takes no hyper_lr, mu:"),
         ("linear", "adam", {}, "'linear' is one of MADA"),
     ],
 )
@@ -195,6 +197,27 @@ def test_a_variant_refuses_what_it_has_not(variant, name, settings, words):
     groups = [{"params": [torch.zeros(2, requires_grad=True)]}]
     with pytest.raises(UserError, match=words):
         variants.build(variant, name, groups, lr=0.02, max_grad_norm=0.5, **settings)
+
+
+@pytest.mark.parametrize(
+    "config, message", [({"n_layer": 1}, "holds a run of another script"), ({"task": "digits"}, None)]
+)
+def test_a_small_run_takes_the_place_of_its_own_kind_alone(tmp_path, config, message):
+    metrics.Metrics(str(tmp_path / "out"), {"config": config}, 0, 1).close()
+    arguments = [f"--out_dir={tmp_path / 'out'}", "--steps=1"]
+    if message:
+        with pytest.raises(UserError, match=message):
+            SMALL.train(*parse(declared(SMALL.__file__), arguments))
+    else:
+        SMALL.train(*parse(declared(SMALL.__file__), arguments))
+        with checkpoints.hold(str(tmp_path / "out")), pytest.raises(UserError, match="is in use by"):
+            SMALL.train(*parse(declared(SMALL.__file__), arguments))
+
+
+@pytest.mark.parametrize("argument", ["--steps=-5", "--seed=-1", "--seed=99999999999999999999", "--warmup=3"])
+def test_a_number_that_makes_no_sense_is_refused(argument):
+    with pytest.raises(UserError, match=argument[2:6]):
+        parse(declared(SMALL.__file__), [argument])
 
 
 # the verdict

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -196,6 +197,28 @@ def test_a_run_that_kills_its_workers_fails(toy, tmp_path):
     found = execute(tmp_path / "out", both, workers=1)
     assert found[both[0].id]["state"] == "failed" and "5 workers died here" in found[both[0].id]["error"]
     assert found[both[1].id]["state"] == "done"
+
+
+@pytest.mark.parametrize(
+    "name, mode", [("ckpt_best.pt", "resume"), ("ckpt_prev.pt", "resume"), ("ckpt_damaged.pt", "scratch")]
+)
+def test_a_worker_that_died_in_a_save_leaves_a_run_that_goes_on(toy, tmp_path, monkeypatch, name, mode):
+    """Its first save names ckpt_best.pt before ckpt_last.pt; of a damaged file nobody goes on."""
+    asked = []
+    script = SimpleNamespace(train=lambda cfg, given: asked.append(cfg["init_from"]) or 1.0)
+    monkeypatch.setattr(pool, "load", lambda path: script)
+    one = toy()
+    (tmp_path / one.id).mkdir()
+    (tmp_path / one.id / name).touch()
+    assert execute(tmp_path, [one])[one.id]["state"] == "done" and asked == [mode]
+
+
+def test_a_script_that_cannot_be_loaded_is_said_of_its_runs(tmp_path):
+    path = tmp_path / "broken_script.py"
+    path.write_text(TOY.format(root=str(tiny.ROOT)) + "\nimport not_there\n")
+    one = runs.run(str(path))
+    found = execute(tmp_path, [one])[one.id]
+    assert found["state"] == "failed" and "No module named 'not_there'" in found["error"]
 
 
 def test_a_run_is_running_only_as_long_as_its_lock_is_held(toy, tmp_path):

@@ -17,6 +17,9 @@ import checkpoints
 import data.tokens
 import metrics
 from reproduce import curves, drawing
+from reproduce.pool import load
+
+plot = load(str(tiny.ROOT / "scripts" / "plot.py"))
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +112,20 @@ def test_live_runs_are_drawn_until_they_end(script, out, tmp_path, figures, monk
     assert script("plot", first, second, "--follow")[0] == 0 and len(figures) == 5
 
 
+@pytest.mark.parametrize(
+    "header, last, ended",
+    [
+        ({"total": 30, "config": {}}, {"iter": 30}, True),  # of another script than train.py
+        ({"total": 30, "config": {}}, {"iter": 29, "train_loss": 1.0}, False),
+        ({"config": {"max_iters": 30}}, {"iter": 30}, True),  # older
+        ({"total": 30, "config": {}}, {"iter": 7, "train_loss": float("nan")}, True),
+        ({"total": 30, "config": {}}, None, False),
+    ],
+)
+def test_when_a_run_is_at_its_end(header, last, ended):
+    assert plot.at_end((header, [last] if last else [])) == ended
+
+
 def test_sample_writes_as_much_as_is_asked(script, out):
     status, text, error = script("sample", out / "ckpt_best.pt", "--prompt", "abc", "--tokens", 40)
     assert (status, error) == (0, "")
@@ -163,14 +180,21 @@ def test_sample_begins_and_ends_with_gpt2s_end_of_text(script, monkeypatch, argu
         ("sample", ["OUT/metrics.jsonl"], "no model can be read from it"),
         ("sample", ["OUT/ckpt_best.pt", "--prompt", "a+b=C"], "does not know the characters '+=C'"),
         ("sample", ["OUT/ckpt_best.pt", "--prompt", ""], "--prompt must have at least one character"),
-        ("sample", ["OUT/ckpt_best.pt", "--temperature", "-1"], "--temperature must be at least 0"),
-        ("sample", ["OUT/ckpt_best.pt", "--tokens", "0"], "--tokens and --top_k at least 1"),
+        *(
+            ("sample", ["OUT/ckpt_best.pt", "--temperature", it], f"--temperature {it}: must be 0, or lie from 0.001")
+            for it in ("-1", "nan", "inf", "1e-39")
+        ),
+        ("sample", ["OUT/ckpt_best.pt", "--tokens", "0"], "--tokens and --top_k must be at least 1"),
+        ("sample", ["OUT/ckpt_best.pt", "--seed", "99999999999999999999"], "must lie from 0 to 2**63 - 1"),
+        ("plot", ["summary"], "summary.json is not a summary of scripts/reproduce.py"),
         ("sample", ["OUT/ckpt_best.pt", "--device", "abacus"], "device='abacus' cannot be used here"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(script, out, tmp_path, monkeypatch, name, arguments, message):
     monkeypatch.chdir(tmp_path)
     os.mkdir("empty")
+    os.mkdir("summary")
+    (tmp_path / "summary" / "summary.json").write_text("{}")
     open("empty/metrics.jsonl", "w").close()
     status, output, error = script(name, *(argument.replace("OUT", str(out)) for argument in arguments))
     assert (status, output) == (2, "") and error.count("\n") == 1

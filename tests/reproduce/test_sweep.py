@@ -4,6 +4,7 @@ python -m pytest -q tests/reproduce/test_sweep.py
 """
 
 import csv
+import json
 import math
 import os
 import resource
@@ -218,6 +219,20 @@ def test_a_bad_command_line_ends_with_status_2(grid, capsys, arguments, message)
 
 
 # results that are no numbers, and failures
+
+
+def test_a_cell_whose_losses_stayed_finite_may_have_diverged(grid):
+    """Its gradients did not: the trainer gives up, and the last loss that it logged is a number."""
+    path, out = grid
+    cells, _ = cells_of.cells(str(path), [])
+    folder = Path(out, cells[0].id)
+    state = json.loads((folder / "state.json").read_text())
+    (folder / "state.json").write_text(json.dumps(state | {"diverged": True}))
+    try:
+        rows = list(cells_of.rows(cells, str(out)))
+    finally:
+        (folder / "state.json").write_text(json.dumps(state))
+    assert [math.isnan(row["final_val_loss"]) for row in rows] == [True] + [False] * (len(cells) - 1)
 
 
 def test_a_diverged_cell_is_a_result_and_a_failed_one_is_run_again_on_demand_only(tmp_path, capsys):

@@ -5,6 +5,7 @@ python -m pytest -q tests/train/test_settings.py        # a quarter of a minute
 
 import inspect
 import os
+import signal
 import subprocess
 import sys
 
@@ -19,7 +20,7 @@ import metrics
 import model
 import optim
 import train
-from settings import UserError, checked, declared, main, parse
+from settings import STOPPED, UserError, checked, declared, main, parse
 
 SETTINGS = declared(train.__file__)
 CONFIGS = sorted(path for path in (tiny.ROOT / "config").glob("*.py") if path.stem.startswith(("train_", "finetune_")))
@@ -182,6 +183,22 @@ def test_a_value_from_the_command_line(argument, value):
     name = argument[2:].partition("=")[0]
     assert given == {name: value} and settings[name] == value and type(settings[name]) is type(value)
     assert settings | given == settings and settings.keys() == SETTINGS.keys()
+
+
+def test_a_name_may_look_like_a_number():
+    settings = declared(train.__file__)
+    given = parse(settings, ["--dataset=1984", "--out_dir=1e3", "--wandb_run_name=017"])[1]
+    assert given == {"dataset": "1984", "out_dir": "1e3", "wandb_run_name": "017"}
+    assert parse(settings, ["--wandb_run_name=None", "--max_iters=7"])[1] == {"wandb_run_name": None, "max_iters": 7}
+
+
+def test_a_run_that_is_stopped_before_it_began_is_to_be_resumed(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as end:
+        main(lambda *_: os.kill(os.getpid(), signal.SIGTERM), train.__file__)
+    assert end.value.code == STOPPED and capsys.readouterr().err == "train.py: stopped before it began\n"
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_files_stack_and_the_command_line_wins():

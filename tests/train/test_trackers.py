@@ -3,6 +3,7 @@
 python -m pytest -q tests/train/test_trackers.py        # a few seconds
 """
 
+import os
 import sys
 
 import numpy as np
@@ -49,6 +50,32 @@ def test_tensorboard_has_the_numbers_of_the_record(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(UserError, match="tensorboard is not installed; pip install tensorboard"):
         tiny.run(tensorboard_log=True, out_dir="none")
+    assert not os.path.exists("none")
+
+
+@pytest.mark.parametrize("name, module", [("tensorboard", "torch.utils.tensorboard"), ("wandb", "wandb")])
+def test_a_tracker_that_is_not_there_costs_the_run_that_was_to_be_overwritten_nothing(
+    tmp_path, monkeypatch, name, module
+):
+    tiny.run(max_iters=4)
+    before = {path: path.read_bytes() for path in tmp_path.glob("out/*")}
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UserError, match=f"{name}_log=True: {name} is not installed"):
+        tiny.run(overwrite=True, max_iters=2, **{f"{name}_log": True})
+    assert {path: path.read_bytes() for path in tmp_path.glob("out/*")} == before
+
+
+def test_a_tracker_that_fails_is_told_no_more_and_the_run_goes_on(monkeypatch, capsys):
+    writer = pytest.importorskip("torch.utils.tensorboard").SummaryWriter
+
+    def add_scalar(self, name, value, step):
+        if step == 2:
+            raise OSError("File too large")
+
+    monkeypatch.setattr(writer, "add_scalar", add_scalar)
+    tiny.run(tensorboard_log=True, max_iters=4)
+    assert metrics.read("out")[1][-1]["iter"] == 4 and os.path.exists("out/ckpt_last.pt")
+    assert capsys.readouterr().out.count("tensorboard fails, and gets no more of this run, which goes on") == 1
 
 
 def test_wandb_offline_needs_no_key(tmp_path, monkeypatch):

@@ -107,7 +107,7 @@ def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(folder, name, statu
     assert process.returncode == status and "Traceback" not in output, output
     step = state("stopped")["iter"]
     if status == STOPPED:
-        assert f"stopped after step {step}; go on with --init_from=resume" in output
+        assert f"stopped after step {step}; go on with --init_from=auto" in output
     else:
         assert step >= 10 and step % 10 == 0
     settings["max_iters"] = step + 7
@@ -346,7 +346,7 @@ def test_divergence_ends_the_run_and_leaves_the_last_good_checkpoint(optimizer):
 
 @pytest.mark.parametrize(
     "max_iters, where",
-    [(2, "the loss is not finite at step 2;"), (100, "gradient was, for 30 steps in a row, .* at step 3[0-9];")],
+    [(2, "the loss is not finite at step 2;"), (100, "gradient, for 30 steps in a row, is .* at step 3[0-9];")],
 )
 def test_divergence_is_an_error_even_at_the_last_step(max_iters, where):
     with pytest.raises(UserError, match=where):
@@ -374,7 +374,9 @@ def test_pretrained_weights_from_a_folder():
     transformers = pytest.importorskip("transformers")
     sizes = transformers.GPT2Config(vocab_size=30, n_positions=32, n_embd=8, n_layer=2, n_head=2)
     transformers.GPT2LMHeadModel(sizes).save_pretrained("pretrained")
-    tiny.run(init_from="./pretrained", max_iters=1)
+    with pytest.raises(UserError, match="n_layer=1: the weights of ./pretrained have n_layer=2; leave it out"):
+        tiny.run(init_from="./pretrained")
+    tiny.run(init_from="./pretrained", max_iters=1, n_layer=2, n_embd=8)
     assert torch.load("out/ckpt_last.pt", weights_only=True)["model_config"] == {
         "block_size": 32,
         "vocab_size": 30,
@@ -386,7 +388,7 @@ def test_pretrained_weights_from_a_folder():
     }
     train.train(*parse(declared(train.__file__), ["--init_from=resume", "--max_iters=2"]))
     with pytest.raises(UserError, match="block_size=64 is more than ./pretrained's 32"):
-        tiny.run(init_from="./pretrained", out_dir="other", block_size=64)
+        tiny.run(init_from="./pretrained", out_dir="other", block_size=64, n_layer=2, n_embd=8)
 
 
 def test_overwriting_leaves_nothing_of_the_other_run():

@@ -275,7 +275,7 @@ def costs(rows: list[dict], title: str, path: str | os.PathLike):
 
 WAYS = {  # to go on, of scripts/horizon.py
     "mu": "share of Muon's direction",
-    "beta1": "beta1",
+    "beta1": "decay of the first moment, beta1",
     "rate": "factor on the learning rate",
 }
 

@@ -160,7 +160,7 @@ def main():
                     file.write("".join(json.dumps(it | now) + "\n" for it in found))
                 print("seed {seed}: {way} from step {from}".format(**found[0]), flush=True)
     header, found = read(path)
-    every = dict.fromkeys((it["way"], it["from"]) for it in found)
+    every = sorted({(it["way"], it["from"]) for it in found}, key=lambda at: (list(WAYS).index(at[0]), at[1]))
     drawing.horizons({at: gains(found, *at) for at in every}, args.out / "horizon.png")
     (args.out / "README.md").write_text(page(found, header))
 

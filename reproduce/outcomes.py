@@ -85,10 +85,16 @@ def gap(it: dict | None, baseline: dict | None) -> Gap | None:
 
 
 def best_of(factors: dict[float, list[Ended]], value, better: str) -> float:
-    """The factor on the learning rate with the best mean, of those with as many seeds as factor 1, none of which diverged."""
-    found = {factor: spread({run.seed: value(run) for run in runs}) for factor, runs in factors.items()}
-    n = found[1]["n"] if 1 in found else 0
-    means = {factor: it["mean"] for factor, it in found.items() if it["n"] >= max(n, 1) and not it["diverged"]}
+    """The factor on the learning rate with the best mean: of those with two seeds or more (or of all, where none has), none of
+    which diverged, over the seeds that these have in common.
+    """
+    found = {
+        factor: {run.seed: value(run) for run in runs if value(run) is not None} for factor, runs in factors.items()
+    }
+    found = {factor: it for factor, it in found.items() if it and all(map(math.isfinite, it.values()))}
+    found = {factor: it for factor, it in found.items() if len(it) > 1} or found
+    seeds = set.intersection(*map(set, found.values())) if found else ()
+    means = {factor: mean(it[seed] for seed in sorted(seeds)) for factor, it in found.items()} if seeds else {}
     return (min if better == "lower" else max)(means, key=means.get) if means else 1
 
 

@@ -111,12 +111,15 @@ def test_a_column_that_is_taken_at_one_learning_rate_has_no_best_one():
         assert all(len(line) == len(head) for line in lines)
 
 
-def test_best_of_whole_sets_of_seeds():
+def test_the_best_rate_is_chosen_over_equal_seeds():
     def ended(*losses):
         return [outcomes.Ended(seed, {}, [{"val_loss": loss}], {}) for seed, loss in enumerate(losses)]
 
     factors = {1: ended(3.0, 3.0), 4: ended(2.0, 2.2), 16: ended(1.0), 64: ended(1.0, float("nan"))}
     assert outcomes.best_of(factors, lambda run: run.value("val_loss"), "lower") == 4
+    factors = {1: ended(2.0, 2.0, 1.0, 1.0), 2: ended(1.9, 1.9)}  # more seeds of one, which happen to end low
+    assert outcomes.best_of(factors, lambda run: run.value("val_loss"), "lower") == 2
+    assert outcomes.best_of({1: ended(2.0), 2: ended(1.0)}, lambda run: run.value("val_loss"), "higher") == 1
 
 
 def test_runs_with_other_settings_are_left_out_and_of_another_version_shown_but_run_again(results, capsys):

@@ -30,9 +30,9 @@ AUTHORS = (
     "code's acted like a fifth of them."
 )
 BEST = (
-    " Best lr: the best mean over these factors on that rate, of those where no run diverged, chosen by the very "
-    "number that "
-    "is shown, so that a row whose seeds differ much is judged by its worst."
+    " Best lr: the best mean over these factors on that rate, of those with two seeds or more where no run diverged, over the "
+    "seeds that these have in common; chosen by the very number that is shown, so that a row whose seeds differ much is "
+    "judged by its worst."
 )
 
 

@@ -269,7 +269,7 @@ def test_the_miniature_brackets_the_rates_of_adam_and_mada():
     mini = {label for label, *_ in store.cells("gpt2", "mini", 1, False)}
     assert {label for label, *_ in store.cells("gpt2", "pilot", 1, False)} == {*experiments.MAIN} < mini
     bracketed = {label for label, factor, _ in store.cells("gpt2", "mini", 1, True) if factor != 1}
-    assert bracketed == {"Adam", "MADA", "MADA (default)"}
+    assert bracketed == {"Adam", "MADA", "MADA (default)", "MADA (rule=authors)"}
 
 
 def test_decay_times_rates_is_the_sum_over_steps():

@@ -4,7 +4,6 @@ import hashlib
 import importlib.util
 import json
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -37,14 +36,13 @@ def module(name):
 
 def prepare(name, *arguments, largest_file=None):
     """Run it; largest_file (bytes) makes writes fail beyond it, as on a full disk."""
-    limit = largest_file and (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file)))
+    limited = ["bash", "-c", f'ulimit -f {largest_file // 1024}; exec "$@"', "bash"] if largest_file else []  # KiB
     return subprocess.run(
-        [sys.executable, script(name), *map(str, arguments)],
+        [*limited, sys.executable, script(name), *map(str, arguments)],
         capture_output=True,
         check=False,
         text=True,
         env=environment(),
-        preexec_fn=limit,
     )
 
 

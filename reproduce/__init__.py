@@ -8,9 +8,9 @@ grid.py         a sweep over any settings; theory.py: the theorem and the propos
 proportions.py  what a scale does to the paper's proportions
 tables.py, figures.py    from what results/ holds to a table, a figure, a summary; drawing.py: the pictures themselves
 contest.py      AdamW replaced by MADA on tasks of different kinds; ablation.py, variants.py: MADA with one thing changed;
-                muon.py: Muon beside both; growth.py: a learning rate that only grows
+                muon.py: Muon beside both; growth.py: a learning rate that only grows; replication.py: bad cells again
 contest_runs.py what results/ holds of these; verdict.py: what it says; contest_paths.py, contest_report.py,
-                contest_tables.py, ablation_report.py, muon_report.py, growth_report.py, contest_drawing.py: the pages;
+                contest_tables.py, ablation_report.py, muon_report.py, growth_report.py, replication_report.py, contest_drawing.py: the pages;
                 rivals.py: all as names of scripts/reproduce.py
 gpu.py          what a GPU is predicted to show, beside what scripts/gpu_report.py measures there
 curves.py       pictures of single runs, for scripts/plot.py

@@ -4,10 +4,9 @@ from pathlib import Path
 from statistics import mean
 from types import ModuleType
 
-from reproduce import contest, contest_drawing, contest_paths, contest_runs, verdict
+from reproduce import contest, contest_drawing, contest_paths, contest_runs, store, verdict
 from reproduce.contest import START
 from reproduce.contest_tables import (
-    again,
     against,
     best_lines,
     convex,
@@ -161,6 +160,8 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
     front(found, tasks, values, moved, folder)
     scale_note = "This scale shows that everything runs, and nothing else.\n\n" if scale == "smoke" else ""
     chance = ", ".join(f"{tasks[name].chance:.4g} on {name}" for name in found)
+    again = Path("replication", scale, "README.md")
+    again = f"[The worst of these in new seeds](../../{again})." if (store.RESULTS / again).exists() else ""
     goal_lines = [[aim.what, aim.found, "met" if aim.met else "**not met**"] for aim in aims]
     (folder / "README.md").write_text(f"""# The contest: AdamW out, MADA in, nothing else changed ({scale})
 
@@ -180,7 +181,7 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
 
 {against(found)}
 
-{again(scale)}
+{again}
 
 {convex(scale)}
 
@@ -219,7 +220,7 @@ from them.
         "tasks": {name: numbers(it) for name, it in found.items()},
         "blocks": {
             "verdict": f"{bullets(said)}\n\n{front_lines(found)}\n\n{unfinished(scale, seeds)}".rstrip(),
-            "against": "\n\n".join(filter(None, (against(found), again(scale), convex(scale)))),
+            "convex": convex(scale),
             "coefficients": f"{markdown(*contest_paths.agreement(moved))}\n\n{contest_paths.HOW}",
         },
     }

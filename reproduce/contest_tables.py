@@ -223,24 +223,6 @@ def convex(scale: str) -> str:
     return "Figure 9's convex problem with the default settings: `python scripts/reproduce.py fig9` has not been run."
 
 
-def again(scale: str) -> str:
-    """What more seeds of one cell say, where they were run: results/contest/SCALE/acrobot_again.json."""
-    path = store.RESULTS / "contest" / scale / "acrobot_again.json"
-    if not path.exists():
-        return ""
-    found = json.loads(path.read_text())
-    ours, theirs = ({int(seed): value for seed, value in found[row].items()} for row in ("MADA", "AdamW"))
-    gap = verdict.gap(TASKS["acrobot"], ours, theirs)
-    most = max(ours, key=ours.get)
-    rest = {seed: value for seed, value in ours.items() if seed != most}
-    return (
-        f"Three seeds can miss what is rare. {found['what']} (`{found['command']}`): MADA {mean(ours.values()):.1f}, AdamW "
-        f"{mean(theirs.values()):.1f}, {signed(gap)} in {gap.n} pairs. MADA's seed {most} collapses, at {ours[most]:.0f}, where that of "
-        f"the contest does not; without that seed {signed(verdict.gap(TASKS['acrobot'], rest, theirs))}. At such a rate rounding "
-        "decides what a policy becomes."
-    )
-
-
 def numbers(it: dict) -> dict:
     """Of a task's summary what goes into summary.json."""
     plain = (

@@ -14,6 +14,8 @@ from reproduce import (
     growth_report,
     muon,
     muon_report,
+    replication,
+    replication_report,
     store,
 )
 from reproduce.published import ROOT
@@ -24,6 +26,7 @@ NAMES = {  # {name: (which runs there are, what shows them)}
     "ablation": (ablation, ablation_report.show),
     "muon": (muon, muon_report.show),
     "growth": (growth, growth_report.show),
+    "replication": (replication, replication_report.show),
 }
 
 

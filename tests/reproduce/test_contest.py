@@ -23,6 +23,7 @@ from reproduce import (
     contest_tables,
     muon_report,
     pool,
+    replication,
     rivals,
     store,
     variants,
@@ -472,6 +473,30 @@ def test_the_ablation_runs_and_is_drawn(results, monkeypatch):
     for row in rows:
         assert f"| {row} |" in page
     assert (results / "ablation" / "smoke" / "figure.png").exists()
+
+
+def test_cells_that_look_bad_are_run_again_with_other_seeds(results, tmp_path):
+    """Two of digits' smoke cells are bad in the contest; in new seeds one of them is fine, and one collapses."""
+    bad, worse, *fine = list(dict.fromkeys(cell for _, cell, _ in contest.runs("digits", "smoke")))
+    for what, values in ((contest, {bad: 1.1, worse: 1.5}), (replication, {bad: 1.0, worse: 2.2})):
+        wanted = what.runs("digits", "smoke")
+        for (row, cell, seed), run in wanted.items():
+            write_run(tmp_path / "runs", run, [1.0 if row == "AdamW" else values.get(cell, 1.01) + seed % 2 / 100])
+        contest_runs.collect(what, "smoke", "digits", wanted)
+    assert set(replication.picked("digits", "smoke")) == {bad, worse} and fine
+    known, new = ({seed for *_, seed in runs} for runs in (contest.runs("digits", "cpu"), wanted))
+    assert len(new) == 12 and not known & new
+    assert rivals.reproduce("replication", "smoke", None, 0, draw=True, task=None) == []
+    page = (results / "replication" / "smoke" / "README.md").read_text()
+    assert (
+        "Of the 2 cells in which MADA's mean is more than 2 % above AdamW's in the contest, run again with 12 seeds"
+        in page
+    )
+    assert (
+        "it is so in 1; it is above AdamW's by more than two standard errors in 2, and below by as much in 0." in page
+    )
+    assert "In 24 pairs MADA collapses 12 times where AdamW does not, and AdamW 0 times" in page
+    assert f"| {bad} | +0.1050 ± 0.0050 (+10.5 %) | +0.0050 ± 0.0015 (+0.5 %) |  |  |" in page
 
 
 def test_parts_of_pages_are_filled_in(tmp_path):

@@ -1,0 +1,31 @@
+"""The contest's cells that look bad for MADA, run again with seeds that the contest has not: is it so, or was it chance?
+
+They are picked for their gaps, and so their gaps are, on average, too large; in new seeds they are not.
+"""
+
+from reproduce import contest, contest_runs, verdict
+from reproduce.contest import FIRST_SEED, Cell, made
+from reproduce.runs import Run
+
+FIRST = FIRST_SEED + max(it.seeds for it in contest.TASKS.values())
+ROWS = ("AdamW", "MADA")
+TASKS = {
+    name: it._replace(seeds=FIRST - FIRST_SEED + 12, rows=ROWS) for name, it in contest.TASKS.items() if not it.dear
+}
+SCALES = {scale: tuple(name for name in names if name in TASKS) for scale, names in contest.SCALES.items()}
+FAR = 0.02  # of AdamW's value: MADA's mean is above it by more
+
+
+def picked(name: str, scale: str) -> dict[Cell, verdict.Gap]:
+    """The cells of a task that are run again, each with its gap in the contest."""
+    it = contest.task(name, scale)
+    found = verdict.summary(it, contest_runs.values(contest_runs.gather(contest, scale, name)[0], it))
+    gaps = found["gaps"] if found else {}
+    return {cell: gap for cell, gap in gaps.items() if gap.mean > FAR * abs(gap.base)}
+
+
+def runs(name: str, scale: str, seeds: int | None = None) -> dict[tuple[str, Cell, int], Run]:
+    """{(row, cell, seed): run} of a task; seeds: how many from the contest's first one, of which those after its last are run."""
+    cells = list(picked(name, scale))
+    every = made(TASKS[name], scale, seeds or TASKS[name].seeds, dict.fromkeys(ROWS, cells), contest.settings)
+    return {(row, cell, seed): run for (row, cell, seed), run in every.items() if seed >= FIRST}

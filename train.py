@@ -335,9 +335,10 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
         val_loss, blind, since = math.nan, 0, None  # blind: evaluations in a row whose loss was not finite
         row, longest = torch.zeros((), device=device), torch.zeros((), device=device)  # of steps that were not finite
         model.train()
-        gc.collect()
-        gc.freeze()  # what is there by now is there to stay: the collector need not walk through it again and again
-        at_end.callback(gc.unfreeze)
+        if not gc.get_freeze_count():  # else the caller has done it
+            gc.collect()
+            gc.freeze()  # what is there by now is there to stay: the collector need not walk through it again and again
+            at_end.callback(gc.unfreeze)
         if it == 0:
             val_loss = mean_loss(val_data)
             log.write({"iter": 0, "val_loss": val_loss})

@@ -108,6 +108,7 @@ import os, sys
 sys.path[:0] = {paths!r}
 import tiny, checkpoints, data.tokens
 data.tokens.FOLDER = {folder!r}
+tiny.run(out_dir="warm")  # what is imported and compiled here, a child need not
 for n in range(1, 40, 2):  # every other operation: the soak's kills come at any
     pid = os.fork()
     if not pid:

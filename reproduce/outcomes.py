@@ -115,7 +115,7 @@ def conditions(headers: list[dict]) -> str:
     if threads := some("cpu_threads"):
         words.append(f"CPU threads: {', '.join(threads)}")
     if whole:
-        words.append(f"{mean(whole):.0f} s{' each' * (len(whole) > 1)}")
+        words.append(f"{mean(whole):.{0 if mean(whole) > 10 else 1}f} s{' each' * (len(whole) > 1)}")
     if resumed := sum(bool(it.get("resumed_at")) for it in headers):
         words.append(f"{resumed} of them in several legs")
     words += [f"torch {', '.join(some('torch'))}", f"commit {', '.join(git[:7] + git[40:] for git in some('git'))}"]

@@ -1,10 +1,10 @@
-"""The replication's page: the cells that look bad for MADA in the contest, in new seeds."""
+"""The replication's page: the cells that look bad for MADA in the contest, and all of its cheapest tasks, in new seeds."""
 
 from pathlib import Path
 
 from reproduce import contest_runs, replication, verdict
 from reproduce.contest_report import conditions_of, still_missing
-from reproduce.contest_tables import markdown, signed, span
+from reproduce.contest_tables import markdown, share, signed, span
 from reproduce.replication import FAR, ROWS, TASKS
 
 
@@ -15,10 +15,14 @@ def cell_of(gap: verdict.Gap) -> str:
 def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
     """Write README.md to folder. Returns what summary.json is to hold, or None where there is nothing."""
     kept = {name: contest_runs.gather(replication, scale, name)[0] for name in replication.SCALES[scale]}
-    lines, gaps, collapsed = [], [], []
+    lines, gaps, collapsed, whole = [], [], [], []
     for name, found in kept.items():
         task, values = TASKS[name], contest_runs.values(found, TASKS[name])
         new = verdict.summary(task, values)
+        if new and name in replication.WHOLE:
+            whole.append(f"{task.title}: no worse in {share(new['no_worse'], len(new['gaps']))} cells, below AdamW in {new['below']}, "
+                         f"AdamW no worse in {new['base_no_worse']}; MADA alone collapses in {new['failed']} of {new['pairs']} pairs, "
+                         f"AdamW alone in {new['saved']}")  # fmt: skip
         for cell, before in replication.picked(name, scale).items():
             if new and cell in new["gaps"]:
                 gap, theirs = new["gaps"][cell], verdict.gap(task, *(values[row][cell] for row in ROWS))
@@ -35,6 +39,8 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
         f"standard errors in {sum(gap.clear and gap.mean > 0 for gap in gaps)}, and below by as much in "
         f"{sum(gap.clear and gap.mean < 0 for gap in gaps)}. Of {sum(gap.n for gap in gaps)} pairs MADA alone collapses in {ours}, AdamW alone in {theirs}."
     )
+    if whole:
+        said += f" Every cell, good or bad, was run again of two tasks. {'. '.join(whole)}."
     table = markdown(
         ["task", "cell", "gap in the contest", "in the new seeds", "MADA alone collapses", "AdamW alone"], lines
     )

@@ -478,10 +478,10 @@ def test_the_ablation_runs_and_is_drawn(results, monkeypatch):
 def test_cells_that_look_bad_are_run_again_with_other_seeds(results, tmp_path):
     """Two of digits' smoke cells are bad in the contest; in new seeds one of them is fine, and one collapses."""
     bad, worse, *fine = list(dict.fromkeys(cell for _, cell, _ in contest.runs("digits", "smoke")))
-    for what, values in ((contest, {bad: 1.1, worse: 1.5}), (replication, {bad: 1.0, worse: 2.2})):
+    for what, values in ((contest, {bad: 1.1, worse: 1.5}), (replication, {bad: 0.998, worse: 2.2})):
         wanted = what.runs("digits", "smoke")
         for (row, cell, seed), run in wanted.items():
-            write_run(tmp_path / "runs", run, [1.0 if row == "AdamW" else values.get(cell, 1.01) + seed % 2 / 100])
+            write_run(tmp_path / "runs", run, [1.0 if row == "AdamW" else values.get(cell, 0.99) + seed % 2 / 100])
         contest_runs.collect(what, "smoke", "digits", wanted)
     assert set(replication.picked("digits", "smoke")) == {bad, worse} and fine
     known, new = ({seed for *_, seed in runs} for runs in (contest.runs("digits", "cpu"), wanted))
@@ -493,10 +493,14 @@ def test_cells_that_look_bad_are_run_again_with_other_seeds(results, tmp_path):
         in page
     )
     assert (
-        "it is so in 1; it is above AdamW's by more than two standard errors in 2, and below by as much in 0." in page
+        "it is so in 1; it is above AdamW's by more than two standard errors in 1, and below by as much in 0." in page
     )
     assert "Of 24 pairs MADA alone collapses in 12, AdamW alone in 0." in page
-    assert f"| {bad} | +0.1050 ± 0.0050 (+10.5 %) | +0.0050 ± 0.0015 (+0.5 %) |  |  |" in page
+    assert (
+        "MLP on scikit-learn's digits: no worse in 3 of 4 (75 %) cells, below AdamW in 2, AdamW no worse in 2; MADA alone"
+        in page
+    )
+    assert f"| {bad} | +0.1050 ± 0.0050 (+10.5 %) | +0.0030 ± 0.0015 (+0.3 %) |  |  |" in page
 
 
 def test_parts_of_pages_are_filled_in(tmp_path):

@@ -18,16 +18,19 @@ FAR = 0.02  # of AdamW's value: MADA's mean is above it by more
 WHOLE = ("digits", "factorization")  # tasks of seconds, of which every cell is run again
 
 
-def picked(name: str, scale: str) -> dict[Cell, verdict.Gap]:
-    """The cells of a task that look bad, each with its gap in the contest."""
+def before(name: str, scale: str) -> dict[Cell, verdict.Gap]:
+    """{cell: MADA minus AdamW} of a task in the contest."""
     it = contest.task(name, scale)
     found = verdict.summary(it, contest_runs.values(contest_runs.gather(contest, scale, name)[0], it))
-    gaps = found["gaps"] if found else {}
-    return {cell: gap for cell, gap in gaps.items() if gap.mean > FAR * abs(gap.base)}
+    return found["gaps"] if found else {}
+
+
+def bad(gaps: dict[Cell, verdict.Gap]) -> list[Cell]:
+    return [cell for cell, gap in gaps.items() if gap.mean > FAR * abs(gap.base)]
 
 
 def runs(name: str, scale: str, seeds: int | None = None) -> dict[tuple[str, Cell, int], Run]:
     """{(row, cell, seed): run} of a task; seeds: how many from the contest's first one, of which those after its last are run."""
-    cells = contest.cells(TASKS[name])["MADA"] if name in WHOLE else list(picked(name, scale))
+    cells = contest.cells(TASKS[name])["MADA"] if name in WHOLE else bad(before(name, scale))
     every = made(TASKS[name], scale, seeds or TASKS[name].seeds, dict.fromkeys(ROWS, cells), contest.settings)
     return {(row, cell, seed): run for (row, cell, seed), run in every.items() if seed >= FIRST}

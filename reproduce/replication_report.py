@@ -49,13 +49,10 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
     table = "The cells that look bad in the contest, or in the new seeds:\n\n" + markdown(
         ["task", "cell", "gap in the contest", "in the new seeds", "MADA alone collapses", "AdamW alone"], lines
     )
+    blocks = "\n\n".join(filter(None, (said, still_missing(replication, scale, seeds), table)))
     (folder / "README.md").write_text(f"""# What looks bad for MADA in the contest, again ({scale})
 
-{said}
-
-{still_missing(replication, scale, seeds)}
-
-{table}
+{blocks}
 
 Cells that are picked for their gaps look worse than they are; new seeds have no part in the choice, and twelve show what three or
 five can miss. Everything else is as in [the contest](../../contest/{scale}/README.md), where it says how gaps are counted.

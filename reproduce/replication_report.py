@@ -29,13 +29,12 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
                     gaps.append(gap)
                     collapsed.append((gap.lost, theirs.lost))
         if name in replication.WHOLE:
-            best = (
-                new["start"]
-                and f"; each at its best rate from (0.9, 0.95) {signed(new['start']['gap'])}, {judged(new['start']['gap'])}"
-            )
+            best = new["start"] and new["start"]["gap"]
+            best = best and f"; each at its best rate from (0.9, 0.95) {signed(best)}, {judged(best)}"
             whole.append(
                 f"- {task.title}: no worse in {share(new['no_worse'], len(new['gaps']))} cells, below AdamW in {new['below']}; "
-                f"AdamW no worse in {new['base_no_worse']}{best or ''}. MADA alone collapses in {new['failed']} of {new['pairs']} pairs, AdamW alone in {new['saved']}."
+                f"AdamW no worse in {new['base_no_worse']}{best or ''}. MADA alone collapses in {new['failed']} of {new['pairs']} pairs, "
+                f"AdamW alone in {new['saved']}."
             )
     if not (gaps or whole):
         return None

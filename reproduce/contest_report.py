@@ -160,8 +160,8 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
     front(found, tasks, values, moved, folder)
     scale_note = "This scale shows that everything runs, and nothing else.\n\n" if scale == "smoke" else ""
     chance = ", ".join(f"{tasks[name].chance:.4g} on {name}" for name in found)
-    again = Path("replication", scale, "README.md")
-    again = f"[The worst of these in new seeds](../../{again})." if (store.RESULTS / again).exists() else ""
+    page = Path("replication", scale, "README.md")
+    again = f"[The worst of these in new seeds](../../{page})." if (store.RESULTS / page).exists() else ""
     goal_lines = [[aim.what, aim.found, "met" if aim.met else "**not met**"] for aim in aims]
     (folder / "README.md").write_text(f"""# The contest: AdamW out, MADA in, nothing else changed ({scale})
 

@@ -141,7 +141,7 @@ def front_lines(found: dict[str, dict]) -> str:
         shares = it["undone"].values()
         lines.append([
             TASKS[name].title, f"{n}, {span(it['seeds'])}", share(it["no_worse"], n), share(it["below"], n),
-            f"{signed(best['gap'])} ({100 * best['gap'].mean / abs(best['gap'].base):+.1f} %), {judged(best['gap'])}{at_edge(best)}" if best else "-",
+            f"{signed(best['gap'])} ({100 * best['gap'].share:+.1f} %), {judged(best['gap'])}{at_edge(best)}" if best else "-",
             f"{100 * mean(shares):.0f} % in {len(shares)} cell{'s' * (len(shares) > 1)}" if shares else "none done",
         ])  # fmt: skip
     return markdown(head, lines)
@@ -165,8 +165,8 @@ def sentences(found: dict[str, dict]) -> list[str]:
     better, worse = ([name for name, gap in best.items() if gap.clear and gap.mean * sign < 0] for sign in (1, -1))
     gaps = [gap for it in found.values() for gap in it["gaps"].values() if gap]
     told = [sum(gap.clear and gap.mean * sign < 0 for gap in gaps) for sign in (1, -1)]
-    far = [sum(gap.mean * sign > 0.02 * abs(gap.base) for gap in gaps) for sign in (-1, 1)]
-    small = sum(gap.mean + 2 * gap.error <= 0.02 * abs(gap.base) for gap in gaps)
+    far = [sum(gap.share * sign > verdict.FAR for gap in gaps) for sign in (-1, 1)]
+    small = sum(gap.mean + 2 * gap.error <= verdict.FAR * abs(gap.base) for gap in gaps)
     by_chance = sum(BY_CHANCE[min(gap.n, 5)] for gap in gaps)
     names = {"better": ", ".join(better) or "none", "worse": ", ".join(worse) or "none"}
     shares = {(name, cell): it for name, found_here in found.items() for cell, it in found_here["undone"].items()}
@@ -193,8 +193,8 @@ def sentences(found: dict[str, dict]) -> list[str]:
 def against(found: dict[str, dict], most: int = 30) -> str:
     """The cells that speak against MADA: its mean is above AdamW's by more than 2 %, or by one standard error and half a percent."""
     worse = [(name, cell, gap) for name, it in found.items() for cell, gap in it["gaps"].items()
-             if not gap.no_worse(1) or gap.mean > 0.02 * abs(gap.base)]  # fmt: skip
-    worse.sort(key=lambda it: -it[2].mean / abs(it[2].base))
+             if not gap.no_worse(1) or gap.share > verdict.FAR]  # fmt: skip
+    worse.sort(key=lambda it: -it[2].share)
     cells = sum(len(it["gaps"]) for it in found.values())
     failed = ", ".join(f"{it['failed']} of {it['pairs']} on {name}" for name, it in found.items() if it["failed"])
     said = f"Pairs in which MADA collapses (more than twice AdamW's loss, or less than half its return): {failed or 'none'}. "
@@ -203,7 +203,7 @@ def against(found: dict[str, dict], most: int = 30) -> str:
         return said + f"In no cell {what}."
     said += f"Cells in which {what}: {len(worse)} of {cells}"
     said += f"; the {most} worst:" if len(worse) > most else ":"
-    rows = [[TASKS[name].title, cell, f"{gap.base:.4g}", f"{signed(gap)} (n = {gap.n})", f"{100 * gap.mean / abs(gap.base):+.1f} %",
+    rows = [[TASKS[name].title, cell, f"{gap.base:.4g}", f"{signed(gap)} (n = {gap.n})", f"{100 * gap.share:+.1f} %",
              gap.lost or ""] for name, cell, gap in worse[:most]]  # fmt: skip
     return said + "\n\n" + markdown(["task", "cell", "AdamW", "gap", "as a share", "seeds that collapse"], rows)
 

@@ -14,7 +14,6 @@ TASKS = {
     name: it._replace(seeds=FIRST - FIRST_SEED + 12, rows=ROWS) for name, it in contest.TASKS.items() if not it.dear
 }
 SCALES = {scale: tuple(name for name in names if name in TASKS) for scale, names in contest.SCALES.items()}
-FAR = 0.02  # of AdamW's value: MADA's mean is above it by more
 WHOLE = ("digits", "factorization")  # tasks of seconds, of which every cell is run again
 
 
@@ -26,7 +25,7 @@ def before(name: str, scale: str) -> dict[Cell, verdict.Gap]:
 
 
 def bad(gaps: dict[Cell, verdict.Gap]) -> list[Cell]:
-    return [cell for cell, gap in gaps.items() if gap.mean > FAR * abs(gap.base)]
+    return [cell for cell, gap in gaps.items() if gap.share > verdict.FAR]
 
 
 def runs(name: str, scale: str, seeds: int | None = None) -> dict[tuple[str, Cell, int], Run]:

@@ -5,17 +5,17 @@ from pathlib import Path
 from reproduce import contest_runs, replication, verdict
 from reproduce.contest_report import conditions_of, still_missing
 from reproduce.contest_tables import judged, markdown, share, signed, span
-from reproduce.replication import FAR, ROWS, TASKS
+from reproduce.replication import ROWS, TASKS
 
 
 def cell_of(gap: verdict.Gap) -> str:
-    return f"{signed(gap)} ({100 * gap.mean / abs(gap.base):+.1f} %)"
+    return f"{signed(gap)} ({100 * gap.share:+.1f} %)"
 
 
 def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
     """Write README.md to folder. Returns what summary.json is to hold, or None where there is nothing."""
     kept = {name: contest_runs.gather(replication, scale, name)[0] for name in replication.SCALES[scale]}
-    lines, gaps, collapsed, whole = [], [], [], []
+    lines, gaps, collapsed, whole, fine = [], [], [], [], []
     for name, found in kept.items():
         task, values, old = TASKS[name], contest_runs.values(found, TASKS[name]), replication.before(name, scale)
         if (new := verdict.summary(task, values)) is None:
@@ -31,6 +31,7 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
         if name in replication.WHOLE:
             best = new["start"] and new["start"]["gap"]
             best = best and f"; each at its best rate from (0.9, 0.95) {signed(best)}, {judged(best)}"
+            fine.append(f"{share(new['no_worse'], len(new['gaps']))} cells of the {task.title}")
             whole.append(
                 f"- {task.title}: no worse in {share(new['no_worse'], len(new['gaps']))} cells, below AdamW in {new['below']}; "
                 f"AdamW no worse in {new['base_no_worse']}{best or ''}. MADA alone collapses in {new['failed']} of {new['pairs']} pairs, "
@@ -43,16 +44,16 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
         ours, theirs = map(sum, zip(*collapsed, strict=True))
         said = (
             f"Of the {len(gaps)} cells in which MADA's mean is more than 2 % above AdamW's in the contest, run again with "
-            f"{span(sorted({gap.n for gap in gaps}))} new seeds, it is so in {sum(gap.mean > FAR * abs(gap.base) for gap in gaps)}, by more "
+            f"{span(sorted({gap.n for gap in gaps}))} new seeds, it is so in {sum(gap.share > verdict.FAR for gap in gaps)}, by more "
             f"than two standard errors in {sum(gap.clear and gap.mean > 0 for gap in gaps)}. Of {sum(gap.n for gap in gaps)} pairs MADA "
             f"alone collapses in {ours}, AdamW alone in {theirs}."
         )
     if whole:
-        said += "\n\nOf the cheapest tasks every cell, good or bad, was run again:\n\n" + "\n".join(whole)
+        said += f" Of the cheapest tasks every cell, good or bad, was run again: MADA is no worse in {' and in '.join(fine)}."
     table = "The cells that look bad in the contest, or in the new seeds:\n\n" + markdown(
         ["task", "cell", "gap in the contest", "in the new seeds", "MADA alone collapses", "AdamW alone"], lines
     )
-    blocks = "\n\n".join(filter(None, (said, still_missing(replication, scale, seeds), table)))
+    blocks = "\n\n".join(filter(None, (said, "\n".join(whole), still_missing(replication, scale, seeds), table)))
     (folder / "README.md").write_text(f"""# What looks bad for MADA in the contest, again ({scale})
 
 {blocks}

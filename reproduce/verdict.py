@@ -11,6 +11,7 @@ from typing import NamedTuple
 from reproduce.contest import START, Cell, Task
 
 ALLOWED = 0.005  # of AdamW's value: a gap that nobody would mind
+FAR = 0.02  # of AdamW's value: a gap that is named
 CLIFF = 0.5  # relative gap from which one of a pair has failed: the other's loss is less than half
 
 
@@ -27,6 +28,11 @@ class Gap(NamedTuple):
     def clear(self) -> bool:
         """Whether it is a difference: more than two standard errors, of more than one seed."""
         return self.n > 1 and abs(self.mean) > 2 * self.error
+
+    @property
+    def share(self) -> float:
+        """The mean as a share of AdamW's value."""
+        return self.mean / abs(self.base)
 
     def allowed(self, errors: float) -> float:
         """So many standard errors, or half a percent of AdamW's value; where a seed is lost, no errors: they grow with it."""

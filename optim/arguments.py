@@ -1,6 +1,7 @@
 """What an optimizer's arguments mean, and what is wrong with them in one line."""
 
 import inspect
+from functools import cache
 
 import torch
 
@@ -72,12 +73,13 @@ def check_coefficients(coefficients, domain, learn):
             raise ValueError(f"{name}={value!r} must lie in [{low}, {high}{end}{hint}")
 
 
+@cache
 def own_arguments(cls):
     """The names of a class's arguments, those of its `options` included."""
-    found = {}
+    found = frozenset()
     for kind in cls.__mro__:
         if "__init__" in vars(kind) and kind is not object:
-            found |= inspect.signature(kind.__init__).parameters
+            found |= inspect.signature(kind.__init__).parameters.keys()
         if kind.__name__ == "ParameterizedOptimizer":
             break
     return found

@@ -13,8 +13,7 @@ and "none" leave the raw hyper-gradient at the paper's hyper-learning-rates (5e-
 the defaults there. Relative gaps as on [the contest's page](../../contest/cpu/README.md): of a pair of runs with the same seed
 the difference over the larger of the two, so that -1 and 1 are the ends; positive is worse. *to MADA*: of the row to MADA
 as it is, mean over cells, then over seeds ± standard error; a row is *worse* or *better* where that is more than two of them. *no
-worse than AdamW*: at most two standard errors or 0.5 % above it, in how many cells. *failed*: pairs in which the row ends at more
-than twice AdamW's loss. Where a row alone has a gap of 0 to AdamW from (0.99, 0.6), both have learned nothing there: that
+worse than AdamW*: in how many cells, by the contest's rule. *failed*: pairs in which the row ends at more than twice AdamW's loss. Where a row alone has a gap of 0 to AdamW from (0.99, 0.6), both have learned nothing there: that
 coefficient by itself does not save the run.
 """
 
@@ -81,8 +80,8 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
     """Write README.md and the picture to folder. Returns what summary.json is to hold, or None where there is nothing."""
     found, kept = {}, {}
     for name in ablation.SCALES[scale]:
-        found[name], _ = contest_runs.gather(ablation, scale, name)
-        values = contest_runs.values(found[name], TASKS[name])
+        found[name] = contest_runs.gather(ablation, scale, name, seeds)
+        values = contest_runs.values(found[name].found, TASKS[name])
         if any(verdict.summary(TASKS[name], values, row) for row in values if row not in ("AdamW", "MADA")):
             kept[name] = values
     if not kept:
@@ -97,7 +96,7 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
     (folder / "README.md").write_text(f"""# Which part of MADA helps? ({scale})
 
 {n} seeds of {" and of ".join(f"{max(len(cells) for cells in values.values())} cells of {TASKS[name].title}" for name, values in kept.items())}. \
-{still_missing(ablation, scale, seeds)}
+{still_missing(ablation, found)}
 
 ![gaps to MADA](figure.png)
 

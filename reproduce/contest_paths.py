@@ -10,7 +10,7 @@ HOW = (
     "At AdamW's best rate, at the end of the runs: mean over starts and seeds; then the standard deviation between the starts' "
     "means, in brackets what it was at the beginning where the starts differ; then the standard deviation over the seeds of a "
     "start, mean over the starts. Where the second number is much larger than the last, the starts do not agree: the "
-    "coefficient remembers where it began."
+    "coefficient remembers where it began; where there is one start, or one seed, there is a dash."
 )
 
 
@@ -46,9 +46,11 @@ def agreement(moved: dict) -> tuple[list, list[list]]:
         for name in SYMBOLS:
             last = [[seed[-1] for seed in found[name][1]] for found in starts.values()]
             first = spread([begin(start, name) for start in starts])
-            between, within = spread([mean(some) for some in last]), mean(spread(some) for some in last)
+            several = [stdev(some) for some in last if len(some) > 1]
+            between = f"{spread([mean(some) for some in last]):.3f}" if len(last) > 1 else "-"
+            within = f"{mean(several):.3f}" if several else "-"
             before = f" ({first:.3f})" * (first > 0)
-            line.append(f"{mean(mean(some) for some in last):.3f}; {between:.3f}{before}; {within:.3f}")
+            line.append(f"{mean(mean(some) for some in last):.3f}; {between}{before}; {within}")
         table.append(line)
     return ["task", *SYMBOLS], table
 

@@ -87,16 +87,16 @@ def distances(task: contest.Task, values: dict) -> list[tuple[float, float]]:
     ]
 
 
-def still_missing(what: ModuleType, scale: str, seeds: int | None) -> str:
+def still_missing(what: ModuleType, kept: dict[str, contest_runs.Gathered]) -> str:
     """In words, what has not been run, and how many lines in results/ are of another version."""
     first, rest = {}, {}  # of the two rows that the question is about, and of the others
-    for name in what.SCALES[scale]:
-        for row, _, _ in contest_runs.missing(what, scale, name, what.runs(name, scale, seeds)):
+    for name, it in kept.items():
+        for row, _, _ in it.left:
             part = first if row in list(what.ROWS)[:2] else rest
             part[name] = part.get(name, 0) + 1
     said = [f"Still to be run {of}: {', '.join(f'{count} runs of {name}' for name, count in part.items())}."
             for of, part in ((f"of {' and '.join(list(what.ROWS)[:2])}", first), ("of the other rows", rest)) if part]  # fmt: skip
-    if others := sum(contest_runs.gather(what, scale, name)[1] for name in what.SCALES[scale]):
+    if others := sum(it.others for it in kept.values()):
         said.append(f"{others} runs of another version are left out.")
     return " ".join(said)
 
@@ -105,17 +105,15 @@ def bullets(sentences: list[str]) -> str:
     return "\n".join(f"- {it}" for it in sentences)
 
 
-def unfinished(scale: str, seeds: int | None) -> str:
+def unfinished(kept: dict[str, contest_runs.Gathered]) -> str:
     """For the front page: the tasks on which AdamW and MADA have not been compared in full."""
-    left = [contest.TASKS[name].title for name in contest.SCALES[scale]
-            if any(row in ("AdamW", "MADA") for row, _, _ in contest_runs.missing(
-                contest, scale, name, contest.runs(name, scale, seeds)))]  # fmt: skip
+    left = [contest.TASKS[name].title for name, it in kept.items() if {"AdamW", "MADA"} & {row for row, *_ in it.left}]
     return f"Planned and not run in full yet: {'; '.join(left)}." if left else ""
 
 
-def conditions_of(found: dict) -> str:
-    """Hardware and versions; found: {task: lines as contest_runs.gather has them}."""
-    return conditions([line for rows in found.values() for cells in rows.values() for seeds in cells.values()
+def conditions_of(kept: dict[str, contest_runs.Gathered]) -> str:
+    """Hardware and versions."""
+    return conditions([line for it in kept.values() for cells in it.found.values() for seeds in cells.values()
                        for line in seeds.values()])  # fmt: skip
 
 
@@ -137,15 +135,13 @@ def front(found: dict, tasks: dict, values: dict, moved: dict, folder: Path):
 
 def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
     """Write README.md and the pictures to folder. Returns what summary.json is to hold, or None where there is nothing."""
-    kept = {name: contest_runs.gather(contest, scale, name)[0] for name in contest.SCALES[scale]}
-    tasks, values = (
-        {name: contest.task(name, scale) for name in kept},
-        {name: contest_runs.values(it, contest.task(name, scale)) for name, it in kept.items()},
-    )
+    kept = {name: contest_runs.gather(contest, scale, name, seeds) for name in contest.SCALES[scale]}
+    tasks = {name: contest.task(name, scale) for name in kept}
+    values = {name: contest_runs.values(it.found, tasks[name]) for name, it in kept.items()}
     found = {name: it for name in kept if (it := verdict.summary(tasks[name], values[name]))}
     if not found:
         return None
-    aims, said, note = verdict.goals(found), sentences(found), still_missing(contest, scale, seeds)
+    aims, said, note = verdict.goals(found), sentences(found), still_missing(contest, kept)
     for name in found:
         it, n = tasks[name], span([len(runs) for cells in values[name].values() for runs in cells.values()])
         contest_drawing.task(panels(it, values[name]), folder / f"{name}.png", it.title, it.unit, it.higher,
@@ -154,7 +150,7 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
     contest_drawing.against({tasks[name].title: distances(tasks[name], values[name]) for name in found},
                             folder / "cells.png", "MADA", "AdamW",
                             "A point per cell: learning rate, initial betas, schedule, decay. Means over seeds.")  # fmt: skip
-    moved = {name: it for name in found if (it := contest_paths.paths(tasks[name], values[name], kept[name]))}
+    moved = {name: it for name in found if (it := contest_paths.paths(tasks[name], values[name], kept[name].found))}
     contest_drawing.paths({tasks[name].title: it for name, it in moved.items()}, folder / "coefficients.png",
                           "MADA at AdamW's best rate: mean and range over seeds, a line per start (initial betas).")  # fmt: skip
     front(found, tasks, values, moved, folder)
@@ -189,7 +185,7 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
 
 {task_lines(found)}
 
-{best_lines(found, values)}
+{best_lines(found)}
 
 ## The other optimizers
 
@@ -219,7 +215,7 @@ from them.
         "goals": [aim._asdict() for aim in aims],
         "tasks": {name: numbers(it) for name, it in found.items()},
         "blocks": {
-            "verdict": f"{bullets(said)}\n\n{front_lines(found)}\n\n{unfinished(scale, seeds)}".rstrip(),
+            "verdict": f"{bullets(said)}\n\n{front_lines(found)}\n\n{unfinished(kept)}".rstrip(),
             "convex": convex(scale),
             "coefficients": f"{markdown(*contest_paths.agreement(moved))}\n\n{contest_paths.HOW}",
         },

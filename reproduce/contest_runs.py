@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from statistics import mean
 from types import ModuleType
+from typing import NamedTuple
 
 import metrics
 from reproduce import pool, store
@@ -103,17 +104,25 @@ def collect(what: ModuleType, scale: str, task: str, wanted: dict, folder: str |
     os.replace(part, path)
 
 
-def gather(what: ModuleType, scale: str, task: str) -> tuple[dict, int]:
-    """{row: {cell: {seed: line}}} of the runs that are asked for today, and how many lines are of others."""
+class Gathered(NamedTuple):
+    found: dict  # {row: {cell: {seed: line}}} of the runs that are asked for today
+    others: int  # lines of other runs
+    left: list  # (row, cell, seed) of the runs that are asked for and not there
+
+
+def gather(what: ModuleType, scale: str, task: str, seeds: int | None = None) -> Gathered:
+    """What results/ holds of a task; seeds: how many are asked for, of each cell. More are found too."""
     known, found, others = read(file_of(what, scale, task)), {}, 0
-    seeds = max((seed for _, _, seed in known), default=FIRST_SEED) - FIRST_SEED + 1
-    wanted = what.runs(task, scale, seeds) if known else {}
+    asked = what.runs(task, scale, seeds)
+    most = max((seed for _, _, seed in known), default=FIRST_SEED) - FIRST_SEED + 1
+    wanted = what.runs(task, scale, most) if known else {}
     for (row, cell, seed), it in known.items():
         if (row, cell, seed) in wanted and wanted[row, cell, seed].id == it["run"]:
             found.setdefault(row, {}).setdefault(cell, {})[seed] = it
         else:
             others += 1
-    return {row: found[row] for row in dict.fromkeys([*what.ROWS, *found]) if row in found}, others
+    left = [(row, cell, seed) for row, cell, seed in asked if seed not in found.get(row, {}).get(cell, {})]
+    return Gathered({row: found[row] for row in dict.fromkeys([*what.ROWS, *found]) if row in found}, others, left)
 
 
 def values(found: dict, task: Task) -> dict:

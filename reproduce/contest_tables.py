@@ -5,7 +5,7 @@ import math
 from statistics import mean
 
 from reproduce import contest, store, verdict
-from reproduce.contest import TASKS
+from reproduce.contest import START, TASKS
 
 # {n: the probability that Student's t of n pairs is above 2}; of more than 5 it is at most that of 5
 BY_CHANCE = {2: 0.148, 3: 0.092, 4: 0.070, 5: 0.058}
@@ -32,9 +32,16 @@ def span(counts: list[int]) -> str:
     return " to ".join(map(str, dict.fromkeys((min(counts), max(counts)))))
 
 
+def no_damage(it: dict) -> str:
+    """Why there is no damage to undo."""
+    if any(cell.betas != START for cell in it["gaps"]):
+        return "no cell is damaged"
+    return "one seed only" if any(cell.betas != START for cell in it["single"]) else "bad betas not run"
+
+
 def undone(it: dict) -> str:
     if not it["undone"]:
-        return "no cell is damaged"
+        return no_damage(it)
     return f"{100 * mean(it['undone'].values()):.0f} %; level in {it['level']} of {len(it['undone'])}"
 
 
@@ -66,8 +73,8 @@ def task_lines(found: dict[str, dict]) -> str:
     return markdown(head, lines)
 
 
-def best_lines(found: dict[str, dict], values: dict) -> str:
-    """AdamW and MADA, each at its best rate from (0.9, 0.95), and at its best rate and betas."""
+def best_lines(found: dict[str, dict]) -> str:
+    """AdamW and MADA, each at its best rate from (0.9, 0.95), and at its best rate and betas: means over the gap's seeds."""
     head = [
         "task",
         "value",
@@ -85,11 +92,11 @@ def best_lines(found: dict[str, dict], values: dict) -> str:
             if it[key] is None:
                 cells += ["-", "-", "-"]
                 continue
-            for row, which in (("AdamW", "theirs"), ("MADA", "ours")):
-                cell = it[key][which]
-                where = f"{cell.rate:g}" + f", {cell.betas}" * (key == "anywhere")
-                cells.append(f"{mean(values[name][row][cell].values()):.4g} at {where}")
             gap = it[key]["gap"]
+            mada = gap.base + gap.mean * (-1 if TASKS[name].higher else 1)
+            for value, which in ((gap.base, "theirs"), (mada, "ours")):
+                cell = it[key][which]
+                cells.append(f"{value:.4g} at {cell.rate:g}" + f", {cell.betas}" * (key == "anywhere"))
             cells.append(f"{signed(gap)}, {judged(gap)} (n = {gap.n}){at_edge(it[key])}")
         lines.append(cells)
     return markdown(head, lines)
@@ -109,13 +116,14 @@ def in_the_same(task: contest.Task, values: dict, row: str, cells) -> dict[tuple
 def row_lines(values: dict) -> str:
     """All rows against AdamW, over all tasks that have them."""
     head = ["row", "tasks", "cells", "below AdamW", "no worse", "relative gap, mean of tasks", "MADA's in these cells", "failed",
-            "better at its best rate, clearly", "worse, clearly"]  # fmt: skip
+            "better at its best rate, clearly", "worse, clearly", "best at an end of the rates on"]  # fmt: skip
     lines = []
     for row in [*contest.ROWS, *contest.ONCE][1:]:
         found = {name: it for name in values if (it := verdict.summary(TASKS[name], values[name], row))}
         if found:
             n = sum(len(it["gaps"]) for it in found.values())
             best = [it["start"]["gap"] for it in found.values() if it["start"]]
+            ends = [name for name, it in found.items() if it["start"] and it["start"]["edge"]]
             same = [
                 pairs
                 for name, it in found.items()
@@ -126,7 +134,7 @@ def row_lines(values: dict) -> str:
                 share(sum(it["no_worse"] for it in found.values()), n), f"{mean(it['relative'] for it in found.values()):+.3f}",
                 f"{mean(verdict.over_seeds(it)[0] for it in same):+.3f}" if same else "-", sum(it["failed"] for it in found.values()),
                 f"{sum(gap.mean < 0 and gap.clear for gap in best)} of {len(best)}",
-                f"{sum(gap.mean > 0 and gap.clear for gap in best)} of {len(best)}",
+                f"{sum(gap.mean > 0 and gap.clear for gap in best)} of {len(best)}", ", ".join(ends) or "none",
             ])  # fmt: skip
     return markdown(head, lines)
 
@@ -142,7 +150,7 @@ def front_lines(found: dict[str, dict]) -> str:
         lines.append([
             TASKS[name].title, f"{n}, {span(it['seeds'])}", share(it["no_worse"], n), share(it["below"], n),
             f"{signed(best['gap'])} ({100 * best['gap'].share:+.1f} %), {judged(best['gap'])}{at_edge(best)}" if best else "-",
-            f"{100 * mean(shares):.0f} % in {len(shares)} cell{'s' * (len(shares) > 1)}" if shares else "none done",
+            f"{100 * mean(shares):.0f} % in {len(shares)} cell{'s' * (len(shares) > 1)}" if shares else no_damage(it),
         ])  # fmt: skip
     return markdown(head, lines)
 
@@ -168,7 +176,9 @@ def sentences(found: dict[str, dict]) -> list[str]:
     far = [sum(gap.share * sign > verdict.FAR for gap in gaps) for sign in (-1, 1)]
     small = sum(gap.mean + 2 * gap.error <= verdict.FAR * abs(gap.base) for gap in gaps)
     by_chance = sum(BY_CHANCE[min(gap.n, 5)] for gap in gaps)
-    names = {"better": ", ".join(better) or "none", "worse": ", ".join(worse) or "none"}
+    names = {word: ": " + ", ".join(name + " (at an end of the rates run)" * found[name]["start"]["edge"] for name in some)
+             if some else "" for word, some in (("better", better), ("worse", worse))}  # fmt: skip
+    lucky = sum(BY_CHANCE[min(gap.n, 5)] for gap in best.values() if gap.n > 1)
     shares = {(name, cell): it for name, found_here in found.items() for cell, it in found_here["undone"].items()}
     level = sum(it["level"] for it in found.values())
     worst = max(found, key=lambda name: found[name]["gaps"][found[name]["worst"]].excess())
@@ -185,7 +195,8 @@ def sentences(found: dict[str, dict]) -> list[str]:
         f"Harm of more than 2 % is excluded, at two standard errors, in {share(small, n)} cells; in the others too few seeds differ too "
         + "much to exclude it, or there is some.",
         f"With each optimizer at its best rate from betas (0.9, 0.95), MADA is better by more than two standard errors on {len(better)} of "
-        + f"{len(best)} ({names['better']}) and worse on {len(worse)} ({names['worse']}).",
+        + f"{len(best)} tasks{names['better']}; and worse on {len(worse)}{names['worse']}. Of two equal optimizers either would be better on some "
+        + f"{lucky:.1f}, by chance.",
         f"Of the damage that bad initial betas do to AdamW, MADA **undoes {damage}**.",
     ]
 

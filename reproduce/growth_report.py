@@ -68,8 +68,8 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
     """Write README.md and pictures to folder. Returns what summary.json is to hold, or None where there is nothing."""
     found, kept = {}, {}
     for name in growth.SCALES[scale]:
-        found[name], _ = contest_runs.gather(growth, scale, name)
-        values = contest_runs.values(found[name], TASKS[name])
+        found[name] = contest_runs.gather(growth, scale, name, seeds)
+        values = contest_runs.values(found[name].found, TASKS[name])
         if {GROWING[0], "MADA"} <= values.keys():
             kept[name] = values
     if not kept:
@@ -93,7 +93,7 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
         blocks.append(f"**{row}**, against {against}: it {counted(each)}.\n\n{markdown(head, lines)}")
         summary[row] = {name: {str(part): {"n": gap.n, "base": gap.base, "mean": gap.mean, "error": gap.error}
                                for part, gap in gaps.items()} for name, gaps in each.items()}  # fmt: skip
-    block = "\n\n".join([*blocks, still_missing(growth, scale, seeds)]).rstrip()
+    block = "\n\n".join([*blocks, still_missing(growth, found)]).rstrip()
     (folder / "README.md").write_text(
         f"# A learning rate that only grows ({scale})\n\n{block}\n\n"
         + "\n\n".join(parts)

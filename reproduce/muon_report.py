@@ -75,8 +75,8 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
     """Write README.md and pictures to folder. Returns what summary.json is to hold, or None where there is nothing."""
     found, kept = {}, {}
     for name in muon.SCALES[scale]:
-        found[name], _ = contest_runs.gather(muon, scale, name)
-        values = contest_runs.values(found[name], TASKS[name])
+        found[name] = contest_runs.gather(muon, scale, name, seeds)
+        values = contest_runs.values(found[name].found, TASKS[name])
         if OURS in values and values.keys() & {*RIVALS}:
             kept[name] = values
     if not kept:
@@ -114,7 +114,7 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
         + f" (minus Muon: {at_best(name, values, 'Muon')})" * ("Muon" in values)
         for name, values in kept.items()
     )
-    block = f"{sentence}\n\n{markdown(head, lines)}\n\n{still_missing(muon, scale, seeds)}"
+    block = f"{sentence}\n\n{markdown(head, lines)}\n\n{still_missing(muon, found)}"
     (folder / "README.md").write_text(
         f"# Muon as a corner of MADA ({scale})\n\n{block}\n\n"
         + "\n\n".join(parts)

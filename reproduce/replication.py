@@ -20,7 +20,7 @@ WHOLE = ("digits", "factorization")  # tasks of seconds, of which every cell is 
 def before(name: str, scale: str) -> dict[Cell, verdict.Gap]:
     """{cell: MADA minus AdamW} of a task in the contest."""
     it = contest.task(name, scale)
-    found = verdict.summary(it, contest_runs.values(contest_runs.gather(contest, scale, name)[0], it))
+    found = verdict.summary(it, contest_runs.values(contest_runs.gather(contest, scale, name).found, it))
     return found["gaps"] if found else {}
 
 

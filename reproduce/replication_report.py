@@ -14,10 +14,10 @@ def cell_of(gap: verdict.Gap) -> str:
 
 def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
     """Write README.md to folder. Returns what summary.json is to hold, or None where there is nothing."""
-    kept = {name: contest_runs.gather(replication, scale, name)[0] for name in replication.SCALES[scale]}
+    kept = {name: contest_runs.gather(replication, scale, name, seeds) for name in replication.SCALES[scale]}
     lines, gaps, collapsed, whole, fine = [], [], [], [], []
     for name, found in kept.items():
-        task, values, old = TASKS[name], contest_runs.values(found, TASKS[name]), replication.before(name, scale)
+        task, values, old = TASKS[name], contest_runs.values(found.found, TASKS[name]), replication.before(name, scale)
         if (new := verdict.summary(task, values)) is None:
             continue
         picked = replication.bad(old)
@@ -31,7 +31,9 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
         if name in replication.WHOLE:
             best = new["start"] and new["start"]["gap"]
             best = best and f"; each at its best rate from (0.9, 0.95) {signed(best)}, {judged(best)}"
-            fine.append(f"{share(new['no_worse'], len(new['gaps']))} cells of the {task.title}")
+            told = [sum(gap.clear and gap.mean * sign > 0 for gap in new["gaps"].values()) for sign in (-1, 1)]
+            fine.append(f"{share(new['no_worse'], len(new['gaps']))} cells of the {task.title} (better by more than two standard "
+                        f"errors in {told[0]}, worse in {told[1]})")  # fmt: skip
             whole.append(
                 f"- {task.title}: no worse in {share(new['no_worse'], len(new['gaps']))} cells, below AdamW in {new['below']}; "
                 f"AdamW no worse in {new['base_no_worse']}{best or ''}. MADA alone collapses in {new['failed']} of {new['pairs']} pairs, "
@@ -53,7 +55,7 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
     table = "The cells that look bad in the contest, or in the new seeds:\n\n" + markdown(
         ["task", "cell", "gap in the contest", "in the new seeds", "MADA alone collapses", "AdamW alone"], lines
     )
-    blocks = "\n\n".join(filter(None, (said, "\n".join(whole), still_missing(replication, scale, seeds), table)))
+    blocks = "\n\n".join(filter(None, (said, "\n".join(whole), still_missing(replication, kept), table)))
     (folder / "README.md").write_text(f"""# What looks bad for MADA in the contest, again ({scale})
 
 {blocks}

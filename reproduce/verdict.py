@@ -131,16 +131,17 @@ def over_seeds(pairs: dict[tuple[Cell, int], float]) -> tuple[float, float | Non
 def summary(task: Task, values: dict, row: str = "MADA", base: str = "AdamW") -> dict | None:
     """A row against the base over the cells in which both have two seeds or more; None where there is none."""
     ours, theirs = values.get(row, {}), values.get(base, {})
-    gaps = {cell: gap(task, it, theirs.get(cell, {})) for cell, it in ours.items()}
-    gaps = {cell: it for cell, it in gaps.items() if it and it.n > 1}
+    every = {cell: it for cell, runs in ours.items() if (it := gap(task, runs, theirs.get(cell, {})))}
+    gaps = {cell: it for cell, it in every.items() if it.n > 1}
     if not gaps:
         return None
-    every = pairs(task, {cell: ours[cell] for cell in gaps}, theirs)
-    middle, error = over_seeds(every)
+    both = pairs(task, {cell: ours[cell] for cell in gaps}, theirs)
+    middle, error = over_seeds(both)
     repaired = undone(task, {cell: ours[cell] for cell in gaps}, theirs)
-    worst = max(gaps, key=lambda cell: (gaps[cell].excess(), mean(it for (at, _), it in every.items() if at == cell)))
+    worst = max(gaps, key=lambda cell: (gaps[cell].excess(), mean(it for (at, _), it in both.items() if at == cell)))
     return {
         "gaps": gaps,
+        "single": [cell for cell in every if cell not in gaps],  # of one seed: they do not count
         "seeds": sorted({it.n for it in gaps.values()}),
         "below": sum(it.mean < 0 for it in gaps.values()),
         "no_worse": sum(it.no_worse() for it in gaps.values()),
@@ -149,10 +150,10 @@ def summary(task: Task, values: dict, row: str = "MADA", base: str = "AdamW") ->
         "resolution": median(2 * it.error / abs(it.base) for it in gaps.values()),
         "relative": middle,
         "relative_error": error,
-        "relative_median": median(every.values()),
-        "pairs": len(every),
-        "failed": sum(it > CLIFF for it in every.values()),
-        "saved": sum(it < -CLIFF for it in every.values()),
+        "relative_median": median(both.values()),
+        "pairs": len(both),
+        "failed": sum(it > CLIFF for it in both.values()),
+        "saved": sum(it < -CLIFF for it in both.values()),
         "worst": worst,
         "start": tuned(task, ours, theirs),
         "anywhere": tuned(task, ours, theirs, None),

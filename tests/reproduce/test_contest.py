@@ -411,8 +411,9 @@ def test_a_line_says_what_a_run_was(results, tmp_path):
         len(line["curve"]["iter"]) == 15 and line["curve"]["iter"][-1] == 100 and line["curve"]["beta1"][0] == 0.12346
     )
     assert second["diverged"] and second["value"] is None and second["curve"]["loss"] == [1.0, None]
-    found, others = contest_runs.gather(contest, "cpu", "digits")
+    found, others, left = contest_runs.gather(contest, "cpu", "digits", 1)
     values = contest_runs.values(found, DIGITS)
+    assert left == [at for at in wanted if at not in (key, bad)]
     assert others == 0 and values[key[0]][key[1]] == {key[2]: 0.01} and values[bad[0]][bad[1]][bad[2]] == math.log(10)
     assert len(contest_runs.missing(contest, "cpu", "digits", wanted)) == len(wanted) - 2
     assert not (tmp_path / "elsewhere" / run.id / "lock").exists()  # it has only read there
@@ -436,9 +437,9 @@ def test_a_run_of_another_version_is_left_out_and_counted(results, tmp_path):
     contest_runs.collect(contest, "cpu", "digits", wanted)
     path = results / "contest" / "cpu" / "digits.jsonl"
     path.write_text(path.read_text().replace(run.id, "0" * 12))
-    assert contest_runs.gather(contest, "cpu", "digits") == ({}, 1)
+    assert contest_runs.gather(contest, "cpu", "digits", 1) == ({}, 1, [*wanted])
     contest_runs.collect(contest, "cpu", "digits", wanted)  # it takes the other's place
-    assert contest_runs.gather(contest, "cpu", "digits")[1] == 0 and len(path.read_text().splitlines()) == 1
+    assert contest_runs.gather(contest, "cpu", "digits").others == 0 and len(path.read_text().splitlines()) == 1
 
 
 @pytest.mark.slow

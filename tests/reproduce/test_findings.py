@@ -10,7 +10,7 @@ from statistics import mean, stdev
 
 import pytest
 
-from reproduce import experiments, pages, table_findings
+from reproduce import contest_drawing, experiments, pages, rivals, table_findings
 from reproduce.figures import LOGS, early, phases
 from reproduce.findings import Finding, verdict
 from reproduce.outcomes import Ended
@@ -35,6 +35,23 @@ def test_a_verdict_is_what_the_checks_and_the_scale_say():
 
 def test_the_page_is_made_of_the_committed_data():
     assert pages.index(RESULTS) == README, "python scripts/reproduce.py index"
+
+
+@pytest.mark.parametrize("path", sorted(it for name in rivals.NAMES for it in RESULTS.glob(f"{name}/*/README.md")),
+                         ids=lambda path: path.parts[-3])  # fmt: skip
+def test_a_page_of_a_contest_is_made_of_the_committed_data(path, tmp_path, monkeypatch):
+    for name in ("against", "bars", "front", "paths", "task"):  # pictures are not compared
+        monkeypatch.setattr(contest_drawing, name, lambda *arguments: None)
+    name, scale = path.parts[-3:-1]
+    blocks = rivals.NAMES[name][1](scale, tmp_path)["blocks"]
+    assert (tmp_path / "README.md").read_text() == path.read_text(), (
+        f"python scripts/reproduce.py {name} --scale {scale} --draw"
+    )
+    for page in rivals.PAGES:
+        text = page.read_text()
+        for key, block in blocks.items():
+            start = f"<!-- {key}: made by `python scripts/reproduce.py {name} --scale {scale} --draw` -->\n"
+            assert start not in text or f"{start}{block}\n<!-- end of {key} -->" in text, (page, key)
 
 
 def test_the_table_of_claims_is_one_screen():

@@ -17,6 +17,7 @@ class FusedAdamW(AdamW):
         self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2, amsgrad=False, *, maximize=False
     ):
         super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize, fused=True)
+        self._step_supports_amp_scaling = False  # a GradScaler unscales before build()'s hook clips
 
     def load_state_dict(self, state_dict):
         """Of any AdamW of torch's: the moments are the same however they were computed, and this one stays fused."""
@@ -86,7 +87,7 @@ def translated(state_dict, optimizer):
             m, v = (adamw[name] for name in MOMENTS)
             step = torch.as_tensor(adamw["step"], dtype=torch.float32)
             kept = group["buffers"].split()
-            known = {"m": m, "l": m, "g_prev": m, "v": v, "s": adamw.get("max_exp_avg_sq", v), "v_mixed": v}
+            known = {"m": m, "l": m, "g_prev": m, "v": v, "s": adamw.get("max_exp_avg_sq", v), "v_mixed": v, "v_avg": v}
             state[i] = {name: known[name].clone() if name in known else torch.zeros_like(m) for name in kept}
             state[i]["step"] = step
             if group["debias"] == "weights":  # the averages that start at zero have gathered nothing

@@ -1,6 +1,7 @@
 """What an optimizer's arguments mean, and what is wrong with them in one line."""
 
 import inspect
+import numbers
 from functools import cache
 
 import torch
@@ -11,7 +12,7 @@ SHARED = ("hyper_lr", "hyper_momentum")
 
 
 def is_number(value):
-    return isinstance(value, int | float) or (isinstance(value, torch.Tensor) and value.numel() == 1)
+    return isinstance(value, numbers.Real) or (isinstance(value, torch.Tensor) and value.numel() == 1)
 
 
 def check_numbers(**numbers):
@@ -40,8 +41,8 @@ def check_torchs(name, capturable, differentiable, fused, foreach):
 def as_dtype(value):
     """A dtype by its name, which is what checkpoints hold."""
     dtype = getattr(torch, value, None) if isinstance(value, str) else value
-    if value is not None and dtype not in (torch.bfloat16, torch.float16, torch.float32, torch.float64):
-        raise ValueError(f"state_dtype={value!r} must be a floating dtype of torch, such as bfloat16")
+    if value is not None and dtype not in (torch.bfloat16, torch.float32, torch.float64):
+        raise ValueError(f"state_dtype={value!r} must be bfloat16, float32 or float64; float16 has too small a range")
     return dtype
 
 

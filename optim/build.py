@@ -47,7 +47,8 @@ def signature(name):
 def build(name, params, *, hidden=(), max_grad_norm=None, **settings):
     """The optimizer `name` for `params`, with `settings` under their flat names: lr, weight_decay, beta1, rho, ...
 
-    hidden: those of the tensors that Muon is for, where it has a part: see groups.hidden_matrices; params are groups then.
+    hidden: those of the tensors that Muon is for, where it has a part: see groups.hidden_matrices. Where there are none,
+        groups that are marked muon=True keep their marks.
     A setting that is None keeps the optimizer's default; beta1, beta2, ... fill its `betas` in its own convention.
     Every optimizer that comes back clips to `max_grad_norm` in step() (None or 0: no clipping), leaves the norm of the
     raw gradient in `.grad_norm`, and changes nothing on a gradient that is not finite but counts it in `.skipped_steps`.
@@ -59,12 +60,15 @@ def build(name, params, *, hidden=(), max_grad_norm=None, **settings):
     if "state_dtype" in kwargs:
         kwargs["state_dtype"] = getattr(torch, kwargs["state_dtype"], kwargs["state_dtype"])
     if "betas" in arguments:
-        kwargs["betas"] = tuple(kwargs.pop(f"beta{i}", beta) for i, beta in enumerate(arguments["betas"], start=1))
+        betas = kwargs.get("betas", arguments["betas"])
+        kwargs["betas"] = tuple(kwargs.pop(f"beta{i}", beta) for i, beta in enumerate(betas, start=1))
     for key in kwargs:
         if key not in arguments:
             raise ValueError(f"optimizer {name!r} has no setting {key!r}: leave it at None")
     if OPTIMIZERS[name] is MuonAdamW or kwargs.get("mu") or "mu" in kwargs.get("learn", ()):
-        params = split_hidden(params, hidden)
+        params = list(params)
+        if hidden or not any(isinstance(group, dict) and "muon" in group for group in params):
+            params = split_hidden(params, hidden)
     if "max_grad_norm" in arguments:
         return OPTIMIZERS[name](params, max_grad_norm=max_grad_norm or None, **kwargs)
     if max_grad_norm is not None and not max_grad_norm >= 0:
@@ -72,6 +76,7 @@ def build(name, params, *, hidden=(), max_grad_norm=None, **settings):
     optimizer = OPTIMIZERS[name](params, **kwargs)
     if not isinstance(optimizer, FusedAdamW):
         optimizer.skipped_steps = 0
+    optimizer.grad_norm = torch.zeros(())
     optimizer.register_step_pre_hook(partial(clip_or_skip, max_grad_norm=max_grad_norm))
     return optimizer
 

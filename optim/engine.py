@@ -115,7 +115,8 @@ class ParameterizedOptimizer(Stateful):
         debias: what a moving average is divided by: "weights" (the default), the weight that it has really gathered
             while its decay moved; or "powers", 1 - beta^t, which is right only while beta never changed.
         per_group: every param group learns coefficients of its own.
-        state_dtype: dtype of the last gradient and of the buffers in `low_precision`; None: the parameter's.
+        state_dtype: dtype of the last gradient and of the buffers in `low_precision`, and, if it is wider than the
+            parameter's, of all others; None: the parameter's.
         max_grad_norm: clip the gradient to that global norm inside step(), after the hyper-gradient was taken from
             the raw one; None or 0 for no clipping. Do not clip before step() as well.
         maximize: ascend, as in torch's optimizers.
@@ -134,8 +135,8 @@ class ParameterizedOptimizer(Stateful):
             hyper_start=hyper_start,
             hyper_clip=hyper_clip,
             max_grad_norm=max_grad_norm,
-            eps=constants.get("eps"),
         )
+        self.check_constants(constants)
         arguments.check_choices(
             hyper_optimizer=(hyper_optimizer, tuple(HYPER_OPTIMIZERS)),
             hyper_scale=(hyper_scale, (None, "relative", "raw")),
@@ -223,6 +224,10 @@ class ParameterizedOptimizer(Stateful):
         """
         return {"buffers": self.own_buffers, "constants": constants}
 
+    def check_constants(self, constants):
+        """Raises ValueError naming one of {name: value}, the optimizer's or a param group's, that makes no sense."""
+        arguments.check_numbers(eps=constants.get("eps"))
+
     def pair_up(self, betas):
         """{name: value} of a rule whose coefficients are its betas."""
         if len(betas) != len(self.domain):
@@ -276,7 +281,8 @@ class ParameterizedOptimizer(Stateful):
                     raise RuntimeError(
                         f"{type(self).__name__} does not support sparse gradients: make the embedding dense"
                     )
-        if world() > 1 and self.defaults["learn"] and not self.ranks_agree:
+        shared = self.defaults["learn"] or any(group["inputs"] for group in self.param_groups)
+        if world() > 1 and shared and not self.ranks_agree:
             check_same_parameters(type(self).__name__, self.param_groups)
             self.ranks_agree = True
         self.plan = Plan(self)
@@ -318,7 +324,9 @@ class ParameterizedOptimizer(Stateful):
             state["pending"] = torch.zeros((), dtype=torch.float64, device=device)
         for name in loops.buffers + loops.inputs + (("g",) if group["learn"] else ()):
             if name not in state:
-                low = arguments.as_dtype(group["state_dtype"]) if name == "g" or name in self.low_precision else None
+                dtype = arguments.as_dtype(group["state_dtype"])
+                wide = dtype is not None and dtype.itemsize > p.dtype.itemsize
+                low = dtype if wide or name == "g" or name in self.low_precision else None
                 if name in loops.inputs and p.dtype != torch.float64:
                     low = torch.bfloat16
                 state[name] = torch.zeros_like(p, dtype=low)

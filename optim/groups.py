@@ -31,6 +31,12 @@ def head(model: nn.Module) -> nn.Module | None:
     return linear[-1] if linear else None
 
 
+def is_transposed(module: nn.Module) -> bool:
+    """Whether it is transformers' Conv1D, the linear layer of GPT-2, which is no convolution."""
+    weight = getattr(module, "weight", None)
+    return type(module).__name__ == "Conv1D" and isinstance(weight, nn.Parameter) and weight.ndim == 2
+
+
 def hidden_matrices(model: nn.Module, convolutions: bool = False) -> list[Tensor]:
     """What Muon is for: weights of linear layers, without embeddings, what is tied to them, and the head.
 
@@ -39,7 +45,7 @@ def hidden_matrices(model: nn.Module, convolutions: bool = False) -> list[Tensor
     kinds = (nn.Linear, nn.modules.conv._ConvNd) if convolutions else nn.Linear
     outside = {p for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
     outside |= {*last.parameters()} if (last := head(model)) is not None else set()
-    layers = [module for module in model.modules() if isinstance(module, kinds) or type(module).__name__ == "Conv1D"]
+    layers = [module for module in model.modules() if isinstance(module, kinds) or is_transposed(module)]
     weights = dict.fromkeys(module.weight for module in layers)  # a shared layer once
     return [p for p in weights if p.requires_grad and p not in outside]
 
@@ -75,7 +81,7 @@ def split_hidden(groups: Iterable[dict] | Iterable[Tensor], hidden: Iterable[Ten
     """Param groups (or tensors), divided into those of their parameters that are in `hidden`, marked muon=True, and the
     others."""
     groups, hidden = list(groups), set(hidden)
-    groups = groups if isinstance(groups[0], dict) else [{"params": groups}]
+    groups = groups if groups and isinstance(groups[0], dict) else [{"params": groups}]
     divided = []
     for group in groups:
         for muon in (True, False):

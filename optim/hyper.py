@@ -56,7 +56,8 @@ def descent(optimizer, scale, start, clip):
         if start:
             push = torch.where(steps >= start, push, 0.0)
         last = velocity
-        step, velocity, square = HYPER_OPTIMIZERS[optimizer](push, velocity, square, momentum, steps + 1)
+        k = (torch.relu(steps - start) if start else steps) + 1  # what hyper_start leaves out does not count
+        step, velocity, square = HYPER_OPTIMIZERS[optimizer](push, velocity, square, momentum, k)
         step = rate * step
         moved = torch.where(in_time_scale > 0, 1 - (1 - q) * torch.exp(step), q - step)
         growth = -rate * push * q  # of the logarithm; by how much the schedule has raised the rate meanwhile counts

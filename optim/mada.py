@@ -4,6 +4,7 @@ from types import MappingProxyType
 
 import torch
 
+from . import arguments
 from .engine import ParameterizedOptimizer
 from .muon import MOMENTUM, orthogonalized
 
@@ -179,21 +180,13 @@ class MADA(ParameterizedOptimizer):
             if rho != 1.0 or second_moment not in ("avgrad", "amsgrad"):
                 raise ValueError(f"amsgrad=True is rho=0 with second_moment='amsgrad': do not set rho={rho!r} as well")
             rho, second_moment = 0.0, "amsgrad"
-        if rule not in ("paper", "authors"):
-            raise ValueError(f"rule={rule!r} must be 'paper' or 'authors'")
-        if second_moment not in ("avgrad", "amsgrad"):
-            raise ValueError(f"second_moment={second_moment!r} must be 'avgrad' or 'amsgrad'")
         if rule == "authors":
             if hyper_scale not in (None, "raw") or debias is not None:
                 name, value = ("debias", debias) if debias is not None else ("hyper_scale", hyper_scale)
                 raise ValueError(f"{name}={value!r}: rule='authors' has a form of its own; leave it at None")
             hyper_scale, debias = "raw", "powers"
-        if not eps > 0:
-            raise ValueError(f"eps={eps!r} must be positive")
         if len(betas) != 2:
             raise ValueError(f"betas={betas!r} must be two numbers")
-        if len(lion_betas) != 2 or not all(0 <= beta < 1 for beta in lion_betas):
-            raise ValueError(f"lion_betas={lion_betas!r} must be two numbers in [0, 1)")
         coefficients = dict(zip(self.domain, (*betas, beta3, rho, c, gamma), strict=True))
         if mu != 0 or "mu" in learn:
             self.domain, coefficients = {**self.domain, "mu": (0.0, 1.0)}, coefficients | {"mu": mu}
@@ -219,8 +212,23 @@ class MADA(ParameterizedOptimizer):
             **options,
         )
 
+    def check_constants(self, constants):
+        eps, lion_betas = constants["eps"], constants["lion_betas"]
+        if not eps > 0:
+            raise ValueError(f"eps={eps!r} must be positive")
+        if len(lion_betas) != 2 or not all(0 <= beta < 1 for beta in lion_betas):
+            raise ValueError(f"lion_betas={lion_betas!r} must be two numbers in [0, 1)")
+        arguments.check_choices(
+            rule=(constants["rule"], ("paper", "authors")),
+            second_moment=(constants["second_moment"], ("avgrad", "amsgrad")),
+        )
+
     def check_tensors(self, group):
         super().check_tensors(group)
+        if group["rule"] == "authors" and group["learn"] and group["hyper_scale"] != "raw":
+            raise ValueError(
+                "rule='authors' of a param group: it learns in a form of its own; pass it to the optimizer"
+            )
         if group["muon"] and (wrong := [tuple(p.shape) for p in group["params"] if p.ndim < 2]):
             raise ValueError(f"muon=True is for matrices, and a parameter of its group has shape {wrong[0]}")
 

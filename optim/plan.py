@@ -8,7 +8,7 @@ from . import inputs
 from .fuse import Rows, segment_sums, to_device
 from .hyper import Hyper
 from .passes import gradient_norms
-from .shards import copies, is_sharded, local
+from .shards import copies, is_sharded, local, local_gradient
 
 CONTROL = 4  # the first scalars: ok (0: change nothing), clip, lr, decay
 
@@ -22,6 +22,10 @@ def columns(indices, device):
 
 def check_fit(x, state):
     """Raises RuntimeError where a parameter's state is not of its shape, or elsewhere: loops would leave their memory."""
+    if x.numel() and not x.data_ptr():
+        raise RuntimeError(
+            f"a parameter of type {type(x).__name__} on {x.device} has no memory of its own that a step could change"
+        )
     for name, y in state.items():
         if y.shape != x.shape or y.device != x.device:
             raise RuntimeError(
@@ -99,7 +103,7 @@ class Batch:
         self.fill(hyper)
 
     def gradients(self):
-        return [local(self.nothing[p] if p.grad is None else p.grad) for p in self.params]
+        return [local(self.nothing[p]) if p.grad is None else local_gradient(p) for p in self.params]
 
     def take_gradients(self):
         """Run on the gradients of this step, which may be elsewhere in memory."""
@@ -179,6 +183,7 @@ class Plan:
     """The batches of all groups for the gradients that there are."""
 
     def __init__(self, optimizer):
+        optimizer.take_written()
         groups = optimizer.param_groups
         self.groups, members = groups, {}
         for i, group in enumerate(groups):
@@ -212,7 +217,7 @@ class Plan:
         grads = [p.grad for group in groups for p in group["params"]]
         return (
             [id(p) for group in groups for p in group["params"]],
-            [len(group["params"]) for group in groups],
+            [(len(group["params"]), len(group)) for group in groups],
             [grad is not None and (grad.shape, grad.stride(), grad.dtype) for grad in grads],
             [id(x) for state in optimizer.state.values() for x in state.values()],
             [optimizer.options(group) for group in groups],

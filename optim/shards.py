@@ -17,6 +17,14 @@ def local(x: torch.Tensor) -> torch.Tensor:
     return x.to_local() if is_sharded(x) else x
 
 
+def local_gradient(p: torch.Tensor) -> torch.Tensor:
+    """This rank's part of p's gradient. Where tensor parallelism has left sums over ranks to be taken, they are taken here."""
+    grad = p.grad
+    if is_sharded(grad) and grad.placements != p.placements:
+        grad = grad.redistribute(p.device_mesh, p.placements)
+    return local(grad)
+
+
 def world() -> int:
     """The number of processes."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
@@ -27,7 +35,9 @@ def copies(p: torch.Tensor) -> int:
     ranks = world()
     if is_sharded(p):
         for size, placement in zip(p.device_mesh.shape, p.placements, strict=True):
-            ranks //= size if placement.is_shard() else 1
+            ranks //= (
+                1 if placement.is_replicate() else size
+            )  # FSDP2 over tensor parallelism has shards of another class
     return ranks
 
 
@@ -43,16 +53,17 @@ def check_shards(owner: str, p: torch.Tensor) -> None:
 def check_same_parameters(owner: str, groups: list[dict]) -> None:
     """Refuse ranks that hold different parameters, but not as DTensors: ZeRO and pipeline stages. All ranks call this.
 
-    Under DDP all ranks start from the same values, so that a sum over them tells.
+    Under DDP all ranks start from the same values, so that shapes and sums of magnitudes tell.
     """
-    params = [p for group in groups for p in group["params"] if not is_sharded(p)]
-    total = [p.detach().abs().sum(dtype=torch.float32) for p in params]
-    mine = torch.stack([*total, torch.zeros((), device=total[0].device)]).double().sum() if total else torch.zeros(())
-    seen = [torch.zeros(2, dtype=torch.float64) for _ in range(world())]
-    mine = torch.tensor([float(mine), len(params)], dtype=torch.float64)
+    params = [p.detach() for group in groups for p in group["params"] if not is_sharded(p)]
+    mine = [tuple(p.shape) for p in params], [float(p.abs().sum(dtype=torch.float64)) for p in params]
+    seen = [None] * world()
     dist.all_gather_object(seen, mine)
-    if any(not torch.allclose(other, mine, rtol=1e-3, equal_nan=True) for other in seen):
+    sums = [torch.tensor(each, dtype=torch.float64) for _, each in seen]
+    if any(shapes != mine[0] for shapes, _ in seen) or any(
+        not torch.allclose(it, sums[0], rtol=1e-6, equal_nan=True) for it in sums
+    ):
         raise RuntimeError(
             f"the ranks hold different parameters, as under ZeroRedundancyOptimizer or with pipeline stages: {owner} would "
-            "learn its coefficients from a part. Use DDP with the whole model, or FSDP2 (fully_shard)"
+            "work on a part. Use DDP with the whole model, or FSDP2 (fully_shard)"
         )

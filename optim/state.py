@@ -27,11 +27,10 @@ class Stateful(Optimizer):
         arguments.check_group(self, group, shares=bool(learn) and not per_group)
         own = arguments.group_coefficients(self, group, self.domain)
         arguments.check_coefficients(own, self.domain, learn)
-        if "state_dtype" in group:
+        self.check_constants({name: group.get(name, self.defaults[name]) for name in self.constants})
+        if group.get("state_dtype") is not None:
             group["state_dtype"] = str(arguments.as_dtype(group["state_dtype"])).removeprefix("torch.")
-        for name in ("hyper_lr", "hyper_momentum"):
-            if name in group:
-                group[name] = self.by_name(name, group[name], learn)
+        self.name_rates(group, learn)
         given = set(group)
         super().add_param_group(group)
         first, group = self.param_groups[0], self.param_groups[-1]
@@ -44,14 +43,46 @@ class Stateful(Optimizer):
         group.update({name: source[name].clone() for name in HYPER_STATE if name not in given})
         group["last_lr"] = torch.zeros_like(first["last_lr"])
         if own:
-            for name, value in own.items():
-                group["coefficients"][list(self.domain).index(name)] = float(value)
-            for each in self.param_groups:
-                each["per_group"] = True
-            self.defaults["per_group"] = True
+            self.part_ways()
+        self.set_coefficients(group, own, learn)
+        self.place()
+
+    def part_ways(self):
+        """From now on each group has coefficients of its own."""
+        for group in self.param_groups:
+            group["per_group"] = True
+        self.defaults["per_group"] = True
+
+    def set_coefficients(self, group, own, learn):
+        """Give a group coefficients of its own, {name: value}, and what the rule needs with them."""
+        if own:
+            q = group["coefficients"].tolist()
+            q = [float(own.get(name, before)) for name, before in zip(self.domain, q, strict=True)]
+            group["coefficients"] = group["coefficients"].new_tensor(q)
         q = dict(zip(self.domain, group["coefficients"].tolist(), strict=True))
         self.set_needed(group, self.needed(q, {name: group[name] for name in self.constants}, learn))
-        self.place()
+
+    def name_rates(self, group, learn):
+        """What somebody has written into a group as hyper_lr or hyper_momentum, one entry per coefficient."""
+        for name in ("hyper_lr", "hyper_momentum"):
+            if name in group and not (isinstance(group[name], torch.Tensor) and group[name].ndim == 1):
+                group[name] = self.by_name(name, group[name], learn)
+
+    def take_written(self):
+        """Coefficients and their rates that somebody has written into a group since it was made, as is usual with torch's."""
+        for group in self.param_groups:
+            learn = tuple(group["learn"].split())
+            self.name_rates(group, learn)
+            if own := arguments.group_coefficients(self, dict(group), self.domain):
+                if learn:
+                    raise ValueError(
+                        f"{', '.join(own)} of a param group: {type(self).__name__} learns its coefficients; they cannot be set"
+                    )
+                arguments.check_coefficients(own, self.domain, ())
+                arguments.group_coefficients(self, group, self.domain)
+                if len(self.param_groups) > 1:
+                    self.part_ways()
+                self.set_coefficients(group, own, ())
 
     def check_tensors(self, group):
         """Raises ValueError where a group's tensors cannot be optimized here."""
@@ -93,7 +124,8 @@ class Stateful(Optimizer):
             if "g" in kept:
                 kept.setdefault("pending", torch.ones((), dtype=torch.float64))
         first = self.param_groups[0]  # a group that is added later is as these are
-        self.defaults |= {name: first[name] for name in ("learn", "debias", "per_group", *OPTIONS)}
+        same = ("learn", "debias", "per_group", *OPTIONS, *HYPER_STATE, *self.constants)
+        self.defaults |= {name: first[name] for name in same}
         self.place()
 
     def scalar_device(self):
@@ -137,6 +169,10 @@ class Stateful(Optimizer):
         groups, owner = state_dict["param_groups"], type(self).__name__
         arguments_of_rule = inspect.signature(self.rule).parameters
         anything = any(it.kind is it.VAR_KEYWORD for it in arguments_of_rule.values())
+        scalars = {"t", *self.domain, *self.constants, *(f"bias{name.removeprefix('beta')}" for name in self.domain)}
+        required = {
+            name for name, it in arguments_of_rule.items() if it.kind is it.KEYWORD_ONLY and it.default is it.empty
+        } - scalars
         if adamw.is_adams(state_dict):
             return adamw.translated(state_dict, self)
         if any("coefficients" not in group for group in groups):
@@ -153,6 +189,10 @@ class Stateful(Optimizer):
             buffers = group["buffers"].split() if isinstance(group["buffers"], str) else group["buffers"]
             if unknown := [name for name in buffers if not anything and name not in arguments_of_rule]:
                 raise ValueError(f"this state has the buffers {', '.join(unknown)}, which {owner} has no use for")
+            if lacking := required - {*buffers, *group.get("inputs", "").split()}:
+                raise ValueError(
+                    f"this state lacks the buffers {', '.join(sorted(lacking))}, which {owner} needs: it is another's"
+                )
         return state_dict
 
     # What a reader may ask for. Reading changes nothing; on a GPU it waits for the step to finish.

@@ -255,6 +255,13 @@ def worker(rank, folder):
 
     seen["fixed zero"] = refusal(fixed)
 
+    def muon():  # equal shapes with unlike values: each rank would take the other's matrices for its own
+        model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False), nn.Linear(4, 3))
+        group = [{"params": [[*model.parameters()][rank]], "muon": True}]
+        return model, MADA(group, mu=1.0, learn=())
+
+    seen["muon"] = refusal(muon)
+
     for name, options in {
         "full": StateDictOptions(full_state_dict=True),
         "offloaded": StateDictOptions(full_state_dict=True, cpu_offload=True),
@@ -293,6 +300,7 @@ def test_shards_that_are_no_dtensors_are_refused_and_state_dicts_go_round(tmp_pa
             assert "FSDP1" in seen[name] and "fully_shard" in seen[name]
         assert "ZeroRedundancyOptimizer" in seen["zero"] and "MADA" in seen["zero"]
         assert seen["fixed zero"] is None  # elementwise, and nothing is summed: right as it is
+        assert "ZeroRedundancyOptimizer" in seen["muon"]
         for name in ("full", "offloaded", "offloaded shards"):
             straight, resumed, q, p = seen[name]
             torch.testing.assert_close(straight, resumed, rtol=0, atol=0)

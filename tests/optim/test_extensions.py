@@ -157,6 +157,18 @@ def test_hyper_optimizers_are_torchs(name, theirs):
     assert list(optimizer.coefficients.values()) == pytest.approx(q.tolist(), abs=1e-12)
 
 
+def test_hyper_adam_begins_where_hyper_start_says():
+    """Its first step is then hyper_lr long, as Adam's is, however late."""
+    p = torch.zeros(4, dtype=torch.float64, requires_grad=True)
+    optimizer = HyperAdam([p], hyper_optimizer="adam", hyper_lr=1e-3, hyper_momentum=0.9, hyper_start=50)
+    for t in range(51):
+        p.grad = torch.sin(torch.arange(4.0, dtype=torch.float64) + t)
+        before = optimizer.coefficients["beta1"]
+        optimizer.step()
+        moved = abs(optimizer.coefficients["beta1"] - before)
+        assert moved == 0 if t < 50 else 0.9e-3 < moved < 1.1e-3
+
+
 def test_sign_moves_by_hyper_lr_whatever_the_size():
     (_, before), (_, after) = (
         run(MADA, steps=n, hyper_optimizer="sign", hyper_lr=1e-3, **RAW, **START) for n in (3, 4)
@@ -214,6 +226,17 @@ def test_state_in_bfloat16():
     torch.testing.assert_close(other.state[params["W"]], state, **EXACT)
 
 
+def test_a_wider_state_is_that_of_all_buffers_and_a_group_may_have_its_parameters():
+    p, q = (torch.ones(5, dtype=torch.bfloat16, requires_grad=True) for _ in range(2))
+    groups = [{"params": [p]}, {"params": [q], "state_dtype": None}]
+    optimizer = MADA(groups, state_dtype=torch.float32)
+    p.grad, q.grad = (torch.full_like(p, 0.3) for _ in range(2))
+    optimizer.step()
+    for x, dtype in ((p, torch.float32), (q, torch.bfloat16)):
+        kept = {name: y.dtype for name, y in optimizer.state[x].items() if y.shape == x.shape}
+        assert {"g", "m", "v", "s"} <= {*kept} and {*kept.values()} == {dtype}
+
+
 def test_float32_state_of_bfloat16_parameters_survives_loading():
     p = torch.ones(5, dtype=torch.bfloat16, requires_grad=True)
     optimizers = [HyperAdam([p]) for _ in range(2)]
@@ -228,8 +251,9 @@ def test_float32_state_of_bfloat16_parameters_survives_loading():
 @pytest.mark.parametrize(
     "bad, message",
     [
-        ({"state_dtype": "foo"}, "state_dtype='foo' must be a floating dtype"),
-        ({"state_dtype": torch.int8}, "state_dtype=torch.int8 must be a floating dtype"),
+        ({"state_dtype": torch.float16}, "float16 has too small a range"),
+        ({"state_dtype": "foo"}, "state_dtype='foo' must be bfloat16, float32 or float64"),
+        ({"state_dtype": torch.int8}, "state_dtype=torch.int8 must be bfloat16, float32 or float64"),
         ({"hyper_optimizer": "newton"}, "hyper_optimizer='newton' must be one of sgd, sign, adam"),
         ({"lr_range": (1.5, 2.0)}, "lr_range"),
         ({"learn": ("lr", "rhoo")}, "no coefficient 'rhoo'"),

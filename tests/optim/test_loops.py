@@ -225,3 +225,13 @@ def test_triton_equals_c(dtype, tolerance):
     subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)], check=True, env=os.environ | {"TRITON_INTERPRET": "1"}
     )
+
+
+@pytest.mark.parametrize("learn", [(), ("beta1",)])
+def test_a_tensor_without_memory_of_its_own_is_refused(learn):
+    from torch.testing._internal.two_tensor import TwoTensor
+
+    p = torch.nn.Parameter(TwoTensor(torch.ones(3), torch.ones(3)))
+    p.grad = TwoTensor(torch.ones(3), torch.ones(3))
+    with pytest.raises(RuntimeError, match="of type .*TwoTensor.* has no memory"):
+        HyperAdam([p], learn=learn).step()

@@ -10,6 +10,7 @@ import math
 import os
 import pickle
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -479,6 +480,21 @@ def test_grad_scaler_unscales_before_the_hyper_gradient():
     assert scaler.get_scale() != 2.0**10
 
 
+@pytest.mark.parametrize("name", ["adam", "amsgrad"])
+def test_a_grad_scaler_unscales_before_adam_clips(name):
+    x, scaled = (torch.zeros(4, requires_grad=True) for _ in range(2))
+    plain, ours = (optim.build(name, [p], max_grad_norm=1.0) for p in (x, scaled))
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    for t in range(1, 4):
+        x.grad = 0.1 * torch.tensor([1.0, -2.0, 3.0, 0.5]) / t
+        scaler.scale(torch.zeros(()))  # makes the scale
+        scaled.grad = x.grad * 2.0**10
+        plain.step()
+        scaler.step(ours)
+        scaler.update()
+        assert torch.equal(x, scaled) and torch.equal(plain.grad_norm, ours.grad_norm)
+
+
 # -- checkpoints ----------------------------------------------------------------------------------------------------
 
 
@@ -782,6 +798,20 @@ def test_build_takes_flat_settings():
     assert mada.param_groups[0]["lr"] == 0.1
     assert optim.build("adan", [p], beta3=0.5).coefficients == {"beta1": 0.98, "beta2": 0.92, "beta3": 0.5}
     assert optim.build("adam", [p], beta2=0.95).param_groups[0]["betas"] == (0.9, 0.95)
+    assert optim.build("adam", [p], betas=(0.5, 0.6), beta2=0.95).param_groups[0]["betas"] == (0.5, 0.95)
+    assert optim.build("mada", [p], betas=(0.5, 0.6)).coefficients["beta2"] == 0.6
+    assert (
+        optim.build("adam", [p], lr=np.float32(0.5)).grad_norm == optim.build("mada", [p], lr=np.float32(0.5)).grad_norm
+    )
+
+
+@pytest.mark.parametrize("name", ["muon", "mada"])
+def test_build_keeps_the_marks_of_groups(name):
+    groups = optim.param_groups(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 2)), verbose=False)
+    optimizer = optim.build(name, groups, **{"mu": 1.0} if name == "mada" else {})
+    assert sorted(group["muon"] for group in optimizer.param_groups) == [False, False, True]
+    with pytest.raises(ValueError, match="empty parameter list" if name == "muon" else "there is none"):
+        optim.build(name, iter([]), **{"mu": 1.0} if name == "mada" else {})
 
 
 def split(params):

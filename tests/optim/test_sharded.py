@@ -1,4 +1,5 @@
-"""Parameters in parts on two processes (FSDP2): the steps of one process, and checkpoints after which they go on exactly.
+"""Parameters in parts on two processes (FSDP2, tensor parallelism): the steps of one process, and checkpoints after which
+they go on exactly.
 
 python -m pytest tests/optim/test_sharded.py
 """
@@ -12,9 +13,11 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, SequenceParallel, parallelize_module
+from torch.distributed.tensor.placement_types import _StridedShard
 
-from optim import MADA, Adan, HyperAdam
+from optim import MADA, Adan, HyperAdam, shards
 
 ROUNDING = {"rtol": 1e-9, "atol": 1e-11}
 INTERIOR = {
@@ -33,6 +36,8 @@ OPTIMIZERS = {
     "adan": (Adan, {}),
     "muon": (MADA, dict(INTERIOR, mu=0.4, learn=("beta1", "beta2", "mu"))),
 }
+
+PARALLEL = ("mada", "adan")  # under tensor and sequence parallelism
 
 
 def network(name, mesh=None):
@@ -55,6 +60,29 @@ def train(model, optimizer, steps):
     for t in steps:
         optimizer.zero_grad()
         ((model(problem.wave((8, 4), 0.37, t, 1.5)) - problem.wave((8, 3), 1.7, t, 1.0)) ** 2).mean().backward()
+        optimizer.step()
+
+
+def block(name, mesh=None):
+    """Two matrices between layer norms, whose gradients a rank has a part of under sequence parallelism."""
+    model = nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 4), nn.LayerNorm(4)).double()
+    with torch.no_grad():
+        for i, p in enumerate(model.parameters()):
+            p.copy_(problem.wave(p.shape, 1.3 + i, 0.2, 0.6))
+    if mesh:
+        up, down = ColwiseParallel(input_layouts=Shard(1)), RowwiseParallel(output_layouts=Shard(1))
+        parallelize_module(model, mesh, {"0": SequenceParallel(), "1": up, "3": down, "4": SequenceParallel()})
+    cls, settings = OPTIMIZERS[name]
+    return model, cls(model.parameters(), lr=0.02, max_grad_norm=0.3, **settings)
+
+
+def train_block(model, optimizer, mesh=None):
+    for t in range(1, 6):
+        optimizer.zero_grad()
+        x = problem.wave((3, 2, 4), 0.37, t, 1.5)  # (batch, time, channels)
+        out = model(x.chunk(2, 1)[mesh.get_local_rank()] if mesh else x)
+        out = out.full_tensor() if mesh else out
+        ((out - problem.wave((3, 2, 4), 1.7, t, 1.0)) ** 2).mean().backward()
         optimizer.step()
 
 
@@ -81,6 +109,14 @@ def worker(rank, folder):
         set_state_dict(other, fresh, model_state_dict=states["model"], optim_state_dict=states["optimizer"])
         train(other, fresh, range(6, 11))
         results[name] = result(model, optimizer), result(other, fresh)
+    for name in PARALLEL:
+        model, optimizer = block(name, mesh)
+        train_block(model, optimizer, mesh)
+        results["parallel", name] = result(model, optimizer)
+    both = init_device_mesh("cpu", (2, 1))  # FSDP2 over tensor parallelism
+    twice = DTensor.from_local(torch.zeros(1, 2), both, [_StridedShard(0, split_factor=1), Shard(0)], run_check=False)
+    copy = DTensor.from_local(torch.zeros(1, 2), both, [Replicate(), Shard(0)], run_check=False)
+    results["copies"] = shards.copies(twice), shards.copies(copy)
     torch.save(results, f"{folder}/{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
@@ -91,6 +127,11 @@ def test_sharded_steps_are_those_of_one_process_and_checkpoints_go_on_exactly(tm
     torch.multiprocessing.spawn(worker, (str(tmp_path),), nprocs=2)
     zero, one = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     torch.testing.assert_close(zero, one, rtol=0, atol=0)
+    assert zero.pop("copies") == (1, 2)
+    for name in PARALLEL:
+        model, optimizer = block(name)
+        train_block(model, optimizer)
+        torch.testing.assert_close(zero.pop(("parallel", name)), result(model, optimizer), **ROUNDING)
     for name, (straight, resumed) in zero.items():
         torch.testing.assert_close(straight, resumed, rtol=0, atol=0, msg=name)
         model, optimizer = network(name)

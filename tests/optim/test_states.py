@@ -118,6 +118,69 @@ def test_a_group_added_after_loading_is_as_those_that_were_loaded():
     torch.testing.assert_close(new, alone, rtol=1e-14, atol=0)
 
 
+@pytest.mark.parametrize("corner", [{"gamma": 0.0}, {"gamma": 0.5}, {"rho": 0.0}, {"beta3": 0.5}, {"rule": "authors"}])
+def test_a_group_added_to_a_fixed_state_of_another_corner_is_of_that_corner(corner):
+    other, new, alone = MADA([leaf(3)], learn=()), leaf(3), leaf(3)
+    other.load_state_dict(stepped(MADA, 3, learn=(), **corner).state_dict())
+    other.add_param_group({"params": [new], "lr": 1e-2})
+    expected = MADA([alone], lr=1e-2, learn=(), **corner)
+    for t in range(3):
+        new.grad, alone.grad = (torch.full_like(new, 1.0 + t) for _ in range(2))
+        other.step()
+        expected.step()
+    torch.testing.assert_close(new, alone, rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize(
+    "key, value, words",
+    [
+        ("eps", 0.0, "eps=0.0 must be positive"),
+        ("rule", "athors", "rule='athors' must be one of paper, authors"),
+        ("rule", "authors", "form of its own"),
+        ("second_moment", "amsgrd", "second_moment='amsgrd'"),
+        ("lion_betas", (2, 5), "lion_betas"),
+    ],
+)
+def test_a_groups_constants_are_checked(key, value, words):
+    with pytest.raises(ValueError, match=words):
+        MADA([{"params": [leaf(3)], key: value}])
+
+
+def test_coefficients_that_are_written_into_a_group_count_or_are_refused():
+    written, made = (
+        Lion([{"params": [leaf(2)]}, {"params": [leaf(2)]}], betas=betas) for betas in ((0.9, 0.99), (0.1, 0.2))
+    )
+    others = MADA([leaf(2)], learn=()), MADA([leaf(2)], learn=(), gamma=0.5, betas=(0.1, 0.2))
+    for group in written.param_groups:
+        group["betas"] = (0.1, 0.2)
+    others[0].param_groups[0] |= {"gamma": 0.5, "betas": (0.1, 0.2)}
+    for t in range(4):
+        for optimizer in (written, made, *others):
+            for group in optimizer.param_groups:
+                group["params"][0].grad = torch.tensor([(-1.0) ** t, 0.3], dtype=torch.float64)
+            optimizer.step()
+    for ours, theirs in ((written, made), others):
+        for mine, group in zip(ours.param_groups, theirs.param_groups, strict=True):
+            assert torch.equal(mine["params"][0], group["params"][0])
+    assert (
+        written.coefficients == 2 * [{"beta1": 0.1, "beta2": 0.2}] and others[0].coefficients == others[1].coefficients
+    )
+    learning = stepped(MADA, 3)
+    learning.param_groups[0]["betas"] = (0.1, 0.2)
+    with pytest.raises(ValueError, match="beta1, beta2 of a param group: MADA learns"):
+        learning.step()
+
+
+@pytest.mark.parametrize("value, beta2", [(0.0, 0.0), ({"beta1": 0.0}, 1e-2)])
+def test_rates_that_are_written_into_a_group_count(value, beta2):
+    optimizer = stepped(HyperAdam, 3)
+    optimizer.param_groups[0]["hyper_lr"] = value
+    q = optimizer.coefficients
+    optimizer.step()
+    assert optimizer.coefficients["beta1"] == q["beta1"]
+    assert optimizer.param_groups[0]["hyper_lr"].tolist() == [0.0, beta2]
+
+
 def test_a_group_added_to_a_frozen_state_that_learns_learns():
     learning = stepped(HyperAdam, 3)
     other = HyperAdam([leaf(3)])
@@ -253,6 +316,31 @@ def test_mu_is_not_taken_for_a_learned_rate():
 def test_a_state_of_another_rule_is_refused(saved):
     with pytest.raises(ValueError, match="which Lion has no use for"):
         Lion([leaf(3)]).load_state_dict(stepped(saved, 3).state_dict())
+
+
+@pytest.mark.parametrize(
+    "saved, cls, lacking", [(Lion, HyperAdam, "v"), (Lion, AVGrad, "v, v_avg"), (Yogi, AVGrad, "v_avg")]
+)
+def test_a_state_that_lacks_a_buffer_is_refused(saved, cls, lacking):
+    with pytest.raises(ValueError, match=f"lacks the buffers {lacking}, which {cls.__name__} needs"):
+        cls([leaf(3)]).load_state_dict(stepped(saved, 3).state_dict())
+
+
+@pytest.mark.parametrize("cls", [AVGrad, Yogi, HyperAdam, MADA])
+def test_after_adamws_checkpoint_steps_are_as_long_as_before(cls):
+    x = leaf(1000)
+    adamw = torch.optim.AdamW([x], lr=1e-3, betas=(0.9, 0.95))
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(300):
+        x.grad = torch.randn(x.shape, generator=generator, dtype=x.dtype) + 0.5
+        before = x.detach().clone()
+        adamw.step()
+    usual = (x - before).square().mean().sqrt()
+    ours = cls([x], lr=1e-3)
+    ours.load_state_dict(adamw.state_dict())
+    before = x.detach().clone()
+    ours.step()
+    assert 0.9 < (x - before).square().mean().sqrt() / usual < 1.1
 
 
 def test_yogis_state_is_hyperadams():

@@ -1,5 +1,5 @@
 # make quickstart: a GPT learns Shakespeare under MADA, on whatever device there is.   make check: ruff.
-# make compare: the same under MADA and under AdamW at AdamW's best rate, and one picture of both, in twice the time.
+# make compare: the same from Muon's corner, under MADA's defaults and under AdamW, these two at AdamW's best rate; one picture.
 # make test: the whole test suite.   make test-fast: the optimizers and the trainer, less what takes seconds.
 # make kernels: install Triton and compile every GPU kernel, without a GPU; fails where one takes too many registers.
 # make gpu-report: on a GPU, everything that only one can show, beside what was predicted; results/gpu/.
@@ -15,15 +15,16 @@ MINUTES ?= 60
 
 quickstart: .venv/installed
 	.venv/bin/python data/shakespeare_char/prepare.py
-	.venv/bin/python train.py config/train_$(QUICK).py --overwrite=True
+	.venv/bin/python train.py config/train_$(QUICK).py --init_from=auto
 	.venv/bin/python scripts/plot.py $(OUT)
 	.venv/bin/python scripts/sample.py $(OUT)/ckpt_best.pt
 
 compare: .venv/installed
 	.venv/bin/python data/shakespeare_char/prepare.py
-	.venv/bin/python train.py config/train_$(QUICK).py --overwrite=True
-	.venv/bin/python train.py config/train_$(QUICK).py --optimizer=adam $(BEST) --out_dir=$(OUT)-adam --overwrite=True
-	.venv/bin/python scripts/plot.py $(OUT) $(OUT)-adam
+	.venv/bin/python train.py config/train_$(QUICK).py --init_from=auto
+	.venv/bin/python train.py config/train_$(QUICK).py --mu=None --learn=None $(BEST) --out_dir=$(OUT)-defaults --init_from=auto
+	.venv/bin/python train.py config/train_$(QUICK).py --optimizer=adam $(BEST) --out_dir=$(OUT)-adam --init_from=auto
+	.venv/bin/python scripts/plot.py $(OUT) $(OUT)-defaults $(OUT)-adam
 
 check: .venv/installed
 	.venv/bin/ruff check .

@@ -19,6 +19,7 @@ with an underscore are the file's own. Files stack from left to right, --name=va
 import ast
 import contextlib
 import difflib
+import itertools
 import json
 import math
 import os
@@ -118,7 +119,11 @@ def parse(settings: dict[str, Setting], arguments: typing.Iterable[str]) -> tupl
     """
     if "--help" in arguments or "-h" in arguments:
         show_help(settings)
-    given, in_files = Given(), set()
+    given, in_files, arguments = Given(), set(), [*arguments]
+    for argument, after in itertools.zip_longest(arguments, arguments[1:], fillvalue=""):
+        if argument.startswith("-") and not (argument.startswith("--") and "=" in argument):
+            value = "" if "=" in argument else "=VALUE" if not after or after.startswith("-") else f"={after}"
+            raise UserError(f"{argument}: write --{argument.strip('-') or 'NAME'}{value} (--help lists the names)")
     for argument in arguments:  # files first, whatever the order: the command line wins
         if not argument.startswith("-"):
             found = read_file(settings, argument, given)
@@ -126,9 +131,7 @@ def parse(settings: dict[str, Setting], arguments: typing.Iterable[str]) -> tupl
             in_files |= found.keys()
     for argument in arguments:
         if argument.startswith("-"):
-            name, equals, text = argument.removeprefix("--").partition("=")
-            if not equals or not argument.startswith("--"):
-                raise UserError(f"{argument}: write --name=value (--help lists the names)")
+            name, _, text = argument.removeprefix("--").partition("=")
             given[name] = checked(settings, name, meant(settings, name, text), "the command line")
             in_files.discard(name)
     given.in_files = frozenset(in_files)
@@ -182,8 +185,10 @@ def literal(text: str) -> object:
 
 
 def meant(settings, name, text):
-    """`literal`, but for a setting that is text and no number: --dataset=1984 is a folder."""
+    """`literal`, but --dataset=1984 is a folder, where a setting is text and no number, and --learn=beta1,beta2 are two names."""
     value, kinds = literal(text), [kind for kind, _ in choices(settings[name].type)] if name in settings else []
+    if tuple in kinds and isinstance(value, str):
+        return tuple(value.split(","))
     return (
         text if isinstance(value, int | float) and str in kinds and not {int, float, type(value)} & {*kinds} else value
     )
@@ -199,7 +204,8 @@ def choices(kind):
 def checked(settings: dict[str, Setting], name: str, value: object, place: str) -> object:
     """The value, as its setting's type; an int becomes a float where one is meant. Raises UserError."""
     if name not in settings:
-        near = difflib.get_close_matches(name, settings, 1, 0)
+        near = [it for it in settings if name == "".join(word[:1] for word in it.split("_"))]  # lr: learning_rate
+        near += difflib.get_close_matches(name, settings, 1, 0)
         raise UserError(f"{place}: there is no setting {name!r}; the nearest is {near[0]!r} (--help lists all)")
     known = choices(settings[name].type)
     if type(value) is int and float in (kind for kind, _ in known) and int not in (kind for kind, _ in known):

@@ -180,7 +180,8 @@ def fitting(cfg, given):
     others = [
         name
         for name, value in section("hyperparameters", cfg).items()
-        if value is not None and name not in known and name in getattr(given, "in_files", ())
+        if value is not None and name in getattr(given, "in_files", ())
+        if name not in known or name == "learn" and not {*value} <= {*known}
     ]
     return cfg | dict.fromkeys(others), others
 
@@ -279,9 +280,11 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
         log.say(f"{parameters:,} parameters, optimizer {cfg.optimizer}, on {ranks} x {hardware(device)}, {dtype}")
         log.say(f"{cfg.dataset}: {meta['counts']['train']:,} + {meta['counts']['val']:,} tokens from {meta['source']}")
         log.say(
-            f"each step: {accumulation} x {ranks} x {micro} sequences of {cfg.block_size} tokens; first checkpoint "
-            f"after step {min(cfg.max_iters, (it // cfg.eval_interval + 1) * cfg.eval_interval)}, in {cfg.out_dir}"
+            f"each step: {accumulation} micro-steps x {ranks} processes x {micro} sequences of {cfg.block_size} tokens; next "
+            f"checkpoint after step {min(cfg.max_iters, (it // cfg.eval_interval + 1) * cfg.eval_interval)}, in {cfg.out_dir}"
         )
+        if checkpoint:
+            log.say(f"goes on after step {it:,} of {cfg.max_iters:,}, from {checkpoint['path']}")
         peak = peak_flops(hardware(device))
 
         @torch.no_grad()

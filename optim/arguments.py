@@ -2,6 +2,7 @@
 
 import inspect
 import numbers
+from collections.abc import Iterable
 from functools import cache
 
 import torch
@@ -46,6 +47,15 @@ def as_dtype(value):
     return dtype
 
 
+def as_names(learn):
+    """`learn` as a tuple of names. Raises TypeError."""
+    if isinstance(learn, str):
+        return (learn,)
+    if not isinstance(learn, Iterable):
+        raise TypeError(f"learn={learn!r} must be names of coefficients, such as ('beta1', 'beta2'), or () for none")
+    return tuple(learn)
+
+
 def check_names(owner, argument, names, domain):
     for name in names:
         if name not in domain:
@@ -72,6 +82,35 @@ def check_coefficients(coefficients, domain, learn):
             hint = f" to be learned; leave {name!r} out of `learn`, or widen its `domain`"
             hint = hint if name in learn and is_number(value) and 0 <= value < 1 else ""
             raise ValueError(f"{name}={value!r} must lie in [{low}, {high}{end}{hint}")
+
+
+@cache
+def check_rule(owner, rule, coefficients, buffers, inputs, constants):
+    """Raises ValueError where a rule does not take what it is called with, or does not return what is asked of it; all but
+    the first two are tuples of names, constants of (name, value)."""
+    biases = tuple(name.replace("beta", "bias") for name in coefficients if name.startswith("beta"))
+    scalars = tuple(name for name in coefficients if name != "lr") + biases + ("t",)
+    names = (*buffers, *inputs, *scalars, *(name for name, _ in constants))
+    contract = f"the rule of {owner} is called as rule(g, *, {', '.join(names)}) and must return (direction, {{buffer: new value}})"
+    _, *taken = inspect.signature(rule).parameters.values()
+    anything = any(it.kind is it.VAR_KEYWORD for it in taken)
+    if lacking := [name for name in names if not anything and name not in {it.name for it in taken}]:
+        raise ValueError(f"{contract}; it does not take {', '.join(lacking)}")
+    if wanted := [
+        it.name for it in taken if it.default is it.empty and it.kind is not it.VAR_KEYWORD and it.name not in names
+    ]:
+        raise ValueError(f"{contract}; it also wants {', '.join(wanted)}: no buffer, input, coefficient or constant")
+    half = torch.full((), 0.5, dtype=torch.float64)
+    try:
+        result = rule(half, **{name: half.clone() for name in names[: len(names) - len(constants)]}, **dict(constants))
+    except Exception as error:  # it is the user's
+        raise ValueError(f"{contract}; called on 0-D tensors it raises {type(error).__name__}: {error}") from error
+    if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
+        raise ValueError(f"{contract}, not a {type(result).__name__}")
+    if {*result[1]} != {*buffers}:
+        raise ValueError(
+            f"{contract}; it returns {', '.join(result[1]) or 'none'}, and the buffers are {', '.join(buffers)}"
+        )
 
 
 @cache

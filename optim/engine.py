@@ -122,8 +122,11 @@ class ParameterizedOptimizer(Stateful):
         maximize: ascend, as in torch's optimizers.
         foreach, fused: as AdamW has them, for calls that are written for it; steps here are always fused.
         capturable, differentiable: AdamW's; True is refused.
-        Raises ValueError naming the argument that is out of its domain.
+        Raises ValueError naming the argument that is out of its domain, or what the rule lacks; TypeError where `params` or
+        `learn` is something else.
         """
+        if isinstance(params, torch.nn.Module):
+            raise TypeError(f"{type(self).__name__} takes model.parameters(), not the model")
         arguments.check_torchs(type(self).__name__, capturable, differentiable, fused, foreach)
         constants = {
             name: float(value) if isinstance(value, torch.Tensor) else value
@@ -145,7 +148,7 @@ class ParameterizedOptimizer(Stateful):
         arguments.as_dtype(state_dtype)
         if not 0 <= lr_range[0] <= 1 <= lr_range[1]:
             raise ValueError(f"lr_range={lr_range!r} must hold 1, where the factor starts, and nothing negative")
-        learn = (learn,) if isinstance(learn, str) else tuple(learn)
+        learn = arguments.as_names(learn)
         relative = hyper_scale != "raw"
         if grow_lr:
             if tuple(lr_range) != LR_RANGE:
@@ -169,6 +172,13 @@ class ParameterizedOptimizer(Stateful):
         self.own_buffers, self.constants = buffers and tuple(buffers), tuple(constants)
         needed = self.needed(coefficients, constants, learn)
         self.constants = tuple(needed["constants"])
+        if not hasattr(self, "rule"):
+            raise ValueError(f"{type(self).__name__} has no rule: see ParameterizedOptimizer")
+        names = (tuple(self.domain), tuple(needed["buffers"]), tuple(needed.get("inputs", self.inputs)))
+        fixed = (
+            (name, tuple(value) if isinstance(value, list) else value) for name, value in needed["constants"].items()
+        )
+        arguments.check_rule(type(self).__name__, self.rule, *names, tuple(fixed))
         self.grad_norm = torch.zeros((), dtype=torch.float64)
         self.plan, self.watch, self.ranks_agree = None, Watch(), False
         free = (-torch.inf, torch.inf)

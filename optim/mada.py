@@ -187,6 +187,7 @@ class MADA(ParameterizedOptimizer):
             hyper_scale, debias = "raw", "powers"
         if len(betas) != 2:
             raise ValueError(f"betas={betas!r} must be two numbers")
+        learn = arguments.as_names(learn)
         coefficients = dict(zip(self.domain, (*betas, beta3, rho, c, gamma), strict=True))
         if mu != 0 or "mu" in learn:
             self.domain, coefficients = {**self.domain, "mu": (0.0, 1.0)}, coefficients | {"mu": mu}

@@ -197,6 +197,18 @@ class Stateful(Optimizer):
 
     # What a reader may ask for. Reading changes nothing; on a GPU it waits for the step to finish.
 
+    def __repr__(self):
+        """A line per group: what was set, and where the coefficients are."""
+        lines = []
+        for group in self.param_groups:
+            q = ", ".join(
+                f"{name}={value:.4g}" for name, value in zip(self.domain, group["coefficients"].tolist(), strict=True)
+            )
+            size = sum(p.numel() for p in group["params"])
+            lines.append(f"    {size:,} elements: lr={float(group['lr']):g}, weight_decay={group['weight_decay']:g}, {q}, "
+                         f"learn={group['learn'] or None!r}")  # fmt: skip
+        return "\n".join([f"{type(self).__name__} (", *lines, ")"])
+
     @property
     def coefficients(self):
         """{name: current value}; with per_group, or groups that have their own, a list of them, one per group."""

@@ -65,7 +65,14 @@ def traced(function, count):
         trace.graph.eliminate_dead_code()
         return trace
 
-    trace = record({})
+    try:
+        trace = record({})
+    except RuntimeError as error:
+        reason = str(error).split(". ")[0].split(" - ")[0]
+        raise ValueError(
+            "the rule cannot be traced: it must be made of torch's elementwise operations, with torch.where in place of `if`, and "
+            f"change nothing in place ({reason})"
+        ) from error
     if any(node.target not in KNOWN or node.kwargs.get("alpha", 1) != 1 for node in operations(trace)):
         trace = record(decompositions())
     for node in operations(trace):

@@ -141,14 +141,13 @@ def row_lines(values: dict) -> str:
 
 def front_lines(found: dict[str, dict]) -> str:
     """The short table: a line per task."""
-    head = ["task", "cells, seeds", "MADA no worse", "MADA below", "each at its best rate from (0.9, 0.95): gap to AdamW",
-            "bad betas' damage undone"]  # fmt: skip
+    head = ["task", "cells, seeds", "MADA no worse", "gap at each one's best rate", "damage of bad betas undone"]
     lines = []
     for name, it in found.items():
         n, best = len(it["gaps"]), it["start"]
         shares = it["undone"].values()
         lines.append([
-            TASKS[name].title, f"{n}, {span(it['seeds'])}", share(it["no_worse"], n), share(it["below"], n),
+            TASKS[name].title, f"{n}, {span(it['seeds'])}", share(it["no_worse"], n),
             f"{signed(best['gap'])} ({100 * best['gap'].share:+.1f} %), {judged(best['gap'])}{at_edge(best)}" if best else "-",
             f"{100 * mean(shares):.0f} % in {len(shares)} cell{'s' * (len(shares) > 1)}" if shares else no_damage(it),
         ])  # fmt: skip
@@ -160,15 +159,13 @@ def judged(gap: verdict.Gap) -> str:
 
 
 def at_edge(tuned: dict) -> str:
-    return ", at an end of the rates run" * tuned["edge"]
+    return " (best rate at the edge of the grid)" * tuned["edge"]
 
 
 def sentences(found: dict[str, dict]) -> list[str]:
     """The verdict, computed."""
     n, seeds = sum(len(it["gaps"]) for it in found.values()), sorted({n for it in found.values() for n in it["seeds"]})
-    fine, fine_1, below, theirs = (
-        sum(it[key] for it in found.values()) for key in ("no_worse", "no_worse_1", "below", "base_no_worse")
-    )
+    fine, below, theirs = (sum(it[key] for it in found.values()) for key in ("no_worse", "below", "base_no_worse"))
     best = {name: it["start"]["gap"] for name, it in found.items() if it["start"]}
     better, worse = ([name for name, gap in best.items() if gap.clear and gap.mean * sign < 0] for sign in (1, -1))
     gaps = [gap for it in found.values() for gap in it["gaps"].values() if gap]
@@ -176,28 +173,32 @@ def sentences(found: dict[str, dict]) -> list[str]:
     far = [sum(gap.share * sign > verdict.FAR for gap in gaps) for sign in (-1, 1)]
     small = sum(gap.mean + 2 * gap.error <= verdict.FAR * abs(gap.base) for gap in gaps)
     by_chance = sum(BY_CHANCE[min(gap.n, 5)] for gap in gaps)
-    names = {word: ": " + ", ".join(name + " (at an end of the rates run)" * found[name]["start"]["edge"] for name in some)
+    names = {word: ": " + ", ".join(name + at_edge(found[name]["start"]) for name in some)
              if some else "" for word, some in (("better", better), ("worse", worse))}  # fmt: skip
     lucky = sum(BY_CHANCE[min(gap.n, 5)] for gap in best.values() if gap.n > 1)
     shares = {(name, cell): it for name, found_here in found.items() for cell, it in found_here["undone"].items()}
     level = sum(it["level"] for it in found.values())
     worst = max(found, key=lambda name: found[name]["gaps"][found[name]["worst"]].excess())
     it, excess = (gap := found[worst]["gaps"][found[worst]["worst"]]), gap.excess()
-    end = f"the worst cell is {100 * excess:.1f} % beyond that, on {worst} ({found[worst]['worst']}"
-    end = f"{end}; {it.lost} of {it.n} seeds collapses)" if it.lost else f"{end})" if excess else ""
-    damage = undone({"undone": shares, "level": level}) + " damaged cells" if shares else "nothing that can be measured"
+    end = "No cell is beyond that."
+    if excess:
+        end = f"The worst cell is {100 * excess:.1f} % beyond that: {worst} ({found[worst]['worst']})"
+        end += f", where {it.lost} of {it.n} seeds collapses." if it.lost else "."
+    damage = "There is no damage by bad initial betas to undo."
+    if shares:
+        damage = (f"MADA **undoes {100 * mean(shares.values()):.0f} % of what bad initial betas cost AdamW**; in {level} of {len(shares)} "
+                  "such cells it ends level with AdamW from (0.9, 0.95).")  # fmt: skip
+    chance = "If the two were equal, chance alone would make either one better"
     return [
-        f"MADA is **no worse in {share(fine, n)} cells** of {len(found)} task{'s' * (len(found) > 1)}, {span(seeds)} seeds each "
-        + f"({share(fine_1, n)} at one standard error); {end or 'no cell is beyond that'}. AdamW is no worse than MADA in {share(theirs, n)}.",
-        f"Its mean is below AdamW's in {share(below, n)} cells; it is more than 2 % below in {far[0]}, and more than 2 % above in {far[1]}. By more than two standard errors it is **better in {told[0]} and worse "
-        + f"in {told[1]}**; of two equal optimizers either would be better in some {by_chance:.0f}, by chance. In the others the two cannot "
-        + "be told apart.",
-        f"Harm of more than 2 % is excluded, at two standard errors, in {share(small, n)} cells; in the others too few seeds differ too "
-        + "much to exclude it, or there is some.",
-        f"With each optimizer at its best rate from betas (0.9, 0.95), MADA is better by more than two standard errors on {len(better)} of "
-        + f"{len(best)} tasks{names['better']}; and worse on {len(worse)}{names['worse']}. Of two equal optimizers either would be better on some "
-        + f"{lucky:.1f}, by chance.",
-        f"Of the damage that bad initial betas do to AdamW, MADA **undoes {damage}**.",
+        f"MADA is **no worse in {share(fine, n)} cells** of {len(found)} task{'s' * (len(found) > 1)}, with {span(seeds)} seeds each. {end} "
+        + f"AdamW is no worse than MADA in {share(theirs, n)}.",
+        f"By more than two standard errors MADA is **better in {told[0]} cells and worse in {told[1]}**. {chance} in about {by_chance:.0f}. "
+        + f"Its mean is lower in {share(below, n)} cells, more than 2 % lower in {far[0]}, and more than 2 % higher in {far[1]}.",
+        f"In {share(small, n)} cells the runs rule out, at two standard errors, that MADA is more than 2 % worse. In the others it is worse, "
+        + "or there are too few seeds to tell.",
+        f"At each one's best learning rate from betas (0.9, 0.95), MADA is better by more than two standard errors on {len(better)} of "
+        + f"{len(best)} tasks{names['better']}; and worse on {len(worse)}{names['worse']}. {chance} on about {lucky:.1f}.",
+        damage,
     ]
 
 

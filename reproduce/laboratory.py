@@ -95,7 +95,9 @@ def estimate(
             state = look(cell, store.WORK)
             header = read(path)[0] if path.exists() else {}
             took = None if header.get("resumed_at") else header.get("seconds")
-            known.setdefault((contest, key[0]), []).extend(it for it in (took or state.get("seconds"),) if it)
+            known.setdefault((contest, key[0]), []).extend(
+                it for it in (took or state["state"] == "done" and state["seconds"],) if it
+            )
             if not store.fresh(path, cell) and state["state"] != "done":
                 missing.append((contest, key[0]))
     every = [it for some in known.values() for it in some]
@@ -175,7 +177,11 @@ def reproduce(
         "date": f"{datetime.date.today()}",
         "logs": [os.path.relpath(store.home(contest, scale), store.RESULTS) for contest in contests],
     }
-    path.write_text(json.dumps(head | before | summary, indent=1) + "\n")
+    made = head | before | summary
+    old = json.loads(path.read_text()) if path.exists() else {}
+    if made | {"date": ""} == old | {"date": ""}:  # nothing has come of it
+        made["date"] = old["date"]
+    path.write_text(json.dumps(made, indent=1) + "\n")
     where = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
     print(f"{where}: {', '.join(sorted(os.listdir(folder)))}")
     return failed

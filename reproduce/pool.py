@@ -39,6 +39,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+import data.tokens
 from reproduce.runs import Run
 from settings import Diverged, Finished, UserError
 
@@ -111,6 +112,13 @@ def ended(found: dict) -> bool:
 def errors(states: dict) -> list[str]:
     """The last line of what each failed run died of; states: what execute returned."""
     return [it["error"].strip().splitlines()[-1] for it in states.values() if it["state"] == "failed"]
+
+
+def check_data(runs: list[Run]):
+    """Raises UserError where a data set is not there, before each run says so."""
+    for name in sorted({run.cfg["dataset"] for run in runs if run.cfg.get("dataset")}):
+        if not os.path.exists(os.path.join(data.tokens.FOLDER, name, "meta.json")):
+            raise UserError(f"data/{name} is not prepared; run: python data/{name}/prepare.py")
 
 
 # one run after another
@@ -306,7 +314,8 @@ def execute(
 
     workers: processes of one thread each, None for one per GPU, or per core where there is none; 0: in this process.
     shard: (i, n), only the i-th of n equal parts. keep_checkpoints: of runs that are done. Returns {id: what is known of
-    the run}. Raises Stopped on SIGTERM or ctrl-C, and CannotWrite: in both cases the same call goes on.
+    the run}. Raises Stopped on SIGTERM or ctrl-C, and CannotWrite: in both cases the same call goes on; and UserError, before
+    anything runs, where data are not there.
     """
     runs = list({run.id: run for run in runs}.values())[shard[0] - 1 :: shard[1]]
     folder, known, count = os.path.abspath(folder), {}, Counter()
@@ -322,6 +331,7 @@ def execute(
         elif ended(found):
             note(run.id, found)
     left = [run for run in runs if run.id not in known]
+    check_data(left)
     bar = tqdm(total=len(runs), initial=len(known), unit="run", disable=None)  # on a terminal
     handlers = {name: signal.signal(name, stop) for name in (signal.SIGTERM, signal.SIGINT)}
     try:

@@ -32,8 +32,8 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
             best = new["start"] and new["start"]["gap"]
             best = best and f"; each at its best rate from (0.9, 0.95) {signed(best)}, {judged(best)}"
             told = [sum(gap.clear and gap.mean * sign > 0 for gap in new["gaps"].values()) for sign in (-1, 1)]
-            fine.append(f"{share(new['no_worse'], len(new['gaps']))} cells of the {task.title} (better by more than two standard "
-                        f"errors in {told[0]}, worse in {told[1]})")  # fmt: skip
+            fine.append(f"{share(new['no_worse'], len(new['gaps']))} cells of the {task.title} (by more than two standard errors "
+                        f"better in {told[0]}, worse in {told[1]})")  # fmt: skip
             whole.append(
                 f"- {task.title}: no worse in {share(new['no_worse'], len(new['gaps']))} cells, below AdamW in {new['below']}; "
                 f"AdamW no worse in {new['base_no_worse']}{best or ''}. MADA alone collapses in {new['failed']} of {new['pairs']} pairs, "
@@ -45,13 +45,13 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
     if gaps:
         ours, theirs = map(sum, zip(*collapsed, strict=True))
         said = (
-            f"Of the {len(gaps)} cells in which MADA's mean is more than 2 % above AdamW's in the contest, run again with "
-            f"{span(sorted({gap.n for gap in gaps}))} new seeds, it is so in {sum(gap.share > verdict.FAR for gap in gaps)}, by more "
-            f"than two standard errors in {sum(gap.clear and gap.mean > 0 for gap in gaps)}. Of {sum(gap.n for gap in gaps)} pairs MADA "
-            f"alone collapses in {ours}, AdamW alone in {theirs}."
+            f"The {len(gaps)} cells in which MADA's mean is more than 2 % above AdamW's were run again with "
+            f"{span(sorted({gap.n for gap in gaps}))} new seeds. It is again so in {sum(gap.share > verdict.FAR for gap in gaps)}, and by "
+            f"more than two standard errors in {sum(gap.clear and gap.mean > 0 for gap in gaps)}. Of these {sum(gap.n for gap in gaps)} "
+            f"pairs of runs MADA alone collapses in {ours}, and AdamW alone in {theirs}."
         )
     if whole:
-        said += f" Of the cheapest tasks every cell, good or bad, was run again: MADA is no worse in {' and in '.join(fine)}."
+        said += f" Of the cheapest tasks every cell was run again, good or bad: MADA is no worse in {' and in '.join(fine)}."
     table = "The cells that look bad in the contest, or in the new seeds:\n\n" + markdown(
         ["task", "cell", "gap in the contest", "in the new seeds", "MADA alone collapses", "AdamW alone"], lines
     )

@@ -32,7 +32,7 @@ AUTHORS = (
 BEST = (
     " Best lr: the best mean over these factors on that rate, of those with two seeds or more where no run diverged, over the "
     "seeds that these have in common; chosen by the very number that is shown, so that a row whose seeds differ much is "
-    "judged by its worst."
+    "judged by its worst. Highest, lowest: of those that were run, so that beyond it may lie a better one."
 )
 
 
@@ -79,6 +79,13 @@ def summarized(runs: dict, labels: tuple, columns: dict, contest: str, published
     }
 
 
+def best_rate(row: dict) -> str:
+    """The best factor on the learning rate, and whether it is at an end of those that were run with two seeds or more."""
+    best, factors = row["best_factor"], [factor for factor, it in row["grid"].items() if it["n"] > 1]
+    end = {max(factors, default=best): " (highest)", min(factors, default=best): " (lowest)"}
+    return f"x{best:g}" + end.get(best, "") * (len(factors) > 1)
+
+
 def markdown(rows: dict, columns: dict, baseline: str, spreads: bool, digits: int) -> tuple[list, list[list]]:
     """Head and lines of a table. spreads: the paper's numbers are a mean and a standard deviation."""
 
@@ -105,7 +112,7 @@ def markdown(rows: dict, columns: dict, baseline: str, spreads: bool, digits: in
         cells += [text(row["grid"].get(factor), digits) for factor in factors]
         if factors:
             tuned = len(row["grid"]) > 1
-            cells += [f"x{row['best_factor']:g}" * tuned, row["tuned"]["words"] if tuned and row["tuned"] else ""]
+            cells += [best_rate(row) * tuned, row["tuned"]["words"] if tuned and row["tuned"] else ""]
         lines.append([*cells, row["ours"].get(key, {}).get("n", 0)])
     return [*head, "n"], lines
 

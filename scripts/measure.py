@@ -66,6 +66,8 @@ def measure(arguments, ranks=1):
 
 
 def main(first="", *arguments):
+    if first in ("", "-h", "--help"):
+        return print(__doc__)
     name, _, value = first.partition("=")
     if name == "--child":
         return child(value, arguments)

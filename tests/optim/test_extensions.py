@@ -6,6 +6,7 @@ python -m pytest tests/optim/test_extensions.py
 import copy
 import importlib.util
 import pickle
+import sys
 from pathlib import Path
 from types import MappingProxyType
 
@@ -14,7 +15,8 @@ import torch
 from reference import optimizers as reference
 from reference import problem
 
-from optim import MADA, HyperAdam
+import optim
+from optim import MADA, HyperAdam, ParameterizedOptimizer
 
 EXACT = {"rtol": 0, "atol": 0}
 CLOSE = {"rtol": 1e-12, "atol": 1e-12}
@@ -265,6 +267,71 @@ def test_float32_state_of_bfloat16_parameters_survives_loading():
 def test_bad_arguments_are_named(bad, message):
     with pytest.raises(ValueError, match=message.replace("(", r"\(")):
         MADA([torch.zeros(1, requires_grad=True)], **bad)
+
+
+def test_arguments_that_are_something_else_are_named():
+    for learn in (None, True):
+        with pytest.raises(TypeError, match=f"learn={learn} must be names"):
+            MADA([torch.zeros(1, requires_grad=True)], learn=learn)
+    with pytest.raises(TypeError, match=r"MADA takes model.parameters\(\)"):
+        MADA(torch.nn.Linear(2, 2))
+
+
+def test_printed_it_is_what_a_user_asks_for():
+    layer = torch.nn.Linear(3, 2)
+    groups = [{"params": [layer.weight], "weight_decay": 0.1}, {"params": [layer.bias], "weight_decay": 0}]
+    assert str(HyperAdam(groups, lr=3e-4)).splitlines() == [
+        "HyperAdam (",
+        "    6 elements: lr=0.0003, weight_decay=0.1, beta1=0.9, beta2=0.95, learn='beta1 beta2'",
+        "    2 elements: lr=0.0003, weight_decay=0, beta1=0.9, beta2=0.95, learn='beta1 beta2'",
+        ")",
+    ]
+
+
+def test_the_optimizer_of_the_docs(monkeypatch):
+    """Fixed at power 0.5 it is Adam; learned, the power moves."""
+    code = (
+        (Path(__file__).parents[2] / "docs" / "optimizers.md")
+        .read_text()
+        .split("## An optimizer of your own")[1]
+        .split("```")[1]
+    )
+    monkeypatch.setitem(sys.modules, "mada", optim)
+    exec(compile(code.removeprefix("python"), "docs/optimizers.md", "exec"), names := {})  # noqa: S102
+    fixed, _ = run(names["Padam"], learn=())
+    adam, _ = run(HyperAdam, learn=())
+    torch.testing.assert_close(fixed, adam, rtol=1e-6, atol=1e-6)
+    _, learning = run(names["Padam"])
+    assert learning.coefficients["power"] != 0.5 and learning.coefficients["beta2"] == 0.95
+
+
+def moment(g, m, beta1, bias1):
+    m = beta1 * m + (1 - beta1) * g
+    return m / bias1, {"m": m}
+
+
+RULES = {
+    "does not take t": lambda g, *, m, beta1, bias1, eps: moment(g, m, beta1, bias1),
+    "also wants beta9": lambda g, *, m, beta1, bias1, t, eps, beta9: moment(g, m, beta1, bias1),
+    "not a Tensor": lambda g, *, m, beta1, bias1, t, eps: g,
+    "returns none, and the buffers are m": lambda g, *, m, beta1, bias1, t, eps: (g, {}),
+    "returns m, extra, and": lambda g, *, m, beta1, bias1, t, eps: (g, {"m": m, "extra": m}),
+    "raises RuntimeError": lambda g, *, m, beta1, bias1, t, eps: (g @ g, {"m": m}),
+    "torch.where in place of `if`": lambda g, *, m, beta1, bias1, t, eps: (g if m > 0 else -g, {"m": m}),
+    "change nothing in place": lambda g, *, m, beta1, bias1, t, eps: (g, {"m": m.mul_(beta1)}),
+}
+
+
+@pytest.mark.parametrize("words", RULES)
+def test_a_rule_that_does_not_keep_the_contract_is_told_it(words):
+    class Own(ParameterizedOptimizer):
+        domain = MappingProxyType({"beta1": (0.0, 0.99)})
+        rule = staticmethod(RULES[words])
+
+    p = torch.ones(3, requires_grad=True)
+    p.grad = torch.ones(3)
+    with pytest.raises(ValueError, match=words):
+        Own([p], lr=0.1, coefficients={"beta1": 0.9}, buffers=("m",), constants={"eps": 1e-8}, learn=("beta1",)).step()
 
 
 def test_a_rule_with_an_input_that_is_not_elementwise():

@@ -305,8 +305,17 @@ def test_failed_runs_are_said_once_and_tried_again(results, script, monkeypatch)
     monkeypatch.setattr(data.tokens, "FOLDER", results)  # no data there
     command = ("reproduce", "table7", "--scale", "smoke", "--seeds", 1, "--workers", 0, "--no_grid")
     status, _, error = script(*command)
+    assert (
+        status == 2
+        and error
+        == "reproduce.py: data/shakespeare_char is not prepared; run: python data/shakespeare_char/prepare.py\n"
+    )
+    (results / "shakespeare_char").mkdir()
+    (results / "shakespeare_char" / "meta.json").write_text("{}")
+    monkeypatch.setattr(laboratory, "tried", set())
+    status, _, error = script(*command)
     assert status == 2
-    assert error.splitlines()[-1].startswith("reproduce.py: 4 failed: dataset='shakespeare_char': there is no data/")
+    assert error.splitlines()[-1].startswith("reproduce.py: 4 failed: dataset='shakespeare_char': ")
     assert not list(results.rglob("*.md"))
     with pytest.raises(UserError, match="^table4 has no scale cpu; it has smoke, paper"):
         reproduce("table4", "cpu")

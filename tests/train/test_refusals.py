@@ -69,7 +69,7 @@ def test_what_no_memory_could_hold_is_an_error_before_anything_is_written(monkey
         ({"optimizer": "adma"}, "'adma' does not exist: choose one of mada"),
         ({"optimizer": "adam", "rho": 0.5}, "no setting 'rho'"),
         ({"device": "abacus"}, "device='abacus'"),
-        ({"state_dtype": "foo"}, "state_dtype='foo' must be a floating dtype"),
+        ({"state_dtype": "foo"}, "state_dtype='foo' must be bfloat16"),
         ({"init_from": "./nowhere"}, "init_from='./nowhere' is not scratch, resume"),
         ({"block_size": 1000}, "block_size=1000 needs more than the 1,000 tokens of tiny's val.bin"),
         ({"vocab_size": 20}, "vocab_size=20 is less than the data's 27"),

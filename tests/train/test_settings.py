@@ -68,8 +68,9 @@ def refuse(monkeypatch, capsys):
         ("--learning_rat=1e-3", ["the command line", "'learning_rat'", "'learning_rate'"]),
         ("--betas=(0.9, 0.95)", ["'betas'", "nearest is 'beta"]),
         ("--xyzzy=1", ["'xyzzy'", "nearest is"]),
-        ("--max_iters", ["--max_iters: write --name=value"]),
-        ("-max_iters=3", ["-max_iters=3: write --name=value"]),
+        ("--max_iters", ["--max_iters: write --max_iters=VALUE"]),
+        ("--lr=1e-3", ["'lr'", "nearest is 'learning_rate'"]),
+        ("-max_iters=3", ["-max_iters=3: write --max_iters=3"]),
         ("--max_iters=ten", ["max_iters='ten' must be int"]),
         ("--max_iters=1e3", ["max_iters=1000.0 must be int"]),
         ("--n_layer=True", ["n_layer=True must be int"]),
@@ -81,7 +82,7 @@ def refuse(monkeypatch, capsys):
         ("--dtype=float8", ["dtype='float8' must be 'auto' or 'float32' or 'bfloat16' or 'float16'"]),
         ("--out_dir=None", ["out_dir=None must be str"]),
         ("--hyper_lr=small", ["hyper_lr='small' must be float or dict or None"]),
-        ("--learn=beta1", ["learn='beta1' must be tuple or None"]),
+        ("--learn=3", ["learn=3 must be tuple or None"]),
         ("--learn=('rho', 'rho')", ["learn=('rho', 'rho') must be names, each once"]),
         ("--weight_decay=-0.1", ["weight_decay=-0.1 must be at least 0"]),
         ("--min_lr=1", ["min_lr=1.0 is more than learning_rate=0.0006"]),
@@ -101,7 +102,13 @@ def refuse(monkeypatch, capsys):
     ],
 )
 def test_a_wrong_argument(refuse, argument, words):
-    line = refuse("--dataset=tiny", "--block_size=16", "--device=cpu", "--max_iters=1", argument)
+    small = (
+        "--n_layer=1",
+        "--n_embd=12",
+        "--batch_size=2",
+        "--max_iters=1",
+    )  # should it not be wrong, it takes a moment
+    line = refuse("--dataset=tiny", "--block_size=16", "--device=cpu", *small, argument)
     assert all(word in line for word in words), line
 
 
@@ -174,6 +181,7 @@ def test_under_torchrun_the_first_rank_prints_and_every_rank_tells_torchrun(refu
         ("--max_iters=1_000", 1000),
         ("--learn=()", ()),
         ("--learn=('rho',)", ("rho",)),
+        ("--learn=beta1,beta2", ("beta1", "beta2")),
         ("--hyper_lr=1", 1.0),
         ("--hyper_lr={'rho': 0.1}", {"rho": 0.1}),
     ],
@@ -183,6 +191,10 @@ def test_a_value_from_the_command_line(argument, value):
     name = argument[2:].partition("=")[0]
     assert given == {name: value} and settings[name] == value and type(settings[name]) is type(value)
     assert settings | given == settings and settings.keys() == SETTINGS.keys()
+
+
+def test_a_value_after_a_space_is_told_the_form(refuse):
+    assert "--max_iters: write --max_iters=20 (" in refuse("--max_iters", "20")
 
 
 def test_a_name_may_look_like_a_number():

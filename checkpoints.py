@@ -88,7 +88,7 @@ def writing(out_dir: str) -> Iterator[None]:
     except UserError:
         raise
     except (OSError, ValueError, RecursionError, NotImplementedError) as error:  # of names that cannot be, too
-        reason = getattr(error, "strerror", None) or error
+        reason = "it is a file" if isinstance(error, FileExistsError) else getattr(error, "strerror", None) or error
         raise UserError(f"out_dir={out_dir!r} cannot be written: {reason}") from error
 
 
@@ -329,12 +329,13 @@ def fitting(path: str) -> Iterator[None]:
 
 
 def load(name: str, device: str = "cpu") -> tuple[GPT, dict]:
-    """A model to use, from a checkpoint of train.py or "gpt2", "gpt2-medium", ... -> model, meta.json of its tokens.
+    """A model to use, from a checkpoint of train.py, a run's out_dir (its best), or "gpt2", ... -> model, meta.json of its tokens.
 
     It is on the device ("auto": see devices.py), and without dropout. Raises UserError where there is no such model,
     checkpoint or device.
     """
     device = usable(device)
+    name = os.path.join(name, BEST) if os.path.exists(os.path.join(name, BEST)) else name
     try:
         if name.endswith(".pt"):
             saved = read(name, ("model_config", "data", "model"))

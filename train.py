@@ -284,7 +284,10 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
             f"checkpoint after step {min(cfg.max_iters, (it // cfg.eval_interval + 1) * cfg.eval_interval)}, in {cfg.out_dir}"
         )
         if checkpoint:
-            log.say(f"goes on after step {it:,} of {cfg.max_iters:,}, from {checkpoint['path']}")
+            before = checkpoint["config"]
+            new = [name for name in given if not SETTINGS[name].once and resolved[name] != before.get(name)]
+            changes = f", with {', '.join(f'{name}={resolved[name]!r}' for name in new)}" * bool(new)
+            log.say(f"goes on after step {it:,} of {cfg.max_iters:,}, from {checkpoint['path']}{changes}")
         peak = peak_flops(hardware(device))
 
         @torch.no_grad()

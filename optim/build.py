@@ -37,7 +37,7 @@ OPTIMIZERS = {
 def signature(name):
     """{argument: default} of an optimizer's constructor, those in its `options` included."""
     if name not in OPTIMIZERS:
-        raise ValueError(f"optimizer {name!r} does not exist: choose one of {', '.join(OPTIMIZERS)}")
+        raise ValueError(f"optimizer {name!r} does not exist: choose one of {', '.join(OPTIMIZERS)}; adam is AdamW")
     arguments = dict(inspect.signature(OPTIMIZERS[name]).parameters)
     if "options" in arguments:
         arguments |= inspect.signature(ParameterizedOptimizer.__init__).parameters

@@ -192,8 +192,8 @@ def table(results):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="a checkpoint, or gpt2, gpt2-medium, gpt2-large, gpt2-xl")
-    parser.add_argument("--data", default="openwebtext,wikitext,lambada", help="folders of data/, with commas between")
+    parser.add_argument("model", help="a checkpoint, a run's out_dir, or gpt2, gpt2-medium, gpt2-large, gpt2-xl")
+    parser.add_argument("--data", help="folders of data/, with commas between (default: openwebtext,wikitext,lambada)")
     parser.add_argument(
         "--stride", type=int, help="tokens between strided windows (default: half the model's block_size)"
     )
@@ -217,7 +217,9 @@ def main():
         raise UserError(f"--stride must be 1 to {block_size}, the model's block_size; --batch_size at least 1")
     if args.out and (args.out.is_dir() or not os.access(args.out.parent, os.W_OK)):
         raise UserError(f"--out {args.out}: no file can be written there")
-    names = args.data.split(",")
+    if args.data is None and meta["tokenizer"] != "gpt2":
+        raise UserError(f"--data: name a data set of {meta['tokenizer']} tokens, as {args.model} was trained on")
+    names = (args.data or "openwebtext,wikitext,lambada").split(",")
     names += [
         name
         for name in VARIANTS

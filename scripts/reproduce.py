@@ -13,6 +13,7 @@ reproduce/experiments.py, the published numbers in results/paper/.
 """
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -47,6 +48,7 @@ def main():
         (store.RESULTS / "README.md").write_text(pages.index(store.RESULTS))
         return
     if args.name == "list":
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `list | head` has read enough
         for name in known:
             print(f"{name:8s} {NAMES[name].claim if name in NAMES else rivals.claim(name)}")
             for scale in laboratory.scales(name):

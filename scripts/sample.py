@@ -20,7 +20,7 @@ from settings import UserError, one_line_errors
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="a checkpoint, or gpt2, gpt2-medium, gpt2-large, gpt2-xl")
+    parser.add_argument("model", help="a checkpoint, a run's out_dir, or gpt2, gpt2-medium, gpt2-large, gpt2-xl")
     parser.add_argument(
         "--prompt",
         help="text to go on from; default: the start of a document, <|endoftext|>, or for a character model a new line",

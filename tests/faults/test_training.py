@@ -120,8 +120,8 @@ def test_log_lines_that_cannot_be_written_wait_until_they_can(capsys):
     "out_dir, reason",
     [
         ("/proc/nowhere", "No such file"),
-        ("/dev/null", "File exists|Not a directory"),
-        ("data/tiny/meta.json", "File exists|Not a directory"),
+        ("/dev/null", "it is a file|Not a directory"),
+        ("data/tiny/meta.json", "it is a file|Not a directory"),
         ("x" * 300, "File name too long"),
         ("a/" * 3000, "File name too long|recursion"),
         ("nu\0ll", "null"),

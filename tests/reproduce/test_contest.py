@@ -490,8 +490,8 @@ def test_cells_that_look_bad_are_run_again_with_other_seeds(results, tmp_path):
     assert rivals.reproduce("replication", "smoke", None, 0, draw=True, task=None) == []
     page = (results / "replication" / "smoke" / "README.md").read_text()
     assert "The 2 cells in which MADA's mean is more than 2 % above AdamW's were run again with 12 new seeds" in page
-    assert "it is so in 1, by more than two standard errors in 1." in page
-    assert "Of 24 pairs MADA alone collapses in 12, AdamW alone in 0." in page
+    assert "It is again so in 1, and by more than two standard errors in 1." in page
+    assert "Of these 24 pairs of runs MADA alone collapses in 12, and AdamW alone in 0." in page
     assert (
         "MLP on scikit-learn's digits: no worse in 3 of 4 (75 %) cells, below AdamW in 2; AdamW no worse in 2; each"
         in page

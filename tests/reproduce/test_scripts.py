@@ -130,7 +130,7 @@ def test_sample_writes_as_much_as_is_asked(script, out):
     status, text, error = script("sample", out / "ckpt_best.pt", "--prompt", "abc", "--tokens", 40)
     assert (status, error) == (0, "")
     assert len(text) == 3 + 40 + 1 and text.startswith("abc") and set(text) <= set(tiny.CHARS)
-    again = script("sample", out / "ckpt_best.pt", "--prompt", "abc", "--tokens", 40)[1]
+    again = script("sample", out, "--prompt", "abc", "--tokens", 40)[1]  # the folder's best
     other = script("sample", out / "ckpt_best.pt", "--prompt", "abc", "--tokens", 40, "--seed", 1)[1]
     assert text == again != other
     last = "sample", out / "ckpt_last.pt", "--tokens", 20
@@ -176,7 +176,8 @@ def test_sample_begins_and_ends_with_gpt2s_end_of_text(script, monkeypatch, argu
         ("plot", ["OUT", "--follow", "0"], "--follow 0: the seconds between two pictures"),
         ("plot", ["empty"], "empty/metrics.jsonl is empty: the run in empty has logged nothing"),
         ("sample", ["nowhere/ckpt_best.pt"], "nowhere/ckpt_best.pt: no model can be read from it"),
-        ("sample", ["OUT"], "no model can be read from it"),
+        ("sample", ["empty"], "no model can be read from it"),
+        ("evaluate", ["OUT"], "--data: name a data set of char tokens, as"),
         ("sample", ["OUT/metrics.jsonl"], "no model can be read from it"),
         ("sample", ["OUT/ckpt_best.pt", "--prompt", "a+b=C"], "does not know the characters '+=C'"),
         ("sample", ["OUT/ckpt_best.pt", "--prompt", ""], "--prompt must have at least one character"),

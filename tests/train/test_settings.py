@@ -373,3 +373,8 @@ def test_every_setting_is_read():
     assert [
         name for name in SETTINGS if not (name in named or f"cfg.{name}" in source or f'cfg["{name}"]' in source)
     ] == []
+
+
+def test_names_to_learn_that_another_optimizer_has_not_are_left_out():
+    settings = parsed(write("muon.py", "mu = 1.0\nlearn = ('beta1', 'mu')\n"), "--optimizer=hyperadam")
+    assert train.fitting(*settings)[1] == ["mu", "learn"]

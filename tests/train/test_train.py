@@ -78,12 +78,13 @@ def test_resume_equals_the_straight_run(settings):
     assert losses("straight")[-1] < losses("straight")[0] - 0.01  # and it learns
 
 
-def test_a_resumed_run_keeps_its_settings():
+def test_a_resumed_run_keeps_its_settings(capsys):
     tiny.run(out_dir="run", max_iters=4, weight_decay=0.3)
     first = metrics.read("run")[0]["config"]
     train.train(*parse(declared(train.__file__), ["--init_from=resume", "--out_dir=run", "--max_iters=6"]))
     header, lines = metrics.read("run")
     assert header["resumed_at"] == [4] and lines[-1]["iter"] == 6
+    assert "goes on after step 4 of 6, from run/ckpt_last.pt, with max_iters=6\n" in capsys.readouterr().out
     assert header["config"] == first | {"init_from": "resume", "max_iters": 6}
     with pytest.raises(UserError, match="optimizer='lion'.*keeps its optimizer='mada'"):
         tiny.run(out_dir="run", init_from="resume", max_iters=8, optimizer="lion", weight_decay=0.3)

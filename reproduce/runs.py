@@ -7,6 +7,7 @@ The id is the hash of what decides the result: the script, the resolved settings
 and NUMERICS, the version of the arithmetic.
 """
 
+import ast
 import contextlib
 import hashlib
 import json
@@ -38,10 +39,8 @@ class Run:
         known = declared(self.script)
         what = {name: value for name, value in self.cfg.items() if name not in FREE and not known[name].free}
         if "optimizer" in what:
-            import optim  # torch: not for who has no optimizer
-
             with contextlib.suppress(ValueError):  # of settings that no optimizer takes: the run itself says so
-                what |= optim.resolved(what["optimizer"], what)
+                what |= resolved(what["optimizer"], repr({name: it for name, it in what.items() if name != "seed"}))
         what = sorted((name, value) for name, value in what.items() if value)
         text = repr([NUMERICS, os.path.basename(self.script), data_hash(self.cfg.get("dataset")), what])
         return hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -50,6 +49,14 @@ class Run:
         """This run with other settings. Raises UserError."""
         known = declared(self.script)
         return Run(self.script, self.given | {name: checked(known, name, it, "run") for name, it in settings.items()})
+
+
+@cache
+def resolved(optimizer: str, settings: str) -> dict:
+    """What the optimizer makes of settings, which are a literal: of thousands of runs most differ by the seed alone."""
+    import optim  # torch: not for who has no optimizer
+
+    return optim.resolved(optimizer, ast.literal_eval(settings))
 
 
 def data_hash(dataset: str | None) -> str | dict | None:

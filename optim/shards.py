@@ -35,9 +35,8 @@ def copies(p: torch.Tensor) -> int:
     ranks = world()
     if is_sharded(p):
         for size, placement in zip(p.device_mesh.shape, p.placements, strict=True):
-            ranks //= (
-                1 if placement.is_replicate() else size
-            )  # FSDP2 over tensor parallelism has shards of another class
+            # not is_shard(): the shards of FSDP2 over tensor parallelism are of another class
+            ranks //= 1 if placement.is_replicate() else size
     return ranks
 
 

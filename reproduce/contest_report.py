@@ -192,7 +192,8 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
 {row_lines(values)}
 
 AVGrad, Yogi, Adan and Lion are run from one start, and Adan and Lion with betas of their own, at rates that were chosen around
-AdamW's best: Lion's lie some ten times lower.
+AdamW's best: Lion's lie some ten times lower. beta3 and gamma are fixed in a row of their own because they cost something on digits near the
+best rate; that was seen in other seeds ([replication](../../replication/cpu/README.md)). Where the rate is too small or the betas are bad, they help.
 
 ## Where the coefficients go
 

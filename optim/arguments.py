@@ -84,12 +84,16 @@ def check_coefficients(coefficients, domain, learn):
             raise ValueError(f"{name}={value!r} must lie in [{low}, {high}{end}{hint}")
 
 
+def biases(coefficients):
+    """The names of the bias corrections that a rule with these coefficients takes: of beta_i, bias_i."""
+    return tuple(name.replace("beta", "bias") for name in coefficients if name.startswith("beta"))
+
+
 @cache
 def check_rule(owner, rule, coefficients, buffers, inputs, constants):
     """Raises ValueError where a rule does not take what it is called with, or does not return what is asked of it; all but
     the first two are tuples of names, constants of (name, value)."""
-    biases = tuple(name.replace("beta", "bias") for name in coefficients if name.startswith("beta"))
-    scalars = tuple(name for name in coefficients if name != "lr") + biases + ("t",)
+    scalars = (*(name for name in coefficients if name != "lr"), *biases(coefficients), "t")
     names = (*buffers, *inputs, *scalars, *(name for name, _ in constants))
     contract = f"the rule of {owner} is called as rule(g, *, {', '.join(names)}) and must return (direction, {{buffer: new value}})"
     _, *taken = inspect.signature(rule).parameters.values()

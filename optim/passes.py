@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import torch
 
+from .arguments import biases
 from .fuse import Loop
 
 
@@ -21,9 +22,8 @@ def passes(rule, coefficients, buffers, inputs, constants, learn):
     if "lr" in coefficients:
         rule = partial(scaled, rule)
     rule = partial(rule, **dict(constants))
-    decays = [name for name in coefficients if name.startswith("beta")]
-    names = (*coefficients, *(name.replace("beta", "bias") for name in decays), "t")
-    learned = {*learn, *(name.replace("beta", "bias") for name in decays if name in learn)}
+    names = (*coefficients, *biases(coefficients), "t")
+    learned = {*learn, *biases(learn)}
     wrt = [name for name in names if name in learned]
     kept = (("g",) if learn else ()) + buffers + inputs
     tensors, scalars = ("grad", "x", *kept), ("ok", "clip", "lr of the group", "decay", *names)

@@ -169,7 +169,7 @@ class Stateful(Optimizer):
         groups, owner = state_dict["param_groups"], type(self).__name__
         arguments_of_rule = inspect.signature(self.rule).parameters
         anything = any(it.kind is it.VAR_KEYWORD for it in arguments_of_rule.values())
-        scalars = {"t", *self.domain, *self.constants, *(f"bias{name.removeprefix('beta')}" for name in self.domain)}
+        scalars = {"t", *self.domain, *self.constants, *arguments.biases(self.domain)}
         required = {
             name for name, it in arguments_of_rule.items() if it.kind is it.KEYWORD_ONLY and it.default is it.empty
         } - scalars

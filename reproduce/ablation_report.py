@@ -13,7 +13,8 @@ and "none" leave the raw hyper-gradient at the paper's hyper-learning-rates (5e-
 the defaults there. Relative gaps as on [the contest's page](../../contest/cpu/README.md): of a pair of runs with the same seed
 the difference over the larger of the two, so that -1 and 1 are the ends; positive is worse. *to MADA*: of the row to MADA
 as it is, mean over cells, then over seeds ± standard error; a row is *worse* or *better* where that is more than two of them. *no
-worse than AdamW*: in how many cells, by the contest's rule. *failed*: pairs in which the row ends at more than twice AdamW's loss. Where a row alone has a gap of 0 to AdamW from (0.99, 0.6), both have learned nothing there: that
+worse than AdamW*: in how many cells, by the contest's rule. *failed*: pairs in which the row ends at more than twice
+AdamW's loss. Where a row alone has a gap of 0 to AdamW from (0.99, 0.6), both have learned nothing there: that
 coefficient by itself does not save the run.
 """
 

@@ -19,10 +19,7 @@ ROWS = {  # what somebody writes in place of AdamW; the first is what all are co
     "HyperAdam": {"optimizer": "hyperadam"},
     "MADA (the paper's settings)": {"optimizer": "mada", **RAW},
     "MADA (rule=authors)": {"optimizer": "mada", "rule": "authors"},
-    "MADA (beta3 and gamma fixed)": {
-        "optimizer": "mada",
-        "learn": ("beta1", "beta2", "rho", "c"),
-    },  # digits speaks for it
+    "MADA (beta3 and gamma fixed)": {"optimizer": "mada", "learn": ("beta1", "beta2", "rho", "c")},
 }
 ONCE = {  # at AdamW's start only, where these optimizers have the same betas; else their own
     "AVGrad": {"optimizer": "avgrad", "beta1": 0.9, "beta2": 0.95},
@@ -75,7 +72,8 @@ TASKS = {
     "cartpole": small("cartpole", "REINFORCE on CartPole", (1.6e-2, 3.2e-2, 6.4e-2, 1.28e-1, 2.56e-1), -22.0,
                       unit="minus the mean return of all episodes"),
     "acrobot": small("acrobot", "REINFORCE on Acrobot", (8e-3, 1.6e-2, 3.2e-2, 6.4e-2, 1.28e-1), 500.0,
-                     unit="minus the mean return of all episodes", rows=("AdamW", "MADA", "HyperAdam", "MADA (beta3 and gamma fixed)"), seeds=3),
+                     unit="minus the mean return of all episodes", seeds=3,
+                     rows=("AdamW", "MADA", "HyperAdam", "MADA (beta3 and gamma fixed)")),
     "openwebtext": dear("GPT (0.35M) on OpenWebText's bytes", (*LARGE, "config/contest_openwebtext.py"),
                         (6e-4, 2.4e-3, 9.6e-3, 3.84e-2), math.log(256), least=0.1, **LM),
     "shakespeare-large": dear("GPT (0.8M) on Shakespeare", LARGE,

@@ -169,7 +169,7 @@ def sentences(found: dict[str, dict]) -> list[str]:
     best = {name: it["start"]["gap"] for name, it in found.items() if it["start"]}
     better, worse = ([name for name, gap in best.items() if gap.clear and gap.mean * sign < 0] for sign in (1, -1))
     gaps = [gap for it in found.values() for gap in it["gaps"].values() if gap]
-    told = [sum(gap.clear and gap.mean * sign < 0 for gap in gaps) for sign in (1, -1)]
+    told = [sum(it[key] for it in found.values()) for key in ("better", "worse")]
     far = [sum(gap.share * sign > verdict.FAR for gap in gaps) for sign in (-1, 1)]
     small = sum(gap.mean + 2 * gap.error <= verdict.FAR * abs(gap.base) for gap in gaps)
     by_chance = sum(BY_CHANCE[min(gap.n, 5)] for gap in gaps)

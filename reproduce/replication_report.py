@@ -31,9 +31,8 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
         if name in replication.WHOLE:
             best = new["start"] and new["start"]["gap"]
             best = best and f"; each at its best rate from (0.9, 0.95) {signed(best)}, {judged(best)}"
-            told = [sum(gap.clear and gap.mean * sign > 0 for gap in new["gaps"].values()) for sign in (-1, 1)]
             fine.append(f"{share(new['no_worse'], len(new['gaps']))} cells of the {task.title} (by more than two standard errors "
-                        f"better in {told[0]}, worse in {told[1]})")  # fmt: skip
+                        f"better in {new['better']}, worse in {new['worse']})")  # fmt: skip
             whole.append(
                 f"- {task.title}: no worse in {share(new['no_worse'], len(new['gaps']))} cells, below AdamW in {new['below']}; "
                 f"AdamW no worse in {new['base_no_worse']}{best or ''}. MADA alone collapses in {new['failed']} of {new['pairs']} pairs, "

@@ -146,6 +146,8 @@ def summary(task: Task, values: dict, row: str = "MADA", base: str = "AdamW") ->
         "below": sum(it.mean < 0 for it in gaps.values()),
         "no_worse": sum(it.no_worse() for it in gaps.values()),
         "no_worse_1": sum(it.no_worse(1) for it in gaps.values()),
+        "better": sum(it.clear and it.mean < 0 for it in gaps.values()),
+        "worse": sum(it.clear and it.mean > 0 for it in gaps.values()),
         "base_no_worse": sum(gap(task, theirs[cell], ours[cell]).no_worse() for cell in gaps),
         "resolution": median(2 * it.error / abs(it.base) for it in gaps.values()),
         "relative": middle,

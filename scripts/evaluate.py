@@ -41,6 +41,7 @@ from model import GPT
 from settings import UserError, one_line_errors
 
 VARIANTS = {"wikitext_lines": "lines", "lambada_original": "original"}  # data set: --variant of its prepare.py
+DATA = "openwebtext,wikitext,lambada"  # of a model with GPT-2's tokens
 TEST_SETS = ("wikitext", "lambada")  # of which, and of what is made of them, the split is "test"; of others "val"
 
 
@@ -193,7 +194,7 @@ def table(results):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="a checkpoint, a run's out_dir, or gpt2, gpt2-medium, gpt2-large, gpt2-xl")
-    parser.add_argument("--data", help="folders of data/, with commas between (default: openwebtext,wikitext,lambada)")
+    parser.add_argument("--data", help="folders of data/, with commas between (default: " + DATA + ")")
     parser.add_argument(
         "--stride", type=int, help="tokens between strided windows (default: half the model's block_size)"
     )
@@ -219,7 +220,7 @@ def main():
         raise UserError(f"--out {args.out}: no file can be written there")
     if args.data is None and meta["tokenizer"] != "gpt2":
         raise UserError(f"--data: name a data set of {meta['tokenizer']} tokens, as {args.model} was trained on")
-    names = (args.data or "openwebtext,wikitext,lambada").split(",")
+    names = (args.data or DATA).split(",")
     names += [
         name
         for name in VARIANTS

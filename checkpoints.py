@@ -101,23 +101,31 @@ def save(state: dict, out_dir: str, best: bool = False) -> None:
     Killed at any time, this leaves a ckpt_last.pt or a ckpt_prev.pt that is whole, and the best state so far as
     ckpt_best.pt. Raises UserError where it cannot be written: what there was stands.
     """
+    with writing(out_dir):
+        try:
+            write(state, out_dir, best)
+        except FileNotFoundError:  # the folder was removed under it
+            write(state, out_dir, best)
+
+
+def write(state, out_dir, best):
+    """`save`, once. Raises OSError."""
     last, previous, champion = (os.path.join(out_dir, name) for name in (LAST, PREVIOUS, BEST))
     part = last + ".part"
-    with writing(out_dir):
-        os.makedirs(out_dir, exist_ok=True)
-        try:
-            write_part(state, part)
-            if best:  # first: a run that is killed here does the steps since ckpt_last.pt again, and gets here again
-                rename_copy(part, champion)
-                sync_folder(out_dir)
-            if os.path.exists(last):
-                rename_copy(last, previous)
-            os.replace(part, last)
+    os.makedirs(out_dir, exist_ok=True)
+    try:
+        write_part(state, part)
+        if best:  # first: a run that is killed here does the steps since ckpt_last.pt again, and gets here again
+            rename_copy(part, champion)
             sync_folder(out_dir)
-        finally:
-            for path in (part, champion + ".part", previous + ".part"):
-                with contextlib.suppress(OSError):
-                    os.remove(path)
+        if os.path.exists(last):
+            rename_copy(last, previous)
+        os.replace(part, last)
+        sync_folder(out_dir)
+    finally:
+        for path in (part, champion + ".part", previous + ".part"):
+            with contextlib.suppress(OSError):
+                os.remove(path)
 
 
 class Writer:

@@ -13,6 +13,7 @@ import pytest
 import tiny
 import torch
 
+import checkpoints
 import data.tokens
 import metrics
 import model
@@ -142,6 +143,21 @@ def test_a_folder_that_is_removed_meanwhile_comes_again_with_the_next_checkpoint
     )
     tiny.run()
     assert last_step() == 8
+
+
+@pytest.mark.parametrize("helper", ["write_part", "rename_copy"])
+def test_a_folder_that_is_removed_while_a_checkpoint_is_written_gets_it_all_the_same(monkeypatch, helper):
+    write, calls = getattr(checkpoints, helper), []
+
+    def removed(*args):
+        write(*args)
+        if not calls:
+            os.system("rm -r out")
+        calls.append(args)
+
+    monkeypatch.setattr(checkpoints, helper, removed)
+    tiny.run(max_iters=4)
+    assert last_step() == 4 and sorted(os.listdir("out")) == ["ckpt_best.pt", "ckpt_last.pt"]
 
 
 # row 7: what is not finite

@@ -1,5 +1,6 @@
 """The contest's pictures. Values far above the rest are drawn at the upper edge, as triangles."""
 
+import itertools
 import os
 from statistics import mean
 
@@ -9,7 +10,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 from reproduce.drawing import LINES, SYMBOLS, band, color, plt, pretty, save, styles
 
 TASK_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#332288", "#777777")
-MARKERS = "osD^vP*X"
+MARKERS = "osDP*Xhp"  # no triangles: those are off the picture
 
 
 def edge(values: list[float], higher: bool) -> tuple[float, bool]:
@@ -27,7 +28,7 @@ def line(ax, xs: list, seeds: list[list[float]], worst: float, higher: bool, joi
     end = max if higher else min
     middle = [end(mean(each), worst) for each in seeds]
     low, high = ([end(pick(each), worst) for each in seeds] for pick in (min, max))
-    ax.plot(xs, middle, lw=1.6 * joined, marker=".", ms=6, **style)
+    ax.plot(xs, middle, lw=1.6 * joined, **{"marker": ".", "ms": 6} | style)
     if joined:
         ax.fill_between(xs, low, high, color=style["color"], alpha=0.12, lw=0)
     else:
@@ -72,12 +73,17 @@ def task(panels: dict, path: str | os.PathLike, title: str, unit: str, higher: b
         1, len(panels), figsize=(4.7 * len(panels), 4.6), layout="constrained", squeeze=False, sharey=True
     )
     look = styles(list(dict.fromkeys(row for rows in panels.values() for row in rows)))
+    for style, marker in zip(look.values(), itertools.cycle(MARKERS)):
+        style |= {"marker": marker, "ms": 4}
     worst = limits(axes[0, 0], list(panels.values()), higher)
     for ax, ((xlabel, number), rows) in zip(axes[0], panels.items(), strict=True):
         panel(ax, xlabel, rows, worst, higher, look, number)
     axes[0, 0].set_ylabel(unit)
-    handles = {label: handle for ax in axes[0] for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    fig.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=min(5, 2 * len(panels)), title=title)
+    handles = {}
+    for ax in axes[0]:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)  # of the first panel, whose lines tell more than points
+    fig.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=min(5, 3 * len(panels) - 2), title=title)
     save(fig, path, caption)
 
 

@@ -6,6 +6,8 @@ from reproduce import contest, verdict
 from reproduce.contest import START, TASKS, Cell
 from reproduce.drawing import SYMBOLS
 
+ADAM = {"beta3": 0.0, "rho": 1.0, "c": 1.0, "gamma": 1.0}  # where MADA starts, beside the betas
+
 HOW = (
     "At AdamW's best rate, at the end of the runs: mean over starts and seeds; then the standard deviation between the starts' "
     "means, in brackets what it was at the beginning where the starts differ; then the standard deviation over the seeds of a "
@@ -30,7 +32,8 @@ def paths(task: contest.Task, values: dict, kept: dict) -> dict:
         if curves:
             percent = [100 * it / curves[0]["iter"][-1] for it in curves[0]["iter"]]
             start = f"({betas[0]:g}, {betas[1]:g})"
-            found[start] = {name: (percent, [curve[name] for curve in curves]) for name in SYMBOLS}
+            first = ADAM | {"beta1": betas[0], "beta2": betas[1]}
+            found[start] = {name: ([0, *percent], [[first[name], *curve[name]] for curve in curves]) for name in SYMBOLS}
     return found
 
 
@@ -45,7 +48,7 @@ def agreement(moved: dict) -> tuple[list, list[list]]:
         line = [TASKS[task].title]
         for name in SYMBOLS:
             last = [[seed[-1] for seed in found[name][1]] for found in starts.values()]
-            first = spread([begin(start, name) for start in starts])
+            first = spread([found[name][1][0][0] for found in starts.values()])
             several = [stdev(some) for some in last if len(some) > 1]
             between = f"{spread([mean(some) for some in last]):.3f}" if len(last) > 1 else "-"
             within = f"{mean(several):.3f}" if several else "-"
@@ -53,9 +56,3 @@ def agreement(moved: dict) -> tuple[list, list[list]]:
             line.append(f"{mean(mean(some) for some in last):.3f}; {between}{before}; {within}")
         table.append(line)
     return ["task", *SYMBOLS], table
-
-
-def begin(start: str, name: str) -> float:
-    """A coefficient at the start that "(beta1, beta2)" stands for."""
-    betas = dict(zip(("beta1", "beta2"), map(float, start.strip("()").split(", ")), strict=True))
-    return betas.get(name, 0.0)  # the others start alike

@@ -5,13 +5,11 @@ runs of AdamW and MADA are the same runs. The bounds on the coefficients are the
 """
 
 from reproduce import contest
-from reproduce.contest import START, Cell, Task, at, made
+from reproduce.contest import START, Cell, made
 from reproduce.runs import Run
 
-RAW = {
-    "hyper_scale": "raw",
-    "domain": {"beta2": (0.501, 0.9999)},
-}  # at the paper's hyper-learning-rates, as its default is
+# at the paper's hyper-learning-rates, which are the default of hyper_scale="raw"
+RAW = {"hyper_scale": "raw", "domain": {"beta2": (0.501, 0.9999)}}
 POWERS = {"debias": "powers"}
 LEARNED = ("beta1", "beta2", "beta3", "rho", "c", "gamma")
 GROUPS = {
@@ -43,13 +41,8 @@ TASKS = {
 SCALES = {"smoke": ("digits",), "cpu": tuple(TASKS), "gpu": tuple(TASKS)}
 
 
-def settings(row: str, task: Task, cell: Cell) -> dict:
-    """What a row's run in a cell is given."""
-    return {"optimizer": "mada", "beta1": cell.betas[0], "beta2": cell.betas[1]} | ROWS[row] | at(task, cell)
-
-
 def runs(name: str, scale: str, seeds: int | None = None) -> dict[tuple[str, Cell, int], Run]:
     """{(row, cell, seed): run} of a task."""
     task = TASKS[name]
     cells = [Cell(rate, betas) for betas in task.betas for rate in task.rates]
-    return made(task, scale, seeds, dict.fromkeys(ROWS, cells), settings)
+    return made(task, scale, seeds, dict.fromkeys(ROWS, cells), contest.of_mada(ROWS))

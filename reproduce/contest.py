@@ -7,6 +7,7 @@ initial betas and what else is varied; MADA and AdamW are compared by cell, in p
 
 import itertools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 from reproduce.published import ROOT
@@ -117,6 +118,11 @@ def at(task: Task, cell: Cell) -> dict:
     """The settings that a cell has but for the betas."""
     least = {"min_lr": task.least * cell.rate} if task.least else {}
     return {"learning_rate": cell.rate} | dict(cell.conditions) | least
+
+
+def of_mada(rows: dict[str, dict]) -> Callable[[str, Task, Cell], dict]:
+    """`settings` for rows of which most are MADA's: what each is given beside the task's own settings and the cell's."""
+    return lambda row, task, cell: {"optimizer": "mada", "beta1": cell.betas[0], "beta2": cell.betas[1]} | at(task, cell) | rows[row]
 
 
 def cells(task: Task) -> dict[str, list[Cell]]:

@@ -6,19 +6,20 @@ chosen on digits, factorization and shakespeare, with seeds 1337 and 1338 (shake
 """
 
 from reproduce import contest
-from reproduce.contest import START, Cell, Task, made
-from reproduce.contest import at as settings_at
+from reproduce.contest import START, Cell, made
 from reproduce.runs import Run
 
-GROWS = {"optimizer": "mada", "grow_lr": True}
+GROWS, FROM_MUON = {"grow_lr": True}, {"learn": ("beta1", "beta2", "mu"), "mu": 1.0}
 ROWS = {
     "MADA, growing rate": GROWS,
-    "MADA": {"optimizer": "mada"},
+    "MADA": {},
     "AdamW": {"optimizer": "adam"},
-    "MADA from Muon's corner, growing rate": GROWS | {"learn": ("beta1", "beta2", "mu"), "mu": 1.0},
+    "MADA from Muon's corner, growing rate": GROWS | FROM_MUON,
+    "MADA from Muon's corner": FROM_MUON,
     "Prodigy": {"optimizer": "adam", "variant": "prodigy"},
     "schedule-free AdamW": {"optimizer": "adam", "variant": "schedulefree", "schedule": "constant"},
 }
+RIVALS = ("Prodigy", "schedule-free AdamW")
 MATRICES = ("digits", "shakespeare")  # the tasks that have hidden matrices for Muon
 # AdamW's best rates in the contest
 BEST = {"digits": 1.6e-2, "factorization": 6.4e-2, "cartpole": 1.28e-1, "acrobot": 6.4e-2, "shakespeare": 1.6e-2}
@@ -26,10 +27,9 @@ FRACTIONS = (1 / 256, 1 / 16, 1, 2)
 
 
 def rows_of(name: str) -> tuple[str, ...]:
-    """The rows of a task: the rivals run in scripts/train_small.py only."""
-    rivals = ("Prodigy", "schedule-free AdamW")
-    return tuple(row for row in ROWS if (row not in rivals or name != "shakespeare")
-                 and (row != "MADA from Muon's corner, growing rate" or name in MATRICES))  # fmt: skip
+    """The rows of a task: rivals run in scripts/train_small.py only, and Muon needs hidden matrices."""
+    return tuple(row for row in ROWS if (row not in RIVALS or name != "shakespeare")
+                 and ("Muon" not in row or name in MATRICES))  # fmt: skip
 
 
 TASKS = {
@@ -41,13 +41,8 @@ TASKS = {
 SCALES = {"smoke": ("digits",), "cpu": tuple(TASKS), "gpu": tuple(TASKS)}
 
 
-def settings(row: str, task: Task, cell: Cell) -> dict:
-    """What a row's run in a cell is given."""
-    return {"beta1": cell.betas[0], "beta2": cell.betas[1]} | settings_at(task, cell) | ROWS[row]
-
-
 def runs(name: str, scale: str, seeds: int | None = None) -> dict[tuple[str, Cell, int], Run]:
     """{(row, cell, seed): run} of a task. Prodigy has one rate, a factor on its own."""
     it = TASKS[name]
     cells = {row: [Cell(rate, START) for rate in ((1.0,) if row == "Prodigy" else it.rates)] for row in it.rows}
-    return made(it, scale, seeds, cells, settings)
+    return made(it, scale, seeds, cells, contest.of_mada(ROWS))

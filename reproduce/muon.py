@@ -5,10 +5,10 @@ is what MADA does with more optimizers than its five.
 """
 
 from reproduce import contest
-from reproduce.contest import START, Cell, Task, at, made
+from reproduce.contest import START, Cell, made
 from reproduce.runs import Run
 
-LEARN = {"optimizer": "mada", "learn": ("beta1", "beta2", "mu")}
+LEARN = {"learn": ("beta1", "beta2", "mu")}
 ROWS = {
     "Muon": {"optimizer": "muon"},
     "MADA from Muon's corner": LEARN | {"mu": 1.0},
@@ -31,12 +31,7 @@ TASKS = {
 SCALES = {"smoke": ("digits",), "cpu": tuple(TASKS), "gpu": tuple(TASKS)}
 
 
-def settings(row: str, task: Task, cell: Cell) -> dict:
-    """What a row's run in a cell is given."""
-    return {"beta1": cell.betas[0], "beta2": cell.betas[1]} | ROWS[row] | at(task, cell)
-
-
 def runs(name: str, scale: str, seeds: int | None = None) -> dict[tuple[str, Cell, int], Run]:
     """{(row, cell, seed): run} of a task."""
     it = TASKS[name]
-    return made(it, scale, seeds, {row: [Cell(rate, START) for rate in it.rates] for row in it.rows}, settings)
+    return made(it, scale, seeds, {row: [Cell(rate, START) for rate in it.rates] for row in it.rows}, contest.of_mada(ROWS))

@@ -122,7 +122,9 @@ def at(task: Task, cell: Cell) -> dict:
 
 def of_mada(rows: dict[str, dict]) -> Callable[[str, Task, Cell], dict]:
     """`settings` for rows of which most are MADA's: what each is given beside the task's own settings and the cell's."""
-    return lambda row, task, cell: {"optimizer": "mada", "beta1": cell.betas[0], "beta2": cell.betas[1]} | at(task, cell) | rows[row]
+    return lambda row, task, cell: (
+        {"optimizer": "mada", "beta1": cell.betas[0], "beta2": cell.betas[1]} | at(task, cell) | rows[row]
+    )
 
 
 def cells(task: Task) -> dict[str, list[Cell]]:

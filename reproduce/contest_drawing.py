@@ -83,7 +83,9 @@ def task(panels: dict, path: str | os.PathLike, title: str, unit: str, higher: b
     for ax in axes[0]:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)  # of the first panel, whose lines tell more than points
-    fig.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=min(5, 3 * len(panels) - 2), title=title)
+    fig.legend(
+        handles.values(), handles.keys(), loc="outside upper center", ncols=min(5, 3 * len(panels) - 2), title=title
+    )
     save(fig, path, caption)
 
 

@@ -33,7 +33,9 @@ def paths(task: contest.Task, values: dict, kept: dict) -> dict:
             percent = [100 * it / curves[0]["iter"][-1] for it in curves[0]["iter"]]
             start = f"({betas[0]:g}, {betas[1]:g})"
             first = ADAM | {"beta1": betas[0], "beta2": betas[1]}
-            found[start] = {name: ([0, *percent], [[first[name], *curve[name]] for curve in curves]) for name in SYMBOLS}
+            found[start] = {
+                name: ([0, *percent], [[first[name], *curve[name]] for curve in curves]) for name in SYMBOLS
+            }
     return found
 
 

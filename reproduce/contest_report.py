@@ -11,6 +11,7 @@ from reproduce.contest_tables import (
     best_lines,
     convex,
     front_lines,
+    goal_lines,
     markdown,
     numbers,
     row_lines,
@@ -158,7 +159,6 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
     chance = ", ".join(f"{tasks[name].chance:.4g} on {name}" for name in found)
     page = Path("replication", scale, "README.md")
     again = f"[The worst of these in new seeds](../../{page})." if (store.RESULTS / page).exists() else ""
-    goal_lines = [[aim.what, aim.found, "met" if aim.met else "**not met**"] for aim in aims]
     (folder / "README.md").write_text(f"""# The contest: AdamW out, MADA in, nothing else changed ({scale})
 
 {scale_note}{bullets(said)}
@@ -171,7 +171,7 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
 
 ## The goals, and what came of them
 
-{markdown(["goal", "found", ""], goal_lines)}
+{goal_lines(aims)}
 
 ## What speaks against MADA
 

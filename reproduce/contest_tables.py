@@ -16,6 +16,10 @@ def markdown(head: list, lines: list[list]) -> str:
     return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in (head, ["---"] * len(head), *lines))
 
 
+def goal_lines(goals: list[verdict.Goal]) -> str:
+    return markdown(["goal", "found", ""], [[it.what, it.found, "met" if it.met else "**not met**"] for it in goals])
+
+
 def signed(gap: verdict.Gap) -> str:
     """Mean ± standard error, to two digits of that."""
     if gap.n == 1:
@@ -65,9 +69,11 @@ def task_lines(found: dict[str, dict]) -> str:
         total = {key: sum(it[key] for it in found.values()) for key in ("below", "no_worse", "no_worse_1", "saved", "failed",
                                                                         "pairs", "level")}  # fmt: skip
         shares = {(name, cell): value for name, it in found.items() for cell, value in it["undone"].items()}
+        errors = [it["relative_error"] for it in found.values()]  # the tasks' runs are independent
+        error = "" if None in errors else f" ± {math.hypot(*errors) / len(errors):.3f}"
         lines.append([
             "**all**", n, "", *(share(total[key], n) for key in ("below", "no_worse", "no_worse_1")), "",
-            f"{mean(it['relative'] for it in found.values()):+.3f}", "",
+            f"{mean(it['relative'] for it in found.values()):+.3f}{error}", "",
             f"{total['saved']}, {total['failed']} of {total['pairs']}", "", undone({"undone": shares, "level": total["level"]}),
         ])  # fmt: skip
     return markdown(head, lines)
@@ -168,7 +174,7 @@ def sentences(found: dict[str, dict]) -> list[str]:
     fine, below, theirs = (sum(it[key] for it in found.values()) for key in ("no_worse", "below", "base_no_worse"))
     best = {name: it["start"]["gap"] for name, it in found.items() if it["start"]}
     better, worse = ([name for name, gap in best.items() if gap.clear and gap.mean * sign < 0] for sign in (1, -1))
-    gaps = [gap for it in found.values() for gap in it["gaps"].values() if gap]
+    gaps = [gap for it in found.values() for gap in it["gaps"].values()]
     told = [sum(it[key] for it in found.values()) for key in ("better", "worse")]
     far = [sum(gap.share * sign > verdict.FAR for gap in gaps) for sign in (-1, 1)]
     small = sum(gap.mean + 2 * gap.error <= verdict.FAR * abs(gap.base) for gap in gaps)
@@ -179,11 +185,12 @@ def sentences(found: dict[str, dict]) -> list[str]:
     shares = {(name, cell): it for name, found_here in found.items() for cell, it in found_here["undone"].items()}
     level = sum(it["level"] for it in found.values())
     worst = max(found, key=lambda name: found[name]["gaps"][found[name]["worst"]].excess())
-    it, excess = (gap := found[worst]["gaps"][found[worst]["worst"]]), gap.excess()
+    gap = found[worst]["gaps"][found[worst]["worst"]]
+    excess = gap.excess()
     end = "No cell is beyond that."
     if excess:
         end = f"The worst cell is {100 * excess:.1f} % beyond that: {worst} ({found[worst]['worst']})"
-        end += f", where {it.lost} of {it.n} seeds collapses." if it.lost else "."
+        end += f", where {gap.lost} of {gap.n} seeds collapses." if gap.lost else "."
     damage = "There is no damage by bad initial betas to undo."
     if shares:
         damage = (f"MADA **undoes {100 * mean(shares.values()):.0f} % of what bad initial betas cost AdamW**; in {level} of {len(shares)} "

@@ -9,7 +9,12 @@ from reproduce.contest_tables import CHANCE, markdown
 from reproduce.growth import FRACTIONS, TASKS
 from reproduce.muon_report import cell_of
 
-GROWING = ("MADA, growing rate", "MADA from Muon's corner, growing rate")
+AGAINST = (  # a row, another, whether that is at the row's rate where this is AdamW's best or more, and in words
+    ("MADA, growing rate", "MADA", True, "MADA's own, not growing, at AdamW's best rate or at twice that"),
+    ("MADA from Muon's corner, growing rate", "AdamW", False, "AdamW at its best rate"),
+    ("MADA from Muon's corner, growing rate", "MADA from Muon's corner", True,
+     "the same corner, not growing, at AdamW's best rate or at twice that"),
+)  # fmt: skip
 GOAL = 0.02  # of the loss: what a rate that is too small may cost
 PARTS = ("1/256", "1/16", "1", "2")  # FRACTIONS, as they are written
 
@@ -25,15 +30,12 @@ def table(name: str, values: dict) -> str:
     return markdown(head, [line + [""] * (len(head) - len(line)) for line in lines])
 
 
-def costs(name: str, values: dict, row: str) -> dict[float, verdict.Gap]:
-    """{fraction of AdamW's best rate: the row minus what it is set against, over the seeds}.
-
-    From Adam's corner that is MADA itself, not growing, at AdamW's best rate or at twice that; from Muon's corner it is what
-    the practitioner has today, AdamW at its best rate.
-    """
+def costs(name: str, values: dict, row: str, other: str, follows: bool) -> dict[float, verdict.Gap]:
+    """{fraction of AdamW's best rate: the row minus another at AdamW's best rate, over the seeds}; where the other `follows`,
+    it is at twice that rate where the row is."""
     found, rates = {}, dict(zip(FRACTIONS, TASKS[name].rates, strict=True))
     for fraction, rate in rates.items():
-        other, at = ("MADA", max(fraction, 1)) if row == GROWING[0] else ("AdamW", 1)
+        at = max(fraction, 1) if follows else 1
         ours, theirs = (values.get(key, {}).get(Cell(r, START), {}) for key, r in ((row, rate), (other, rates[at])))
         both = verdict.gap(TASKS[name], ours, theirs)
         if both:
@@ -70,7 +72,7 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
     for name in growth.SCALES[scale]:
         found[name] = contest_runs.gather(growth, scale, name, seeds)
         values = contest_runs.values(found[name].found, TASKS[name])
-        if {GROWING[0], "MADA"} <= values.keys():
+        if {"MADA, growing rate", "MADA"} <= values.keys():
             kept[name] = values
     if not kept:
         return None
@@ -83,16 +85,16 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
                              it.higher, "Means over the seeds, and their range.")  # fmt: skip
         parts.append(f"## {it.title}\n\n{it.unit}: mean ± standard deviation (seeds)\n\n![{name}]({name}.png)\n\n"
                      f"{table(name, values)}")  # fmt: skip
-    for row, against in zip(GROWING, ("MADA's own, not growing, at AdamW's best rate or at twice that",
-                                      "AdamW at its best rate"), strict=True):  # fmt: skip
-        each = {name: costs(name, values, row) for name, values in kept.items() if row in values}
-        if not any(each.values()):
+    for row, other, follows, words in AGAINST:
+        each = {name: it for name, values in kept.items() if (it := costs(name, values, row, other, follows))}
+        if not each:
             continue
         lines = [[TASKS[name].title, *(said(gaps.get(part)) for part in FRACTIONS)] for name, gaps in each.items()]
         head = ["task", *(f"rate {part} x AdamW's best" for part in PARTS)]
-        blocks.append(f"**{row}**, against {against}: it {counted(each)}.\n\n{markdown(head, lines)}")
-        summary[row] = {name: {str(part): {"n": gap.n, "base": gap.base, "mean": gap.mean, "error": gap.error}
-                               for part, gap in gaps.items()} for name, gaps in each.items()}  # fmt: skip
+        blocks.append(f"**{row}**, against {words}: it {counted(each)}.\n\n{markdown(head, lines)}")
+        summary[f"{row}, against {other}"] = {
+            name: {str(part): gap._asdict() for part, gap in gaps.items()} for name, gaps in each.items()
+        }
     block = "\n\n".join([*blocks, still_missing(growth, found)]).rstrip()
     (folder / "README.md").write_text(
         f"# A learning rate that only grows ({scale})\n\n{block}\n\n"

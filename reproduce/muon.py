@@ -34,4 +34,6 @@ SCALES = {"smoke": ("digits",), "cpu": tuple(TASKS), "gpu": tuple(TASKS)}
 def runs(name: str, scale: str, seeds: int | None = None) -> dict[tuple[str, Cell, int], Run]:
     """{(row, cell, seed): run} of a task."""
     it = TASKS[name]
-    return made(it, scale, seeds, {row: [Cell(rate, START) for rate in it.rates] for row in it.rows}, contest.of_mada(ROWS))
+    return made(
+        it, scale, seeds, {row: [Cell(rate, START) for rate in it.rates] for row in it.rows}, contest.of_mada(ROWS)
+    )

@@ -1,26 +1,26 @@
 """Muon's page, from what results/ holds: a table of values per task, and what it says of the question."""
 
-import math
 from pathlib import Path
 from statistics import mean, median, stdev
 
 from reproduce import contest_drawing, contest_runs, muon, verdict
 from reproduce.contest_report import conditions_of, still_missing
-from reproduce.contest_tables import CHANCE, at_edge, judged, markdown, share, signed, span
+from reproduce.contest_tables import CHANCE, at_edge, goal_lines, judged, markdown, share, signed, span
 from reproduce.muon import TASKS
 
+CONVOLUTIONS = (
+    "On the CNN Muon has the fully connected layers alone: convolutions stay with AdamW, since torch's Muon takes nothing but "
+    "matrices."
+)
 OURS, RIVALS = "MADA from Muon's corner", ("Muon", "AdamW")
 ADAMS = {"way to Muon from Adam's corner": "MADA from Adam's corner",
          "and with mu ten times as fast": "MADA from Adam's corner, mu ten times as fast"}  # fmt: skip
 
 
 def cell_of(seeds: dict[int, float]) -> str:
-    """Mean ± standard deviation (n), or how many of the seeds diverged."""
-    good = [value for value in seeds.values() if math.isfinite(value)]
-    if len(good) < len(seeds):
-        return f"diverged ({len(seeds) - len(good)} of {len(seeds)})"
-    spread = f" ± {stdev(good):.2g}" if len(good) > 1 else ""
-    return f"{mean(good):.4g}{spread} ({len(good)})"
+    """Mean ± standard deviation (n)."""
+    spread = f" ± {stdev(seeds.values()):.2g}" if len(seeds) > 1 else ""
+    return f"{mean(seeds.values()):.4g}{spread} ({len(seeds)})"
 
 
 def table(name: str, values: dict) -> str:
@@ -59,16 +59,46 @@ def at_best(name: str, kept: dict, rival: str) -> str:
     return signed(found["gap"]) + words + at_edge(found)
 
 
-def way(kept: dict, row: str) -> str:
-    """Which share of the distance from AdamW to Muon a row goes: median over rates where Muon is better."""
-    shares = []
+def shares(kept: dict, row: str) -> list[float]:
+    """Which share of the distance from AdamW to Muon a row goes, at each rate where Muon is better."""
+    rivals, found = [kept.get(rival, {}) for rival in RIVALS], []
     for cell, seeds in kept.get(row, {}).items():
-        adam, there = (
-            mean(kept[row][cell].values()) if cell in kept.get(row, {}) else math.nan for row in ("AdamW", "Muon")
-        )
-        if there < adam and math.isfinite(adam):
-            shares.append((adam - mean(seeds.values())) / (adam - there))
-    return f"{median(shares):.0%} ({len(shares)} rates)" if shares else "-"
+        if all(cell in it for it in rivals):
+            there, adam = (mean(it[cell].values()) for it in rivals)
+            if there < adam:
+                found.append((adam - mean(seeds.values())) / (adam - there))
+    return found
+
+
+def way(kept: dict, row: str) -> str:
+    """The median of `shares`, in words."""
+    found = shares(kept, row)
+    return f"{median(found):.0%} ({len(found)} rates)" if found else "-"
+
+
+def better_than_both(name: str, kept: dict) -> bool:
+    """Whether MADA from Muon's corner is better than Muon and than AdamW, each at its best rate."""
+    found = [verdict.tuned(TASKS[name], kept.get(OURS, {}), kept.get(rival, {})) for rival in RIVALS]
+    return all(it and it["gap"].clear and it["gap"].mean < 0 for it in found)
+
+
+def goals(kept: dict[str, dict]) -> list[verdict.Goal]:
+    """What was asked of Muon's corner, and what came of it."""
+    counts = [(rival, *no_worse(kept, rival)) for rival in RIVALS]
+    both = [name for name, values in kept.items() if better_than_both(name, values)]
+    ways = {
+        row: {name: median(it) for name, values in kept.items() if (it := shares(values, row))}
+        for row in ADAMS.values()
+    }
+    slow, fast = (", ".join(f"{part:.0%} on {name}" for name, part in it.items()) or "not run" for it in ways.values())
+    gone = ways[ADAMS["way to Muon from Adam's corner"]].values()
+    return [
+        *(verdict.Goal(f"no worse than {rival} in at least 95 % of the cells", share(fine, n), fine >= 0.95 * n)
+          for rival, fine, n in counts if n),
+        verdict.Goal("better than both on at least 2 tasks, each at its best rate", f"{len(both)} of {len(kept)}", len(both) > 1),
+        verdict.Goal("from Adam's corner at least 80 % of the way to Muon", f"{slow}; with mu ten times as fast {fast}",
+                     bool(gone) and min(gone) >= 0.8),
+    ]  # fmt: skip
 
 
 def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
@@ -114,10 +144,17 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
         + f" (minus Muon: {at_best(name, values, 'Muon')})" * ("Muon" in values)
         for name, values in kept.items()
     )
-    block = f"{sentence}\n\n{markdown(head, lines)}\n\n{still_missing(muon, found)}"
+    aims, left = goals(kept), still_missing(muon, found)
+    notes = [CONVOLUTIONS] * ("cnn" in kept)
+    block = "\n\n".join([sentence, markdown(head, lines), goal_lines(aims), *notes, left]).rstrip()
     (folder / "README.md").write_text(
         f"# Muon as a corner of MADA ({scale})\n\n{block}\n\n"
         + "\n\n".join(parts)
         + f"\n\n{CHANCE}\n\n{conditions_of(found)}\n"
     )
-    return {"tasks": list(kept), "no_worse": counts, "blocks": {"muon": block, "muon, in short": f"{short}."}}
+    return {
+        "tasks": list(kept),
+        "no_worse": counts,
+        "goals": [aim._asdict() for aim in aims],
+        "blocks": {"muon": block, "muon, in short": f"{short}."},
+    }

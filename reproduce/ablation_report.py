@@ -5,7 +5,8 @@ from pathlib import Path
 from reproduce import ablation, contest_drawing, contest_runs, verdict
 from reproduce.ablation import GROUPS, STARTS, TASKS
 from reproduce.contest_report import conditions_of, still_missing
-from reproduce.contest_tables import markdown, share, span
+from reproduce.contest_tables import share, span
+from reproduce.markdown import markdown
 
 HOW = """
 Each row is MADA with one thing changed, from the four starts in the heads of the columns and at two learning rates. "Alone"

@@ -11,7 +11,8 @@ from pathlib import Path
 import submitit
 
 from reproduce.pool import Stopped, execute
-from reproduce.runs import ROOT, Run
+from reproduce.published import ROOT
+from reproduce.runs import Run
 from settings import UserError
 
 
@@ -41,7 +42,7 @@ def submit(
     queue: submitit's parameters by name, e.g. {"timeout_min": 720, "gpus_per_node": 1, "slurm_partition": "gpu"};
     options: of execute().
     """
-    os.environ["PYTHONPATH"] = os.pathsep.join([ROOT, *filter(None, [os.environ.get("PYTHONPATH")])])
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     folder = os.path.abspath(folder)
     try:
         executor = submitit.AutoExecutor(Path(folder, "jobs"), cluster, slurm_max_num_timeout=1000)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from reproduce.published import ROOT
-from reproduce.runs import Run, run
+from reproduce.runs import FIRST_SEED, Run, run
 
 RAW = {"hyper_scale": "raw", "debias": "powers"}
 ROWS = {  # what somebody writes in place of AdamW; the first is what all are compared with
@@ -49,11 +49,11 @@ class Task(NamedTuple):
     rows: tuple[str, ...] = (*ROWS, *ONCE)
     conditions: bool = False  # schedules and decays, for AdamW and MADA, at AdamW's start
     least: float | None = None  # min_lr over learning_rate, where the script takes the two
-    dear: bool = False  # hours: AdamW, HyperAdam and MADA from two starts
+    costly: bool = False  # hours: AdamW, HyperAdam and MADA from two starts
 
 
-def dear(title, arguments, rates, chance, **more):
-    few = {"betas": (START, (0.99, 0.9)), "rows": ("AdamW", "MADA", "HyperAdam"), "seeds": 3, "dear": True}
+def costly(title, arguments, rates, chance, **more):
+    few = {"betas": (START, (0.99, 0.9)), "rows": ("AdamW", "MADA", "HyperAdam"), "seeds": 3, "costly": True}
     return Task(title, arguments, rates, chance, **few | more)
 
 
@@ -74,15 +74,14 @@ TASKS = {
                       unit="minus the mean return of all episodes"),
     "acrobot": small("acrobot", "REINFORCE on Acrobot", (8e-3, 1.6e-2, 3.2e-2, 6.4e-2, 1.28e-1), 500.0,
                      unit="minus the mean return of all episodes"),
-    "openwebtext": dear("GPT (0.35M) on OpenWebText's bytes", (*LARGE, "config/contest_openwebtext.py"),
+    "openwebtext": costly("GPT (0.35M) on OpenWebText's bytes", (*LARGE, "config/contest_openwebtext.py"),
                         (6e-4, 2.4e-3, 9.6e-3, 3.84e-2), math.log(256), least=0.1, **LM),
-    "shakespeare-large": dear("GPT (0.8M) on Shakespeare", LARGE,
+    "shakespeare-large": costly("GPT (0.8M) on Shakespeare", LARGE,
                               (1e-3, 4e-3, 1.6e-2), math.log(65), least=0.1, **LM),
-    "cnn": dear("CNN on CIFAR-10", ("scripts/train_cifar10.py", "--model=cnn", "--held_out=5000"), (2.5e-4, 1e-3, 4e-3), 10.0,
+    "cnn": costly("CNN on CIFAR-10", ("scripts/train_cifar10.py", "--model=cnn", "--held_out=5000"), (2.5e-4, 1e-3, 4e-3), 10.0,
                 key="accuracy", best="held_out_accuracy", unit="test accuracy (%), at the held-out best epoch", higher=True),
 }  # fmt: skip
 SCALES = {"smoke": ("digits", "factorization"), "cpu": tuple(TASKS), "gpu": tuple(TASKS)}
-FIRST_SEED = 1337
 
 
 class Cell(NamedTuple):
@@ -97,9 +96,9 @@ class Cell(NamedTuple):
 
 
 def task(name: str, scale: str) -> Task:
-    """A task as a scale has it: at gpu scale the dear ones are run in full too."""
+    """A task as a scale has it: at gpu scale the costly ones are run in full too."""
     it = TASKS[name]
-    if scale == "gpu" and it.dear:
+    if scale == "gpu" and it.costly:
         return it._replace(betas=BETAS, rows=(*ROWS, *ONCE), seeds=5, arguments=(*it.arguments, "--device=auto"))
     return it
 

@@ -7,7 +7,7 @@ from statistics import mean
 import numpy as np
 from matplotlib.ticker import LogLocator, NullLocator
 
-from reproduce.drawing import LINES, SYMBOLS, band, color, plt, pretty, save, styles
+from reproduce.drawing import LINES, SYMBOLS, band, color, plt, pretty, save, steady, styles
 
 TASK_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#332288", "#777777")
 MARKERS = "osDP*Xhp"  # no triangles: those are off the picture
@@ -147,10 +147,7 @@ def paths(panels: dict, path: str | os.PathLike, caption: str):
             for start, found in starts.items():
                 band(ax, *found[name], label=start, **look[start])
             ax.set_title(symbol)
-            low, high = ax.get_ylim()
-            if high - low < 0.02:  # else rounding looks like motion
-                ax.set_ylim((low + high) / 2 - 0.01, (low + high) / 2 + 0.01)
-            ax.ticklabel_format(useOffset=False)
+            steady(ax)
         row[0].set_ylabel(title)
     for ax in axes[-1]:
         ax.set_xlabel("% of the run")

@@ -12,13 +12,13 @@ from reproduce.contest_tables import (
     convex,
     front_lines,
     goal_lines,
-    markdown,
     numbers,
     row_lines,
     sentences,
     span,
     task_lines,
 )
+from reproduce.markdown import markdown
 from reproduce.outcomes import conditions
 
 HOW = """

@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import metrics
 from reproduce import pool, store
-from reproduce.contest import FIRST_SEED, Cell, Task
-from reproduce.runs import NUMERICS, Run
+from reproduce.contest import Cell, Task
+from reproduce.runs import FIRST_SEED, NUMERICS, Run
 
 POINTS = 15  # of a curve
 

@@ -6,14 +6,11 @@ from statistics import mean
 
 from reproduce import contest, store, verdict
 from reproduce.contest import START, TASKS
+from reproduce.markdown import markdown
 
 # {n: the probability that Student's t of n pairs is above 2}; of more than 5 it is at most that of 5
 BY_CHANCE = {2: 0.148, 3: 0.092, 4: 0.070, 5: 0.058}
 CHANCE = "A run that ends where one has learned nothing, or beyond, or that diverges, counts as having ended there."
-
-
-def markdown(head: list, lines: list[list]) -> str:
-    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in (head, ["---"] * len(head), *lines))
 
 
 def goal_lines(goals: list[verdict.Goal]) -> str:

@@ -1,12 +1,11 @@
 """Pictures of single runs of train.py, one or several together: losses, and the coefficients of optimizers that learn any."""
 
 import os
-from collections import Counter
 from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
 
-from reproduce.drawing import LINES, SYMBOLS, color, save, series
+from reproduce.drawing import SYMBOLS, save, series, styles
 
 UNITS = {"gpt2": "token", "bytes": "byte", "char": "character", None: "example"}  # by a data set's tokenizer
 COLUMNS = 3  # of coefficients, where several runs learn them
@@ -30,7 +29,7 @@ def draw(runs: Mapping[str, tuple[dict, list[dict]]], path: str | os.PathLike) -
         height_ratios=[3.5] + [low] * (len(rows) - 1),
         layout="constrained",
     )
-    looks = styles(runs)
+    looks = styles(runs, lambda name: runs[name][0]["config"]["optimizer"])
     losses(axes["loss"], runs, looks)
     if len(learned) == 1:
         ((name, (steps, values)),) = learned.items()
@@ -47,16 +46,6 @@ def draw(runs: Mapping[str, tuple[dict, list[dict]]], path: str | os.PathLike) -
             axes[key].ticklabel_format(axis="y", useOffset=False)
     axes["loss"].set_xlabel("step")
     save(fig, path)
-
-
-def styles(runs):
-    """{name: color and linestyle}: a color for each optimizer, and other lines for further runs of it."""
-    seen, looks = Counter(), {}
-    for name, (header, _) in runs.items():
-        optimizer = header["config"]["optimizer"]
-        looks[name] = {"color": color(optimizer), "linestyle": LINES[seen[optimizer] % len(LINES)]}
-        seen[optimizer] += 1
-    return looks
 
 
 def losses(ax, runs, looks):

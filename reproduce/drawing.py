@@ -5,6 +5,7 @@ import os
 import re
 import textwrap
 from collections import Counter
+from collections.abc import Callable, Iterable
 from statistics import mean, stdev
 
 import matplotlib
@@ -58,12 +59,12 @@ def pretty(label: str) -> str:
     return re.sub(r"(?<=\w)-(?=$| \(|,)", "$^-$", label)
 
 
-def styles(labels: list[str]) -> dict[str, dict]:
-    """{label: color and linestyle}: variants of one optimizer have other lines."""
+def styles(labels: Iterable[str], of: Callable[[str], str] = family) -> dict[str, dict]:
+    """{label: color and linestyle}: a color for each optimizer, which is `of` the label; variants of it have other lines."""
     seen, found = Counter(), {}
     for label in labels:
-        found[label] = {"color": color(label), "linestyle": LINES[seen[family(label)] % len(LINES)]}
-        seen[family(label)] += 1
+        found[label] = {"color": color(of(label)), "linestyle": LINES[seen[of(label)] % len(LINES)]}
+        seen[of(label)] += 1
     return found
 
 
@@ -115,6 +116,14 @@ def curves(panels: dict, path: str | os.PathLike, ylabel: str, caption: str, **a
     save(fig, path, caption)
 
 
+def steady(ax):
+    """Keep rounding from looking like motion."""
+    low, high = ax.get_ylim()
+    if high - low < 0.02:
+        ax.set_ylim((low + high) / 2 - 0.01, (low + high) / 2 + 0.01)
+    ax.ticklabel_format(useOffset=False)
+
+
 def coefficients(lines: dict, path: str | os.PathLike, caption: str):
     """A panel per coefficient. lines: {label: {coefficient: (% of the schedule, [values of a seed, ...])}}."""
     fig, axes = plt.subplots(2, 3, figsize=(11, 6), layout="constrained", sharex=True)
@@ -122,10 +131,7 @@ def coefficients(lines: dict, path: str | os.PathLike, caption: str):
         for (label, found), style in zip(lines.items(), styles(list(lines)).values(), strict=True):
             band(ax, *found[key], label=pretty(label), **style)
         ax.set_title(symbol)
-        low, high = ax.get_ylim()
-        if high - low < 0.02:  # else rounding looks like motion
-            ax.set_ylim((low + high) / 2 - 0.01, (low + high) / 2 + 0.01)
-        ax.ticklabel_format(useOffset=False)
+        steady(ax)
     for ax in axes[1]:
         ax.set_xlabel("% of the schedule")
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=len(lines))

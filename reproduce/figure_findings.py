@@ -8,7 +8,7 @@ from reproduce.outcomes import gap
 from reproduce.published import PUBLISHED
 
 
-def bound(name: str, it: dict, others: dict) -> Finding:
+def bound(it: dict, **_) -> Finding:
     found, ends = it["results"], it["results"]["bound"]
     first, second = ("AVGrad", "Adam") if found["T"] >= 10_000 else ("Adam", "AVGrad")
     return Finding(
@@ -34,7 +34,7 @@ def bound(name: str, it: dict, others: dict) -> Finding:
     )
 
 
-def proposition(name: str, it: dict, others: dict) -> Finding:
+def proposition(it: dict, **_) -> Finding:
     growth = {rule: 100 * (value - 1) for rule, value in it["results"].items()}
     printed = growth["rho_t = 1 / (t (1 - beta2) + 1), the bound"]
     turns = growth["below the bound, but not falling (0, then the bound, in turns)"]
@@ -61,7 +61,7 @@ def proposition(name: str, it: dict, others: dict) -> Finding:
     )
 
 
-def curves(name: str, it: dict, others: dict) -> Finding:
+def curves(it: dict, name: str, **_) -> Finding:
     rows, authors = it["results"], it["authors"]
     at = {label: row["at the scale's rate"]["mean"] for label, row in rows.items()}
     best = {label: row.get("at its best rate", row["at the scale's rate"]) for label, row in rows.items()}
@@ -112,7 +112,7 @@ def below(spreads: dict, rivals: list[str]) -> bool:
     return all(it is not None and it.clear and it.mean < 0 for it in gaps)
 
 
-def coefficients(name: str, it: dict, others: dict) -> Finding:
+def coefficients(it: dict, name: str, others: dict, **_) -> Finding:
     label = NAMES[name].rest[0]
     seeds, theirs = list(it["results"][label].values()), it["authors"]
 
@@ -179,7 +179,7 @@ def coefficients(name: str, it: dict, others: dict) -> Finding:
     return Finding(paper, ours, checks, sentences)
 
 
-def grid(name: str, it: dict, others: dict) -> Finding:
+def grid(it: dict, **_) -> Finding:
     train, val = (it["results"][f"final_{which}_loss"] for which in ("train", "val"))
 
     def share(found, other):
@@ -226,7 +226,7 @@ def grid(name: str, it: dict, others: dict) -> Finding:
     )
 
 
-def convex(name: str, it: dict, others: dict) -> Finding:
+def convex(it: dict, **_) -> Finding:
     x, rho, when = (it["results"][key] for key in ("x", "rho", "reaches -0.95 at"))
     steps = it["results"]["iter"]
     arrived = {label: step for label, step in when.items() if step}

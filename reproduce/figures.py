@@ -7,10 +7,12 @@ from pathlib import Path
 import metrics
 from reproduce import drawing, grid, proportions, theory
 from reproduce.drawing import SYMBOLS, series
+from reproduce.markdown import markdown
 from reproduce.outcomes import best_of, conditions, gap, headers, spread
 from reproduce.pool import errors, execute
 from reproduce.proportions import schedule
 from reproduce.published import PAPER, ROOT, STEPS, authors
+from reproduce.runs import first_seeds
 from settings import UserError
 
 EARLY = (2, 5, 10)  # % of the schedule: the end of the warm-up, and two later
@@ -221,11 +223,9 @@ def proposition(folder: Path, draw: bool, **_) -> dict | None:
         return None
     note = f"T = {report['T']:,} steps, beta2 = {report['beta2']}, 800 sequences of gradients: normal, heavy-tailed, "
     note += "spikes, silence after a burst."
-    rows = [f"| {rule} | {100 * (growth - 1):+.2f} % |" for rule, growth in report["growth"].items()]
-    head = ["| rule of rho_t | largest change of the step size in one step |", "| --- | --- |"]
-    (folder / "table.md").write_text(
-        "\n".join([note, "", "# prop1", "", *head, *rows, "", conditions([report])]) + "\n"
-    )
+    rows = [[rule, f"{100 * (growth - 1):+.2f} %"] for rule, growth in report["growth"].items()]
+    shown = markdown(["rule of rho_t", "largest change of the step size in one step"], rows)
+    (folder / "table.md").write_text("\n".join([note, "", "# prop1", "", shown, "", conditions([report])]) + "\n")
     return {"results": report["growth"], "full_scale": True, "note": note, "conditions": conditions([report])}
 
 
@@ -262,8 +262,7 @@ def cells(name: str, scale: str, folder: Path, rest: dict, draw: bool, workers: 
     else:
         out = ROOT / "out" / "sweeps" / Path(file).stem
         runs = {
-            seed: grid.cells(str(ROOT / file), [f"--seed={seed}"])[0]
-            for seed in range(1337, 1337 + (seeds or default_seeds))
+            seed: grid.cells(str(ROOT / file), [f"--seed={seed}"])[0] for seed in first_seeds(seeds or default_seeds)
         }
         every = [cell for some in runs.values() for cell in some]
         if failed := errors(execute(every, out, workers, True, keep_checkpoints=False)):

@@ -11,6 +11,7 @@ from model import peak_flops
 from optim.codegen import traffic
 from optim.passes import gradient_norms
 from optim.plan import Plan
+from reproduce.markdown import markdown
 
 FIVE = ("beta1", "beta2", "beta3", "rho", "c")
 LAYERS_WIDTH = {"124M": (12, 768), "355M": (24, 1024), "1.5B": (48, 1600)}
@@ -142,12 +143,10 @@ def verdict(value: float | None, expected: Prediction) -> str:
 def table(found: dict[str, float], expected: dict[str, Prediction]) -> str:
     """Measurements beside predictions and goals, as Markdown; without any, predictions and goals alone."""
     if not found:
-        lines = ["| | predicted | goal | from |", "|---|---|---|---|"]
-        lines += [f"| {name} | {row.value:.3g} | {bound(row)} | {row.why} |" for name, row in expected.items()]
-        return "\n".join(lines)
-    lines = ["| | measured | predicted | goal | | the prediction is from |", "|---|---|---|---|---|---|"]
+        lines = [[name, f"{row.value:.3g}", bound(row), row.why] for name, row in expected.items()]
+        return markdown(["", "predicted", "goal", "from"], lines)
+    lines = []
     for name, row in expected.items():
         value = "" if name not in found else f"{found[name]:.3g}"
-        judged = verdict(found.get(name), row)
-        lines.append(f"| {name} | {value} | {row.value:.3g} | {bound(row)} | {judged} | {row.why} |")
-    return "\n".join(lines)
+        lines.append([name, value, f"{row.value:.3g}", bound(row), verdict(found.get(name), row), row.why])
+    return markdown(["", "measured", "predicted", "goal", "", "the prediction is from"], lines)

@@ -14,7 +14,8 @@ from statistics import mean, median
 
 import metrics
 from reproduce import pool
-from reproduce.runs import ROOT, Run, run
+from reproduce.published import ROOT
+from reproduce.runs import Run, run
 from settings import UserError
 
 CORNER = {  # Adam's, where not set

@@ -5,8 +5,9 @@ from pathlib import Path
 from reproduce import contest_drawing, contest_runs, growth, verdict
 from reproduce.contest import START, Cell
 from reproduce.contest_report import conditions_of, still_missing
-from reproduce.contest_tables import CHANCE, markdown
+from reproduce.contest_tables import CHANCE
 from reproduce.growth import FRACTIONS, TASKS
+from reproduce.markdown import markdown
 from reproduce.muon_report import cell_of
 
 AGAINST = (  # a row, another, whether that is at the row's rate where this is AdamW's best or more, and in words

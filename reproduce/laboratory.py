@@ -11,6 +11,7 @@ from reproduce.experiments import CONTESTS, NAMES, PROFILE, SCALES
 from reproduce.outcomes import read
 from reproduce.pool import errors, execute, look
 from reproduce.published import PUBLISHED, ROOT
+from reproduce.runs import first_seeds
 from settings import UserError
 
 KINDS = {
@@ -78,7 +79,7 @@ def estimate(
     if kind == "grid":
         file, default_seeds = rest[scale]
         out = ROOT / "out" / "sweeps" / os.path.basename(file).removesuffix(".py")
-        for seed in range(1337, 1337 + (seeds or default_seeds)):
+        for seed in first_seeds(seeds or default_seeds):
             every, says = grid.cells(str(ROOT / file), [f"--seed={seed}"])
             all_runs += len(every)
             if not (store.RESULTS / name / scale / f"cells-seed{seed}.csv").exists():
@@ -94,11 +95,11 @@ def estimate(
             path = store.file_of(contest, scale, *key)
             state = look(cell, store.WORK)
             header = read(path)[0] if path.exists() else {}
+            done = state["state"] == "done"
             took = None if header.get("resumed_at") else header.get("seconds")
-            known.setdefault((contest, key[0]), []).extend(
-                it for it in (took or state["state"] == "done" and state["seconds"],) if it
-            )
-            if not store.fresh(path, cell) and state["state"] != "done":
+            took = took or (state["seconds"] if done else None)
+            known.setdefault((contest, key[0]), []).extend([took] if took else [])
+            if not done and not store.fresh(path, cell):
                 missing.append((contest, key[0]))
     every = [it for some in known.values() for it in some]
     costs = [mean(known[row]) if known[row] else mean(every) if every else None for row in missing]

@@ -5,7 +5,8 @@ from statistics import mean, median, stdev
 
 from reproduce import contest_drawing, contest_runs, muon, verdict
 from reproduce.contest_report import conditions_of, still_missing
-from reproduce.contest_tables import CHANCE, at_edge, goal_lines, judged, markdown, share, signed, span
+from reproduce.contest_tables import CHANCE, at_edge, goal_lines, judged, share, signed, span
+from reproduce.markdown import markdown
 from reproduce.muon import TASKS
 
 CONVOLUTIONS = (

@@ -59,7 +59,7 @@ class Gap(NamedTuple):
 
     @property
     def clear(self) -> bool:
-        """The criterion for a difference, here and in every verdict: more than two paired standard errors, and no seed lost."""
+        """The criterion for a difference in the paper's tables and figures: more than two paired standard errors, and no seed lost."""
         return self.error is not None and abs(self.mean) > 2 * self.error and not self.lost
 
     def words(self, better: str, digits: int) -> str:

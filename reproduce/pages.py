@@ -29,7 +29,7 @@ WHY_NOT = {
 }
 
 
-READERS = {
+READERS = {  # of a summary's part; name: of the claim, contest: of the part or None, others: {name: summary} of the same scale
     "losses": table_findings.losses,
     "perplexities": table_findings.perplexities,
     "profile": table_findings.profile,
@@ -62,7 +62,7 @@ def entries(found: dict) -> list[tuple[str, str | None, dict[str, tuple[dict, fi
             for scale, summary in found.get(name, {}).items():
                 others = {other: at[scale] for other, at in found.items() if scale in at}
                 part = summary["contests"].get(contest) if contest else summary
-                if finding := part and READERS[it.kind](name, part, contest or others):
+                if finding := part and READERS[it.kind](part, name=name, contest=contest, others=others):
                     shown[scale] = part, finding
             every.append((name, contest, shown))
     return every

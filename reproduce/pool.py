@@ -36,6 +36,7 @@ from functools import cache
 from multiprocessing import connection
 from pathlib import Path
 
+import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
@@ -229,7 +230,7 @@ def worker(index: int, runs: list[Run], folder: str, keep_checkpoints: bool, rep
         with contextlib.suppress(Exception):  # what is wrong with a script is said of its runs
             for script in {run.script for run in runs}:
                 load(script)
-        if (torch := sys.modules.get("torch")) and torch.cuda.is_available():
+        if torch.cuda.is_available():
             torch.cuda.set_device(index % torch.cuda.device_count())
         for key, found in work(runs, folder, keep_checkpoints):
             report.send((key, found))
@@ -296,8 +297,6 @@ def pool(runs: list[Run], folder: str, keep_checkpoints: bool, workers: int) -> 
 
 def default_workers(runs: list[Run]) -> int:
     """One per GPU that the runs may use, else one per core."""
-    import torch
-
     gpus = torch.cuda.device_count() if any(run.cfg.get("device") != "cpu" for run in runs) else 0
     return gpus or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
 

@@ -5,7 +5,8 @@ import os
 from reproduce import store
 from reproduce.experiments import CONTESTS, GRID, NAMES, PROFILE
 from reproduce.grid import cells
-from reproduce.runs import ROOT, run
+from reproduce.published import ROOT
+from reproduce.runs import run
 
 
 def schedule(cfg: dict) -> int:

@@ -5,13 +5,13 @@ every cell is run again, good or bad.
 """
 
 from reproduce import contest, contest_runs, verdict
-from reproduce.contest import FIRST_SEED, Cell, made
-from reproduce.runs import Run
+from reproduce.contest import Cell, made
+from reproduce.runs import FIRST_SEED, Run
 
 FIRST = FIRST_SEED + max(it.seeds for it in contest.TASKS.values())
 ROWS = ("AdamW", "MADA")
 TASKS = {
-    name: it._replace(seeds=FIRST - FIRST_SEED + 12, rows=ROWS) for name, it in contest.TASKS.items() if not it.dear
+    name: it._replace(seeds=FIRST - FIRST_SEED + 12, rows=ROWS) for name, it in contest.TASKS.items() if not it.costly
 }
 SCALES = {scale: tuple(name for name in names if name in TASKS) for scale, names in contest.SCALES.items()}
 WHOLE = ("digits", "factorization")  # tasks of seconds, of which every cell is run again

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from reproduce import contest_runs, replication, verdict
 from reproduce.contest_report import conditions_of, still_missing
-from reproduce.contest_tables import judged, markdown, share, signed, span
+from reproduce.contest_tables import judged, share, signed, span
+from reproduce.markdown import markdown
 from reproduce.replication import ROWS, TASKS
 
 

@@ -15,12 +15,19 @@ import os
 from functools import cache, cached_property
 
 import data.tokens
+import optim
+from reproduce.published import ROOT
 from settings import checked, declared, parse
 
 NUMERICS = 1  # to be raised when the same settings compute something else; tests/test_numerics.py says when
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+FIRST_SEED = 1337
 FREE = ("out_dir", "overwrite", "device")  # settings that are not in the id, beside those that a script marks as free
 declared = cache(declared)
+
+
+def first_seeds(count: int) -> range:
+    """The seeds of `count` repetitions."""
+    return range(FIRST_SEED, FIRST_SEED + count)
 
 
 class Run:
@@ -54,8 +61,6 @@ class Run:
 @cache
 def resolved(optimizer: str, settings: str) -> dict:
     """What the optimizer makes of settings, which are a literal: of thousands of runs most differ by the seed alone."""
-    import optim  # torch: not for who has no optimizer
-
     return optim.resolved(optimizer, ast.literal_eval(settings))
 
 

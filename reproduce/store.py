@@ -21,7 +21,7 @@ from reproduce import ngrams, pool
 from reproduce.experiments import CONTESTS, NAMES
 from reproduce.outcomes import Ended, read
 from reproduce.published import ROOT
-from reproduce.runs import Run, declared, run
+from reproduce.runs import FIRST_SEED, Run, declared, first_seeds, run
 from settings import UserError
 
 RESULTS, WORK = ROOT / "results", ROOT / "out" / "runs"
@@ -52,7 +52,7 @@ def cells(contest: str, scale: str, seeds: int | None, grid: bool, waiting: bool
     """{(label, factor on the learning rate, seed): Run}, without the rows that wait for another's end unless `waiting`."""
     it, found, bases = CONTESTS[contest], {}, {}
     how = it.scales[scale]
-    seeds = range(1337, 1337 + (seeds or how.seeds))
+    seeds = first_seeds(seeds or how.seeds)
     tuned = how.tuned or it.tuned or it.rows
     for factor, seed, label in itertools.product((1, *how.grid) if grid else (1,), seeds, how.rows or it.rows):
         if factor != 1 and label not in tuned:
@@ -93,7 +93,9 @@ def gather(contest: str, scale: str) -> dict:
     """{label: {factor: [Ended, ...]}} of what results/ holds of a contest and its present settings."""
     seeds = [int(path.stem.rpartition("seed")[2]) for path in home(contest, scale).glob("*-seed*.jsonl")]
     found = {}
-    for (label, factor, seed), cell in cells(contest, scale, max(seeds, default=1337) - 1336, True).items():
+    for (label, factor, seed), cell in cells(
+        contest, scale, max(seeds, default=FIRST_SEED) - FIRST_SEED + 1, True
+    ).items():
         path = file_of(contest, scale, label, factor, seed)
         if not path.exists():
             continue

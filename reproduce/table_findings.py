@@ -19,7 +19,7 @@ def claimed(rows: dict) -> str:
     return next(label for label in rows if label.startswith("MADA"))
 
 
-def losses(name: str, it: dict, contest: str) -> Finding:
+def losses(it: dict, name: str, contest: str, **_) -> Finding:
     rows, key = it["rows"], it["columns"][0]
     digits, label = 2 if key == "accuracy" else 4, claimed(it["rows"])
     row, base, numbers = rows[label], rows["Adam"], PUBLISHED[name].get(contest) or PUBLISHED[name]["rows"]
@@ -123,7 +123,7 @@ def accuracies(rows: dict, numbers: dict) -> list[str]:
     ]
 
 
-def perplexities(name: str, it: dict, contest: str) -> Finding | None:
+def perplexities(it: dict, name: str, contest: str, **_) -> Finding | None:
     """None where no column has been taken for the row that the claim is about."""
     rows, numbers = it["rows"], PUBLISHED[name]["rows"]
     label = claimed(rows)
@@ -159,7 +159,7 @@ def perplexities(name: str, it: dict, contest: str) -> Finding | None:
     )
 
 
-def profile(name: str, it: dict, others: dict) -> Finding:
+def profile(it: dict, name: str, **_) -> Finding:
     found, theirs = it["results"], PUBLISHED[name]["rows"]
     large = next(label for label in found if label.startswith("MADA, ")).partition(", ")[2]
 

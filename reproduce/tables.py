@@ -13,6 +13,7 @@ from pathlib import Path
 
 from reproduce import drawing, proportions, store
 from reproduce.experiments import CONTESTS, NAMES, PROFILE
+from reproduce.markdown import markdown
 from reproduce.outcomes import best_of, conditions, gap, headers, spread, text
 from reproduce.published import PUBLISHED, ROOT
 from settings import UserError
@@ -38,8 +39,7 @@ BEST = (
 
 def table(title: str, note: str, head: list, lines: list[list], after: str) -> str:
     """The text of a table.md."""
-    rows = ["| " + " | ".join(map(str, row)) + " |" for row in (head, ["---"] * len(head), *lines)]
-    return "\n".join([note, "", f"# {title}", "", *rows, "", after]).rstrip() + "\n"
+    return "\n".join([note, "", f"# {title}", "", markdown(head, lines), "", after]).rstrip() + "\n"
 
 
 def summarized(runs: dict, labels: tuple, columns: dict, contest: str, published: dict) -> dict:
@@ -86,7 +86,7 @@ def best_rate(row: dict) -> str:
     return f"x{best:g}" + end.get(best, "") * (len(factors) > 1)
 
 
-def markdown(rows: dict, columns: dict, baseline: str, spreads: bool, digits: int) -> tuple[list, list[list]]:
+def head_and_lines(rows: dict, columns: dict, baseline: str, spreads: bool, digits: int) -> tuple[list, list[list]]:
     """Head and lines of a table. spreads: the paper's numbers are a mean and a standard deviation."""
 
     def of_paper(row):
@@ -155,7 +155,9 @@ def contest_table(name: str, scale: str, contest: str, runs: dict, rest: tuple, 
     rows = summarized(runs, labels, columns, contest, published)
     whole, note = proportions.sentence(name, scale, contest, labels)
     key = next(iter(columns))
-    head, lines = markdown(rows, columns, baseline, PUBLISHED[name].get("spread", False), 2 if key == "accuracy" else 4)
+    head, lines = head_and_lines(
+        rows, columns, baseline, PUBLISHED[name].get("spread", False), 2 if key == "accuracy" else 4
+    )
     under = conditions(headers({label: runs[label] for label in labels if label in runs}))
     whose = proportions.whose_rate(contest, scale)
     after = AFTER.format(baseline=baseline, whose=whose) + AUTHORS * any("authors" in label for label in labels)

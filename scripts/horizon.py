@@ -27,9 +27,9 @@ from data.tokens import splits
 from devices import hardware
 from reproduce import drawing
 from reproduce.contest import START, TASKS
-from reproduce.contest_tables import markdown
+from reproduce.markdown import markdown
 from reproduce.published import ROOT
-from reproduce.runs import run
+from reproduce.runs import first_seeds, run
 from settings import UserError, one_line_errors
 
 RATE = 1.6e-2  # AdamW's best on this task (results/contest)
@@ -154,7 +154,7 @@ def main():
             command = " ".join(["python", "scripts/horizon.py", *sys.argv[1:]])
             path.write_text(json.dumps({"command": command, **now, "torch": torch.__version__}) + "\n")
         known = {(it["seed"], it["way"], it["from"]) for it in read(path)[1]}
-        for seed in range(1337, 1337 + args.seeds):
+        for seed in first_seeds(args.seeds):
             for found in measure(seed, POINTS, HORIZONS, known):
                 with open(path, "a") as file:
                     file.write("".join(json.dumps(it | now) + "\n" for it in found))

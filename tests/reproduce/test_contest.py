@@ -46,7 +46,9 @@ def test_every_cell_is_a_run_of_its_own():
         for name in what.SCALES[scale]:
             found = what.runs(name, scale, 1)
             assert len({run.id for run in found.values()}) == len(found) > 10
-    assert len(contest.runs("cnn", "gpu")) > 3 * len(contest.runs("cnn", "cpu"))  # the dear ones are run in full there
+    assert len(contest.runs("cnn", "gpu")) > 3 * len(
+        contest.runs("cnn", "cpu")
+    )  # the costly ones are run in full there
     shared = {run.id for run in contest.runs("digits", "cpu").values()}
     rows = {row for (row, _, _), run in ablation.runs("digits", "cpu").items() if run.id in shared}
     assert rows == {"AdamW", "MADA"}  # which are not run twice

@@ -197,4 +197,4 @@ def test_what_depends_on_the_numbers_is_said_where_it_is_so():
 
 def test_perplexities_that_were_not_taken_are_no_finding():
     rows = {label: {"gaps": {"openwebtext": None}, "ours": {}} for label in ("Adam", "MADA")}
-    assert table_findings.perplexities("table3", {"rows": rows, "columns": ["openwebtext"]}, "gpt2") is None
+    assert table_findings.perplexities({"rows": rows, "columns": ["openwebtext"]}, "table3", "gpt2") is None

@@ -1,7 +1,5 @@
 """MADA and the optimizers that it contains or is compared with: `from mada import MADA`, inside the repo `from optim`."""
 
-from torch.optim import SGD, Adam, AdamW
-
 from .adan import Adan
 from .avgrad import AVGrad
 from .build import OPTIMIZERS, build, flat, resolved, signature
@@ -16,10 +14,7 @@ from .yogi import Yogi
 __all__ = [
     "MADA",
     "OPTIMIZERS",
-    "SGD",
     "AVGrad",
-    "Adam",
-    "AdamW",
     "Adan",
     "HyperAdam",
     "Lion",

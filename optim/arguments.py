@@ -47,6 +47,12 @@ def as_dtype(value):
     return dtype
 
 
+def dtype_name(value):
+    """The name of a dtype, which may be given by its name already; None stays None."""
+    dtype = as_dtype(value)
+    return None if dtype is None else str(dtype).removeprefix("torch.")
+
+
 def as_names(learn):
     """`learn` as a tuple of names. Raises TypeError."""
     if isinstance(learn, str):
@@ -54,6 +60,11 @@ def as_names(learn):
     if not isinstance(learn, Iterable):
         raise TypeError(f"learn={learn!r} must be names of coefficients, such as ('beta1', 'beta2'), or () for none")
     return tuple(learn)
+
+
+def learned(group):
+    """The names of the coefficients that a param group learns."""
+    return tuple(group["learn"].split())
 
 
 def check_names(owner, argument, names, domain):

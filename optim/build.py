@@ -57,8 +57,6 @@ def build(name, params, *, hidden=(), max_grad_norm=None, **settings):
     """
     arguments = signature(name)
     kwargs = {key: value for key, value in settings.items() if value is not None}
-    if "state_dtype" in kwargs:
-        kwargs["state_dtype"] = getattr(torch, kwargs["state_dtype"], kwargs["state_dtype"])
     if "betas" in arguments:
         betas = kwargs.get("betas", arguments["betas"])
         kwargs["betas"] = tuple(kwargs.pop(f"beta{i}", beta) for i, beta in enumerate(betas, start=1))

@@ -145,7 +145,7 @@ class ParameterizedOptimizer(Stateful):
             hyper_scale=(hyper_scale, (None, "relative", "raw")),
             debias=(debias, (None, "weights", "powers")),
         )
-        arguments.as_dtype(state_dtype)
+        state_dtype = arguments.dtype_name(state_dtype)
         if not 0 <= lr_range[0] <= 1 <= lr_range[1]:
             raise ValueError(f"lr_range={lr_range!r} must hold 1, where the factor starts, and nothing negative")
         learn = arguments.as_names(learn)
@@ -204,7 +204,7 @@ class ParameterizedOptimizer(Stateful):
                 "hyper_clip": hyper_clip,
                 "hyper_optimizer": hyper_optimizer,
                 "per_group": per_group,
-                "state_dtype": None if state_dtype is None else str(state_dtype).removeprefix("torch."),
+                "state_dtype": state_dtype,
                 "hyper_lr": self.by_name("hyper_lr", hyper_lr, learn),
                 "hyper_momentum": self.by_name("hyper_momentum", hyper_momentum, learn),
                 "bounds": zeros.new_tensor([self.domain[name] if name in learn else free for name in self.domain]),
@@ -312,10 +312,10 @@ class ParameterizedOptimizer(Stateful):
 
     def loops(self, group):
         """The two passes of a group."""
-        buffers, inputs, learn, _, _, *constants = self.options(group)
+        buffers, inputs, _, _, _, *constants = self.options(group)
         constants = tuple(zip(self.constants, constants, strict=True))
         names = (tuple(part.split()) for part in (buffers, inputs))
-        return passes(self.rule, tuple(self.domain), *names, constants, tuple(learn.split()))
+        return passes(self.rule, tuple(self.domain), *names, constants, arguments.learned(group))
 
     def applied_rates(self, hyper):
         """The learning rate of each group's last update, its learned factor included: (groups,) float64."""

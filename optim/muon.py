@@ -10,9 +10,10 @@ from torch.optim import AdamW, Optimizer
 
 MOMENTUM = 0.95
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # a, b, c of X <- a X + (b A + c A A) X with A = X X^T, steepest at 0
+STEPS, EPS = 5, 1e-7
 
 
-def newton_schulz(g: Tensor, steps: int = 5, eps: float = 1e-7) -> Tensor:
+def newton_schulz(g: Tensor) -> Tensor:
     """Matrices (k, A, B) with their singular values brought near 1, in the dtype that they come in.
 
     A step is X <- P X with P = a + b A + c A A. Where a matrix is at least twice as long as it is wide, the steps are made on
@@ -22,17 +23,17 @@ def newton_schulz(g: Tensor, steps: int = 5, eps: float = 1e-7) -> Tensor:
     a, b, c = COEFFICIENTS
     tall = g.size(-2) > g.size(-1)
     x = g.mT if tall else g
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) + eps)
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + EPS)
     if 2 * x.size(-2) <= x.size(-1) and x.dtype != torch.bfloat16:
         gram, product = x @ x.mT, None
-        for step in range(steps):
+        for step in range(STEPS):
             p = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
             p.diagonal(dim1=-2, dim2=-1).add_(a)
             product = p if product is None else p @ product
-            gram = p @ gram @ p if step < steps - 1 else None
+            gram = p @ gram @ p if step < STEPS - 1 else None
         x = product @ x
     else:
-        for _ in range(steps):
+        for _ in range(STEPS):
             gram = x @ x.mT
             x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if tall else x

@@ -5,6 +5,7 @@ from collections import Counter
 import torch
 
 from . import inputs
+from .arguments import learned
 from .fuse import Rows, segment_sums, to_device
 from .hyper import Hyper
 from .passes import gradient_norms
@@ -64,7 +65,7 @@ class Batch:
                 state["weights"] = weights
 
         names = list(optimizer.domain)
-        decays = [i for i, name in enumerate(names) if name.startswith("beta")]
+        decays = optimizer.decays
         self.table = torch.zeros(
             len(members), CONTROL + len(names) + len(decays) + 1, dtype=torch.float64, device=device
         )
@@ -173,10 +174,6 @@ class Batch:
         """After an update is complete, its moving averages have the weights of the table."""
         if self.weights is not None:
             self.weights.lerp_(self.bias, self.ok_column)  # all or nothing: ok is 1 or 0
-
-
-def learned(group):
-    return tuple(group["learn"].split())
 
 
 class Plan:

@@ -23,13 +23,13 @@ class Stateful(Optimizer):
     def add_param_group(self, param_group):
         """Add a group, in mid-training too: it starts from the coefficients that the first one has learned."""
         group = dict(param_group)  # the caller's stays as it is
-        learn, per_group = tuple(self.defaults["learn"].split()), self.defaults["per_group"]
+        learn, per_group = arguments.learned(self.defaults), self.defaults["per_group"]
         arguments.check_group(self, group, shares=bool(learn) and not per_group)
         own = arguments.group_coefficients(self, group, self.domain)
         arguments.check_coefficients(own, self.domain, learn)
         self.check_constants({name: group.get(name, self.defaults[name]) for name in self.constants})
-        if group.get("state_dtype") is not None:
-            group["state_dtype"] = str(arguments.as_dtype(group["state_dtype"])).removeprefix("torch.")
+        if "state_dtype" in group:
+            group["state_dtype"] = arguments.dtype_name(group["state_dtype"])
         self.name_rates(group, learn)
         given = set(group)
         super().add_param_group(group)
@@ -71,7 +71,7 @@ class Stateful(Optimizer):
     def take_written(self):
         """Coefficients and their rates that somebody has written into a group since it was made, as is usual with torch's."""
         for group in self.param_groups:
-            learn = tuple(group["learn"].split())
+            learn = arguments.learned(group)
             self.name_rates(group, learn)
             if own := arguments.group_coefficients(self, dict(group), self.domain):
                 if learn:
@@ -109,8 +109,7 @@ class Stateful(Optimizer):
             for name in ("buffers", "learn"):
                 if not isinstance(group[name], str):
                     group[name] = " ".join(group[name])
-            if isinstance(group["state_dtype"], torch.dtype):
-                group["state_dtype"] = str(group["state_dtype"]).removeprefix("torch.")
+            group["state_dtype"] = arguments.dtype_name(group["state_dtype"])
             group.setdefault("maximize", False)
             group.setdefault("inputs", "")
             for name in self.constants:

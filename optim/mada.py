@@ -8,6 +8,8 @@ from . import arguments
 from .engine import ParameterizedOptimizer
 from .muon import MOMENTUM, orthogonalized
 
+BUFFERS = ("m", "v", "s", "n", "l", "g_prev")  # of the rule when it learns all of its coefficients but mu
+
 
 def sqrt(x):
     """Square root whose derivative at 0 is 0 instead of infinite: V = 0 occurs at unused embedding rows."""
@@ -38,11 +40,11 @@ def mada(
     bias2,
     bias3,
     t,
-    eps,
-    lion_betas,
-    yogi,
-    rule,
-    second_moment,
+    eps=1e-8,
+    lion_betas=(0.95, 0.98),
+    yogi=True,
+    rule="paper",
+    second_moment="avgrad",
     muon=False,
 ):
     """The update rule of MADA for one tensor. Returns its direction and {buffer: new value}.

@@ -8,11 +8,9 @@ import math
 import torch
 from torch import Tensor
 
-from .mada import MADA, mada
+from .mada import BUFFERS, MADA, mada
 
-BUFFERS = ("m", "v", "s", "n", "l", "g_prev")
 BETAS = {"beta1": "bias1", "beta2": "bias2", "beta3": "bias3"}
-CONSTANTS = {"eps": 1e-8, "lion_betas": (0.95, 0.98), "yogi": True, "rule": "paper", "second_moment": "avgrad"}
 
 
 class PlainMADA:
@@ -35,7 +33,7 @@ class PlainMADA:
         """The update at coefficients q: a direction and new buffers for each parameter, and the averages' new weights."""
         bias = {name: self.weights[name] * q[name] + 1 - q[name] for name in BETAS}
         scalars = q | {BETAS[name]: value for name, value in bias.items()} | {"t": torch.tensor(float(self.t))}
-        both = [mada(g, **state, **scalars, **CONSTANTS) for g, state in zip(gradients, self.state, strict=True)]
+        both = [mada(g, **state, **scalars) for g, state in zip(gradients, self.state, strict=True)]
         return [direction for direction, _ in both], [new for _, new in both], bias
 
     def step(self) -> None:

@@ -4,7 +4,7 @@ import torch
 from torch.optim import AdamW
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
-DEAF = ("mps",)  # devices whose fused kernel takes found_inf and does not look at it
+IGNORES_FOUND_INF = ("mps",)  # devices whose fused kernel takes found_inf and does not look at it
 
 
 class FusedAdamW(AdamW):
@@ -30,7 +30,7 @@ class FusedAdamW(AdamW):
         """Before a step: `bad`, 0-D and true or false, says whether it is to change nothing."""
         self.found_inf = bad.float()  # the name under which torch's step hands it to the kernel
         self.skipped = self.skipped.to(bad.device, non_blocking=True) + bad
-        if bad.device.type in DEAF and bad:  # this waits for the device
+        if bad.device.type in IGNORES_FOUND_INF and bad:  # this waits for the device
             self.zero_grad()
 
     @property
@@ -39,7 +39,7 @@ class FusedAdamW(AdamW):
         return int(self.skipped)
 
 
-def is_adams(state_dict):
+def is_adam_state(state_dict):
     """Whether this state dict is one of torch's Adam or AdamW."""
     groups = state_dict["param_groups"]
     return bool(groups) and all({"betas", "amsgrad"} <= {*group} and "coefficients" not in group for group in groups)

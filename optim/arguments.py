@@ -7,8 +7,8 @@ from functools import cache
 
 import torch
 
-# What a param group may set for itself. Coefficients and their rates are honoured where groups do not share them.
-COUNTLESS = ("params", "param_names", "lr", "weight_decay", "state_dtype", "maximize")
+# What a param group may always set for itself; coefficients and SHARED only where the groups do not share them.
+GROUP_SETTINGS = ("params", "param_names", "lr", "weight_decay", "state_dtype", "maximize")
 SHARED = ("hyper_lr", "hyper_momentum")
 
 
@@ -30,7 +30,7 @@ def check_choices(**choices):
             raise ValueError(f"{name}={value!r} must be one of {', '.join(filter(None, allowed))}")
 
 
-def check_torchs(name, capturable, differentiable, fused, foreach):
+def check_adamw_arguments(name, capturable, differentiable, fused, foreach):
     """The arguments of AdamW that are about its implementation."""
     if capturable:
         raise ValueError(f"{name} has no capturable=True: its steps are not captured in CUDA graphs; leave it at False")
@@ -162,15 +162,13 @@ def check_group(optimizer, group, shares):
     does what is the optimizer's setting anyway: wrappers such as ZeroRedundancyOptimizer write all of them into groups."""
     owner, domain = type(optimizer).__name__, optimizer.domain
     shared = {*domain, "betas", *SHARED} - {"lr"}
-    for name in list(group):
-        value = " ".join(group[name]) if name == "learn" and not isinstance(group[name], str) else group[name]
+    for name, value in group.items():
         if name in optimizer.defaults and name not in shared and value == optimizer.defaults[name]:
-            group[name] = value
             continue
         if name in shared and shares:
             raise ValueError(
                 f"{name} of a param group: the groups of {owner} share their coefficients; pass per_group=True"
             )
-        if name in own_arguments(type(optimizer)) and name not in (*COUNTLESS, *shared, *optimizer.constants):
+        if name in own_arguments(type(optimizer)) and name not in (*GROUP_SETTINGS, *shared, *optimizer.constants):
             raise ValueError(f"{name} of a param group: {owner} has one for all groups; pass it to the optimizer")
     check_numbers(**{name: group[name] for name in ("lr", "weight_decay", "eps") if name in group})

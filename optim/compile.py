@@ -79,7 +79,7 @@ def compiler():
     raise Unavailable("there is no C compiler on the PATH, and `pip install ziglang`, which has one, was not run")
 
 
-def version(command):
+def fingerprint(command):
     """What tells this compiler from another or a newer one, without running it."""
     if "ziglang" in command:
         from importlib.metadata import version
@@ -112,7 +112,7 @@ def make(command, source, path):
 def compile_c(source):
     """The function `run` of a C source: from the cache, or compiled now."""
     command = compiler()
-    name = hashlib.sha256(repr([source, command, version(command), FLAGS, machine()]).encode()).hexdigest() + ".so"
+    name = hashlib.sha256(repr([source, command, fingerprint(command), FLAGS, machine()]).encode()).hexdigest() + ".so"
     problem = None
     for folder in folders():
         path = folder / name

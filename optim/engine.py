@@ -127,7 +127,7 @@ class ParameterizedOptimizer(Stateful):
         """
         if isinstance(params, torch.nn.Module):
             raise TypeError(f"{type(self).__name__} takes model.parameters(), not the model")
-        arguments.check_torchs(type(self).__name__, capturable, differentiable, fused, foreach)
+        arguments.check_adamw_arguments(type(self).__name__, capturable, differentiable, fused, foreach)
         constants = {
             name: float(value) if isinstance(value, torch.Tensor) else value
             for name, value in (constants or {}).items()

@@ -24,7 +24,7 @@ def compute(functions: dict[str, Callable], members: list[tuple], ok: Tensor) ->
         buffers = named_buffers(function)
         for some in by_shape(members):
             old = [state[name] for _, state, _ in some]
-            new = shared_out(function, [{"g": p.grad, **{key: state[key] for key in buffers}} for p, state, _ in some],
+            new = computed_in_shares(function, [{"g": p.grad, **{key: state[key] for key in buffers}} for p, state, _ in some],
                              torch.stack([clip for _, _, clip in some]))  # fmt: skip
             for x, before in zip(new, old, strict=True):
                 x = like(x, before)
@@ -46,7 +46,7 @@ def by_shape(members: list[tuple]) -> Iterator[list[tuple]]:
     yield from batches.values()
 
 
-def shared_out(function: Callable, rows: list[dict[str, Tensor]], clips: Tensor) -> Tensor:
+def computed_in_shares(function: Callable, rows: list[dict[str, Tensor]], clips: Tensor) -> Tensor:
     """function() of stacked rows, (k, *shape). Where each rank has whole tensors, it does its share, and all get all of it."""
     ranks = 1 if is_sharded(rows[0]["g"]) else world()
     mine = rows[dist.get_rank() :: ranks] if ranks > 1 else rows

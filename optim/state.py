@@ -23,6 +23,8 @@ class Stateful(Optimizer):
     def add_param_group(self, param_group):
         """Add a group, in mid-training too: it starts from the coefficients that the first one has learned."""
         group = dict(param_group)  # the caller's stays as it is
+        if "learn" in group:
+            group["learn"] = " ".join(arguments.as_names(group["learn"]))
         learn, per_group = arguments.learned(self.defaults), self.defaults["per_group"]
         arguments.check_group(self, group, shares=bool(learn) and not per_group)
         own = arguments.group_coefficients(self, group, self.domain)
@@ -172,7 +174,7 @@ class Stateful(Optimizer):
         required = {
             name for name, it in arguments_of_rule.items() if it.kind is it.KEYWORD_ONLY and it.default is it.empty
         } - scalars
-        if adamw.is_adams(state_dict):
+        if adamw.is_adam_state(state_dict):
             return adamw.translated(state_dict, self)
         if any("coefficients" not in group for group in groups):
             raise ValueError(f"this is a state of an optimizer that is neither {owner}'s nor AdamW's")

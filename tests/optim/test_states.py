@@ -242,7 +242,7 @@ def test_a_step_that_was_interrupted_is_taken_again(monkeypatch):
             p.grad = torch.sin(p.detach() * 3 + t)
             if fails and t == 3:
                 with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="out of memory"):
-                    patch.setattr(inputs_module, "shared_out", out_of_memory)
+                    patch.setattr(inputs_module, "computed_in_shares", out_of_memory)
                     optimizer.step()
             optimizer.step()
         runs.append((p.detach(), optimizer.coefficients, float(optimizer.state[p]["step"])))

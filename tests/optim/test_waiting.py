@@ -168,7 +168,7 @@ def test_the_baseline_goes_on_from_a_checkpoint_of_an_adamw_that_is_not_fused(se
 
 def test_where_the_kernel_does_not_listen_the_baseline_has_no_gradients(monkeypatch):
     """As on MPS; here the word that the CPU's kernel would listen to is taken back."""
-    monkeypatch.setattr("optim.adamw.DEAF", ("cpu",))
+    monkeypatch.setattr("optim.adamw.IGNORES_FOUND_INF", ("cpu",))
     params, optimizer = made("adam", max_grad_norm=0.3)
     optimizer.register_step_pre_hook(lambda *_: setattr(optimizer, "found_inf", None))
     for t in (1, 2, 3):

@@ -1,4 +1,4 @@
-"""MADA and the optimizers that it contains or is compared with: `from mada import MADA`, inside the repo `from optim`."""
+"""MADA, and the optimizers it contains or is compared with: `from mada import MADA`; in this repo, `from optim`."""
 
 from .adan import Adan
 from .avgrad import AVGrad

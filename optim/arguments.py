@@ -1,4 +1,4 @@
-"""What an optimizer's arguments mean, and what is wrong with them in one line."""
+"""What an optimizer's arguments mean, and one line about what is wrong with them."""
 
 import inspect
 import numbers
@@ -17,21 +17,21 @@ def is_number(value):
 
 
 def check_numbers(**numbers):
-    """Numbers that must not be negative; None passes."""
+    """Raises ValueError naming a number that is negative or NaN; None passes."""
     for name, value in numbers.items():
         if value is not None and not (is_number(value) and value >= 0):
             raise ValueError(f"{name}={value!r} must be a number, not negative or NaN")
 
 
 def check_choices(**choices):
-    """name=(value, allowed values)"""
+    """name=(value, allowed values). Raises ValueError."""
     for name, (value, allowed) in choices.items():
         if value not in allowed:
             raise ValueError(f"{name}={value!r} must be one of {', '.join(filter(None, allowed))}")
 
 
 def check_adamw_arguments(name, capturable, differentiable, fused, foreach):
-    """The arguments of AdamW that are about its implementation."""
+    """AdamW's arguments about its implementation. Raises ValueError for those that cannot be honored."""
     if capturable:
         raise ValueError(f"{name} has no capturable=True: its steps are not captured in CUDA graphs; leave it at False")
     if differentiable:
@@ -40,7 +40,7 @@ def check_adamw_arguments(name, capturable, differentiable, fused, foreach):
 
 
 def as_dtype(value):
-    """A dtype by its name, which is what checkpoints hold."""
+    """A dtype, which may be given by its name, as checkpoints hold it; None stays None. Raises ValueError."""
     dtype = getattr(torch, value, None) if isinstance(value, str) else value
     if value is not None and dtype not in (torch.bfloat16, torch.float32, torch.float64):
         raise ValueError(f"state_dtype={value!r} must be bfloat16, float32 or float64; float16 has too small a range")
@@ -48,7 +48,7 @@ def as_dtype(value):
 
 
 def dtype_name(value):
-    """The name of a dtype, which may be given by its name already; None stays None."""
+    """The name of what `as_dtype` takes; None stays None. Raises ValueError."""
     dtype = as_dtype(value)
     return None if dtype is None else str(dtype).removeprefix("torch.")
 
@@ -96,17 +96,22 @@ def check_coefficients(coefficients, domain, learn):
 
 
 def biases(coefficients):
-    """The names of the bias corrections that a rule with these coefficients takes: of beta_i, bias_i."""
+    """The names of the bias corrections that a rule with these coefficients takes: bias_i for beta_i."""
     return tuple(name.replace("beta", "bias") for name in coefficients if name.startswith("beta"))
 
 
 @cache
 def check_rule(owner, rule, coefficients, buffers, inputs, constants):
-    """Raises ValueError where a rule does not take what it is called with, or does not return what is asked of it; all but
-    the first two are tuples of names, constants of (name, value)."""
+    """Raises ValueError if a rule does not take what it is called with, or does not return what it must.
+
+    coefficients, buffers, inputs: tuples of names; constants: a tuple of (name, value).
+    """
     scalars = (*(name for name in coefficients if name != "lr"), *biases(coefficients), "t")
     names = (*buffers, *inputs, *scalars, *(name for name, _ in constants))
-    contract = f"the rule of {owner} is called as rule(g, *, {', '.join(names)}) and must return (direction, {{buffer: new value}})"
+    contract = (
+        f"the rule of {owner} is called as rule(g, *, {', '.join(names)}) and must return "
+        "(direction, {buffer: new value})"
+    )
     _, *taken = inspect.signature(rule).parameters.values()
     anything = any(it.kind is it.VAR_KEYWORD for it in taken)
     if lacking := [name for name in names if not anything and name not in {it.name for it in taken}]:
@@ -114,11 +119,11 @@ def check_rule(owner, rule, coefficients, buffers, inputs, constants):
     if wanted := [
         it.name for it in taken if it.default is it.empty and it.kind is not it.VAR_KEYWORD and it.name not in names
     ]:
-        raise ValueError(f"{contract}; it also wants {', '.join(wanted)}: no buffer, input, coefficient or constant")
+        raise ValueError(f"{contract}; it also wants {', '.join(wanted)}, not a buffer, input, coefficient or constant")
     half = torch.full((), 0.5, dtype=torch.float64)
     try:
         result = rule(half, **{name: half.clone() for name in names[: len(names) - len(constants)]}, **dict(constants))
-    except Exception as error:  # it is the user's
+    except Exception as error:  # whatever the user's rule raises
         raise ValueError(f"{contract}; called on 0-D tensors it raises {type(error).__name__}: {error}") from error
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
         raise ValueError(f"{contract}, not a {type(result).__name__}")
@@ -130,7 +135,7 @@ def check_rule(owner, rule, coefficients, buffers, inputs, constants):
 
 @cache
 def own_arguments(cls):
-    """The names of a class's arguments, those of its `options` included."""
+    """The names of the arguments of a class's constructor, including those in its `options`."""
     found = frozenset()
     for kind in cls.__mro__:
         if "__init__" in vars(kind) and kind is not object:
@@ -141,13 +146,13 @@ def own_arguments(cls):
 
 
 def betas_of(cls, domain):
-    """The coefficients that the argument `betas` stands for: those that are not arguments of their own."""
+    """The coefficients that the argument `betas` stands for: those that have no argument of their own."""
     arguments = own_arguments(cls)
     return [name for name in domain if name.startswith("beta") and name not in arguments]
 
 
 def group_coefficients(optimizer, group, domain):
-    """Takes out of a param group what it says of coefficients: {name: value}."""
+    """Remove the coefficients from a param group and return them: {name: value}. Raises ValueError."""
     found = {name: group.pop(name) for name in domain if name in group and name != "lr"}
     if "betas" in group:
         betas, names = group.pop("betas"), betas_of(type(optimizer), domain)
@@ -158,8 +163,11 @@ def group_coefficients(optimizer, group, domain):
 
 
 def check_group(optimizer, group, shares):
-    """A setting that a group cannot have for itself is refused by name; names that are not the optimizer's pass, and so
-    does what is the optimizer's setting anyway: wrappers such as ZeroRedundancyOptimizer write all of them into groups."""
+    """Raises ValueError naming a setting that a group cannot have for itself.
+
+    Names that are not the optimizer's pass, and so does a value that is the optimizer's anyway: wrappers such as
+    ZeroRedundancyOptimizer write all settings into the groups.
+    """
     owner, domain = type(optimizer).__name__, optimizer.domain
     shared = {*domain, "betas", *SHARED} - {"lr"}
     for name, value in group.items():

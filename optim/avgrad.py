@@ -14,7 +14,7 @@ def avgrad(g, *, m, v, v_avg, beta1, beta2, bias1, bias2, t, eps):
 
 
 class AVGrad(ParameterizedOptimizer):
-    """AVGrad with decoupled weight decay. Same learning rates and betas as Adam. Raises ValueError as torch's AdamW does."""
+    """AVGrad with decoupled weight decay. Learning rates and betas as Adam's. Raises ValueError as AdamW does."""
 
     domain = MappingProxyType({"beta1": (0.0, 1.0), "beta2": (0.0, 1.0)})
     rule = staticmethod(avgrad)

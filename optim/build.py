@@ -26,7 +26,7 @@ OPTIMIZERS = {
     "adan": Adan,
     "lion": Lion,
     "yogi": Yogi,
-    "muon": MuonAdamW,  # torch's, with AdamW for what is no hidden matrix
+    "muon": MuonAdamW,  # torch's, with AdamW for all but hidden matrices
     "adam": FusedAdamW,  # the paper's "Adam" is AdamW
     "amsgrad": partial(FusedAdamW, amsgrad=True),
     "sgd": partial(SGD, momentum=0.9),  # its weight decay is an L2 penalty, not decoupled
@@ -35,7 +35,7 @@ OPTIMIZERS = {
 
 @cache
 def signature(name):
-    """{argument: default} of an optimizer's constructor, those in its `options` included."""
+    """{argument: default} of an optimizer's constructor, including those in its `options`. Raises ValueError."""
     if name not in OPTIMIZERS:
         raise ValueError(f"optimizer {name!r} does not exist: choose one of {', '.join(OPTIMIZERS)}; adam is AdamW")
     arguments = dict(inspect.signature(OPTIMIZERS[name]).parameters)
@@ -47,13 +47,13 @@ def signature(name):
 def build(name, params, *, hidden=(), max_grad_norm=None, **settings):
     """The optimizer `name` for `params`, with `settings` under their flat names: lr, weight_decay, beta1, rho, ...
 
-    hidden: those of the tensors that Muon is for, where it has a part: see groups.hidden_matrices. Where there are none,
-        groups that are marked muon=True keep their marks.
-    A setting that is None keeps the optimizer's default; beta1, beta2, ... fill its `betas` in its own convention.
-    Every optimizer that comes back clips to `max_grad_norm` in step() (None or 0: no clipping), leaves the norm of the
-    raw gradient in `.grad_norm`, and changes nothing on a gradient that is not finite but counts it in `.skipped_steps`.
-    Raises ValueError naming an unknown optimizer or a setting that it does not have. A deepcopy of one of torch's clips no
-    more: torch drops hooks in copies.
+    hidden: the tensors that Muon is for (see hidden_matrices), for an optimizer that uses it. If there are none, groups
+        that are marked muon=True keep their marks.
+    max_grad_norm: step() clips to it; None or 0 for no clipping.
+    settings: None keeps the optimizer's default; beta1, beta2, ... fill its `betas` in its own convention.
+    The optimizer leaves the norm of the raw gradient in `.grad_norm`. A gradient that is not finite changes nothing and
+    is counted in `.skipped_steps`. A deepcopy of a torch optimizer no longer clips: torch does not copy hooks.
+    Raises ValueError naming an unknown optimizer or a setting that it does not have.
     """
     arguments = signature(name)
     kwargs = {key: value for key, value in settings.items() if value is not None}
@@ -80,13 +80,13 @@ def build(name, params, *, hidden=(), max_grad_norm=None, **settings):
 
 
 def flat(name):
-    """`signature` under the names that `build` takes: beta1, beta2, ... beside `betas`."""
+    """`signature` with beta1, beta2, ... beside `betas`: the names that `build` takes."""
     arguments = signature(name)
     return arguments | {f"beta{i}": beta for i, beta in enumerate(arguments.get("betas", ()), start=1)}
 
 
 def resolved(name, settings):
-    """What `build` makes of the flat `settings` that it knows: {setting: value}, with defaults in place of None."""
+    """What `build` makes of those flat `settings` that it knows: {setting: value}, with defaults in place of None."""
     defaults = flat(name)
     known = {key: value for key, value in settings.items() if key in defaults and key not in ("params", "betas")}
     matrix = torch.zeros(1, 1, requires_grad=True)
@@ -99,7 +99,7 @@ def resolved(name, settings):
 def clip_or_skip(optimizer, args, kwargs, max_grad_norm):
     """Before the step of an optimizer that cannot do it itself: clip, or drop gradients that are not finite.
 
-    A closure is called here, once: its gradients are those of the step. Returns the arguments of the step.
+    A closure is called here, once; the step uses its gradients. Returns the arguments of the step.
     """
     closure = args[1] if len(args) > 1 else kwargs.get("closure")  # args[0] is the optimizer
     if closure is not None:

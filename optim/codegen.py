@@ -1,7 +1,7 @@
-"""A traced elementwise function (fuse.Loop) printed as a C or a Triton loop; compile.py builds it.
+"""Prints a traced elementwise function (fuse.Loop) as a C or a Triton loop; compile.py builds it.
 
 Both loops take chunks of at most fuse.CHUNK elements of one tensor. Per row of tensors they get the tensors' addresses
-and the scalars, in double precision; what depends on scalars only is computed once per chunk. Sums are kept per chunk,
+and the scalars, in double precision; what depends on scalars alone is computed once per chunk. Sums are kept per chunk,
 so that they do not depend on the number of threads.
 """
 
@@ -84,7 +84,7 @@ CONSTANTS = {  # operations that make a number, as functions of their arguments
     aten.full_like.default: lambda x, value: value,
     aten.full.default: lambda size, value: value,
     aten.scalar_tensor.default: lambda value: value,
-    aten.empty_permuted.default: lambda size, order: 0.0,  # its shape is what is wanted
+    aten.empty_permuted.default: lambda size, order: 0.0,  # only its shape is used
 }
 LOGICAL = {
     *(aten.gt, aten.lt, aten.ge, aten.le, aten.eq, aten.ne, aten.isnan, aten.isinf),
@@ -126,7 +126,7 @@ void run(int64_t first, int64_t stride, int64_t chunks, const int64_t* table, ch
 }
 """
 
-# Elements at once, in so many warps. 512 take up to 252 registers a thread, 256 at most 121 (make kernels).
+# Elements at once, and warps that share them. 512 take up to 252 registers a thread, 256 at most 121 (make kernels).
 BLOCK, WARPS = 256, 4
 TRITON_TYPES = {
     torch.float32: "tl.float32",
@@ -164,17 +164,16 @@ class Unavailable(Exception):
 
 
 def compute_dtype(dtypes):
-    """What the operations are done in: float32, or float64 where a tensor has it."""
+    """The dtype that the operations are done in: float32, or float64 if a tensor has it."""
     return torch.float64 if torch.float64 in dtypes else torch.float32
 
 
 def operations(loop, dialect, cast, literal):
     """The trace of a loop in the C (0) or Triton (1) dialect -> two lists of lines, expressions of the outputs.
 
-    A line is (name, whether it is true or false rather than a number, expression).
-
-    The first list depends on scalars only and is in double precision; `cast` brings its values to an element.
-    Division by the same value is multiplication with its reciprocal, taken once.
+    A line is (name, whether it is a boolean, expression). The first list depends on scalars alone and is in double
+    precision; `cast` brings its values to an element. Divisions by the same value become multiplications with its
+    reciprocal, taken once. Raises Unavailable naming an operation without a row in OPS.
     """
     names, once, each, uniform, logical, reciprocals = {}, [], [], set(), set(), {}
 
@@ -211,7 +210,7 @@ def operations(loop, dialect, cast, literal):
             expression = f"{operand(args[0], inside)} * {reciprocal}"
         elif op is aten.pow.Tensor_Scalar and args[1] == 2:
             expression = "{0} * {0}".format(operand(args[0], inside))
-        elif op is aten._to_copy.default and node.kwargs == {"dtype": torch.float64}:  # of what is true or false
+        elif op is aten._to_copy.default and node.kwargs == {"dtype": torch.float64}:  # of a boolean
             expression = operand(args[0], inside)
         elif op in OPS:
             template = OPS[op] if isinstance(OPS[op], str) else OPS[op][dialect]
@@ -248,7 +247,7 @@ def used(loop):
 
 
 def traffic(loop, dtypes):
-    """Bytes that an element of a loop over tensors of these dtypes reads, and writes."""
+    """The bytes that a loop over tensors of these dtypes reads, and those that it writes, per element."""
     return tuple(sum(dtypes[i].itemsize for i in part) for part in columns(loop))
 
 

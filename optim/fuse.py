@@ -3,8 +3,8 @@
 An optimizer step moves a dozen numbers per parameter and does a hundred operations on them. In eager PyTorch each of
 these operations is a pass over memory; here all of them are one pass. A function of 0-D tensors is traced once, its
 derivatives included, into a list of scalar operations, which codegen.py prints as the body of a loop over any number of
-tensors: one call, no intermediate tensors, no recompilation when a value changes. Where no compiler is to be had, the
-same trace runs operation by operation, on slices that fit the cache.
+tensors: one call, no intermediate tensors, no recompilation when a value changes. Without a compiler, the same trace
+runs operation by operation, on slices that fit the cache.
 """
 
 import math
@@ -18,7 +18,7 @@ from .codegen import Unavailable, compute_dtype
 from .compile import build_c, build_triton
 from .trace import traced
 
-CHUNK = 65_536  # elements of one tensor that one thread takes through the loop; the eager slice too
+CHUNK = 65_536  # elements of one tensor that one thread takes through the loop; also the slice of eager steps
 GPU_CHUNK = 16_384  # and one block of a GPU: the 11M GPT has 660 of them, five for each multiprocessor of an H100
 
 
@@ -37,7 +37,7 @@ def to_device(values, device, dtype=torch.int64):
 
 
 def segment_sums(x, lengths):
-    """Sums of so many consecutive rows of a matrix: (n, k), (segments,) -> (segments, k).
+    """Sums of consecutive rows of a matrix, `lengths` of them each: (n, k), (segments,) -> (segments, k).
 
     In one dimension: in two, a GPU gives each segment and column to a single thread.
     """
@@ -60,8 +60,8 @@ class Loop:
 
     function(*tensors, *scalars) -> new values of the tensors `written`, summands: two lists of 0-D tensors.
     tensors, scalars: names of the function's arguments; written: some of the tensors.
-    guarded: where the first scalar is 0, nothing is written and the sums are 0.
-    Raises ValueError where the function is not elementwise.
+    guarded: if the first scalar is 0, nothing is written and the sums are 0.
+    Raises ValueError if the function is not elementwise.
     """
 
     def __init__(self, function, tensors, scalars, written, guarded=False):
@@ -88,8 +88,8 @@ class Loop:
         return sums
 
     def bind(self, device_type, dtypes, *tables):
-        """The compiled loop for tensors of these dtypes as a call without arguments, which works on these tables; None where
-        it cannot be had, after saying so once."""
+        """The compiled loop for tensors of these dtypes as a call without arguments, which works on these tables; None,
+        with one warning, if it cannot be built."""
         key = device_type, dtypes
         try:
             if key not in self.built:
@@ -109,7 +109,7 @@ class Loop:
         summands = [x.expand_as(tensors[0]) for x in results[len(written) :]]
         if self.guarded:
             ok = (values[0] != 0).to(tensors[0].device)
-            if ok.device.type == "cpu" and not ok:  # a look that costs nothing
+            if ok.device.type == "cpu" and not ok:  # looking costs nothing here
                 return [torch.zeros_like(x) for x in summands]
             results = [torch.where(ok, value, old) for value, old in zip(results, written, strict=False)]
             summands = [torch.where(ok, x, 0.0) for x in summands]
@@ -137,18 +137,18 @@ class Rows:
         return len(self.rows)
 
     def take_first(self, tensors):
-        """Hold these tensors as the first ones, one for each row, or None until they are needed again."""
+        """Hold these tensors as the first ones, one per row, or None until they are needed again."""
         for row, x in zip(self.rows, tensors, strict=True):
             row[0] = x
 
     def replace_first(self):
-        """Run on the first tensors where they are now."""
+        """Read the addresses of the first tensors again."""
         for kind in self.kinds:
             kind.replace_first()
 
 
 class Kind:
-    """Rows of one device, of the same dtypes, all dense or none."""
+    """Rows on one device, of the same dtypes, all of them dense or none."""
 
     def __init__(self, rows, members, device, dtypes, dense):
         self.rows, self.members, self.device, self.dtypes, self.dense = rows, members, device, dtypes, dense
@@ -166,7 +166,7 @@ class Kind:
             self.addresses = to_device(addresses, device).view(len(members), -1)
 
     def own(self, scalars):
-        """Where these rows are among all, and their scalars, copied to a place that stays the same."""
+        """The indices of these rows among all, and their scalars, copied to a place that stays the same."""
         source, index, copy = self.taken
         if source is not scalars:
             index = to_device(self.members, scalars.device)
@@ -220,7 +220,7 @@ class Kind:
         return sums
 
     def packs(self, scalars):
-        """[first, last) of rows to be taken at once. Which have the same scalars is known where looking is free."""
+        """[first, last) of rows to take at once: rows with the same scalars, where comparing them does not wait."""
         sizes = [self.rows[i][0].numel() for i in self.members]
         alike = [False] * len(sizes)
         if self.dense and scalars.device.type == "cpu" and self.device.type == "cpu":

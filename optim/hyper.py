@@ -17,10 +17,6 @@ OPTIONS = ("hyper_optimizer", "hyper_scale", "hyper_start", "hyper_clip")  # the
 TINY = torch.finfo(torch.float64).tiny
 
 
-# (h, velocity, square, momentum, k = 1, 2, ...) -> (step, velocity, square), of one coefficient; k counts these steps, and
-# the step is in units of hyper_lr.
-
-
 def hyper_sgd(h, velocity, square, momentum, k):
     velocity = momentum * velocity + h
     return velocity, velocity, square
@@ -36,6 +32,8 @@ def hyper_adam(h, velocity, square, momentum, k):
     return velocity / (1 - momentum**k) / ((square / (1 - 0.999**k)).sqrt() + 1e-12), velocity, square
 
 
+# {name: (h, velocity, square, momentum, k) -> (step, velocity, square)} of one coefficient. h is its hyper-gradient,
+# step is in units of hyper_lr, and k = 1, 2, ... counts these steps.
 HYPER_OPTIMIZERS = {"sgd": hyper_sgd, "sign": hyper_sign, "adam": hyper_adam}
 
 
@@ -48,9 +46,9 @@ def descent(optimizer, scale, start, clip):
     """
 
     def descend(h, q, _, velocity, square, rate, momentum, low, high, in_time_scale, grows, ok, unit, steps, ramp):
-        h = h + 0.0  # -0 becomes 0, for those who read it
+        h = h + 0.0  # -0 becomes 0, for readers
         if scale == "relative":
-            h = h / torch.maximum(unit, torch.full_like(unit, TINY))  # where the unit is 0, so is h
+            h = h / torch.maximum(unit, torch.full_like(unit, TINY))  # if the unit is 0, so is h
         push = torch.where(h.abs() < torch.inf, h, 0.0)  # one that has overflowed says nothing
         push = push if clip is None else push.clamp(-clip, clip)
         if start:
@@ -117,8 +115,8 @@ class Hyper:
     def descend(self, h, units, ok):
         """Reduce the hyper-gradients over ranks and scale them; then one step of projected hyper-SGD, or the like.
 
-        h: (groups, coefficients), and units: (groups,), sum lr |g|_1, which makes them relative; this rank's part of both.
-        Where `ok` is false, nothing changes.
+        h: (groups, coefficients); units: (groups,), sum lr |g|_1, which makes h relative; this rank's part of both.
+        If `ok` is false, nothing changes.
         """
         if not self.per_group and len(h) > 1:
             h, units = h.sum(0, keepdim=True), units.sum(0, keepdim=True)
@@ -127,7 +125,7 @@ class Hyper:
             dist.all_reduce(both)
             h, units = both[:, :-1], both[:, -1]
         self.h.copy_(h)
-        self.limits.copy_(self.bounds.permute(2, 0, 1))  # whoever holds a group may have set them
+        self.limits.copy_(self.bounds.permute(2, 0, 1))  # somebody may have set them in a group
         self.ok.copy_(ok)
         self.unit.copy_(units)
         self.count.copy_(self.steps)

@@ -8,7 +8,7 @@ from .engine import ParameterizedOptimizer
 
 
 def lion(g, *, m, beta1, beta2, bias1, bias2, t):
-    """The sign of one interpolation of momentum and gradient; another one is the new momentum."""
+    """The sign of one interpolation of momentum and gradient; another is the new momentum."""
     return torch.sign(beta1 * m + (1 - beta1) * g), {"m": beta2 * m + (1 - beta2) * g}
 
 

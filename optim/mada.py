@@ -52,11 +52,13 @@ def mada(
     g: clipped gradient. Buffers, of g's shape: m first moment; v second moment; s its running average (AVGrad) or
     maximum (AMSGrad); n moment of the gradient difference (Adan); l momentum of Lion; g_prev the previous gradient;
     v_mixed the interpolated second moment of eq. (3), which AMSGrad's form of Yogi refers to; u momentum of Muon, and o
-    its orthogonalized direction (muon.py), both beyond the paper. A buffer that is None leaves out the part it belongs to: the coefficient of that part is fixed where the part does not count.
-    beta1 ... gamma, mu: coefficients; bias_i: the weight that the average with decay beta_i has gathered; t = 1, 2, ...:
-    the count of updates: all 0-D. The rest are plain constants.
+    its orthogonalized direction (muon.py), both beyond the paper. A buffer that is None leaves out its part: the
+    coefficient of that part is fixed where the part does not count.
+    beta1 ... gamma, mu: coefficients; bias_i: the weight that the average with decay beta_i has gathered; t = 1, 2, ...
+    counts the updates; all of these are 0-D. The rest are plain constants, by default MADA's.
     rule: "paper" is appendix C.1 with the bias corrections of the base optimizers, "authors" what the released code
-    computes. second_moment: "avgrad" is eq. (5), "amsgrad" is eq. (3). muon: whether mu counts for this tensor.
+    computes. second_moment: "avgrad" is eq. (5), "amsgrad" is eq. (3). yogi: whether c is not fixed at 1.
+    muon: ignored; it marks the groups that mu counts for, and is passed because every constant is.
     """
     paper, first, new = rule == "paper", t == 1, {}
     adaptive = lion = 0.0
@@ -108,16 +110,18 @@ def mada(
 class MADA(ParameterizedOptimizer):
     """Learns, while it trains, where to stand between Adam, AVGrad, Yogi, Adan and Lion. Drop-in for AdamW.
 
-    Clipping belongs inside: pass max_grad_norm instead of calling clip_grad_norm_ before step(). Under hyper_scale="raw"
-    clipping outside shrinks what is learned; under the default it only hides the raw norm from `grad_norm`.
+    Clipping belongs inside: pass max_grad_norm instead of calling clip_grad_norm_ before step(). Under
+    hyper_scale="raw" clipping outside shrinks what is learned; under the default it only hides the raw norm from
+    `grad_norm`.
     The defaults start at Adam. Corners, for (beta3, rho, c, gamma): Adam (0, 1, 1, 1), AVGrad (0, 0, 1, 1),
     Yogi (0, 1, 0, 1), Adan (beta3, 1, 1, 1), Lion gamma = 0; AMSGrad is AVGrad's with second_moment="amsgrad".
-    CyclicLR and OneCycleLR need cycle_momentum=False, since the betas are learned. `mada.coefficients` finds them under wrappers.
+    CyclicLR and OneCycleLR need cycle_momentum=False, since the betas are learned. `mada.coefficients` finds them under
+    wrappers.
 
     params: tensors or param groups; `lr` and `weight_decay` may differ by group.
     betas, beta3, rho, c, gamma: initial coefficients. A learned one must start in its `domain`.
-    mu: the share of Muon's direction for the matrices of groups that are marked muon=True (groups.param_groups makes
-        them); learned where `learn` names it. It does not count elsewhere.
+    mu: the share of Muon's direction for the matrices of groups that are marked muon=True, which param_groups
+        makes; learned if `learn` names it. Elsewhere it does not count.
     eps: added to the root of the second moment. weight_decay: decoupled. lion_betas: of the update, of the momentum.
     learn: the coefficients that move; with learn=() this is a fixed optimizer, and so it is after freeze() (MADA-FS).
     hyper_lr, hyper_momentum: of the coefficients; a number or a dict by name, whose missing names keep the default:
@@ -130,8 +134,9 @@ class MADA(ParameterizedOptimizer):
     options: hyper_start=0, hyper_clip=10.0, max_grad_norm=None, hyper_optimizer="sgd", per_group=False,
         lr_range=(0.1, 10.0), grow_lr=False, state_dtype=None: see ParameterizedOptimizer.
 
-    State per parameter, at most: m, v, s, n, l, g_prev and the last gradient g, and for Muon u and o; a part whose coefficient is fixed
-    where it does not count costs neither memory nor time. Raises ValueError naming an argument out of its domain.
+    State per parameter, at most: m, v, s, n, l, g_prev and the last gradient g, and for Muon u and o; a part whose
+    coefficient is fixed where it does not count costs neither memory nor time.
+    Raises ValueError naming an argument out of its domain.
     """
 
     domain = MappingProxyType(
@@ -240,7 +245,7 @@ class MADA(ParameterizedOptimizer):
 
 
 def parts(coefficients, constants, learn):
-    """The buffers, inputs and constants that the rule needs, less those of parts that are fixed where they do not count."""
+    """What the rule needs (see ParameterizedOptimizer.needed), without parts that are fixed where they do not count."""
     counts = {
         name: name in learn or coefficients.get(name, neutral) != neutral
         for name, neutral in {"beta3": 0, "rho": 1, "c": 1, "gamma": 1, "mu": 0}.items()

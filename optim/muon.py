@@ -14,10 +14,10 @@ STEPS, EPS = 5, 1e-7
 
 
 def newton_schulz(g: Tensor) -> Tensor:
-    """Matrices (k, A, B) with their singular values brought near 1, in the dtype that they come in.
+    """Matrices (k, A, B) with their singular values brought near 1, in their own dtype.
 
-    A step is X <- P X with P = a + b A + c A A. Where a matrix is at least twice as long as it is wide, the steps are made on
-    A, the smaller one, which becomes P A P, and X is multiplied once with the product of all P: half the arithmetic.
+    A step is X <- P X with P = a + b A + c A A. If a matrix is at least twice as long as it is wide, the steps are made
+    on the smaller A, which becomes P A P, and X is multiplied once with the product of all P: half the arithmetic.
     bfloat16 has too few digits for that.
     """
     a, b, c = COEFFICIENTS
@@ -53,9 +53,9 @@ def orthogonalized(g: Tensor, u: Tensor) -> Tensor:
 
 
 class MuonAdamW(Optimizer):
-    """torch.optim.Muon for the groups that are marked `muon`, AdamW for the others: the baseline, with one learning rate.
+    """The baseline: torch.optim.Muon for groups marked muon=True, AdamW for the others, with one learning rate.
 
-    params: param groups; a group with muon=True holds matrices only. betas, eps: of AdamW. Raises ValueError as torch's do.
+    params: param groups; one with muon=True holds matrices only. betas, eps: of AdamW. Raises ValueError as torch's do.
     """
 
     def __init__(self, params, lr=1e-3, betas=(0.9, 0.95), *, eps=1e-8, weight_decay=0.0):
@@ -69,7 +69,7 @@ class MuonAdamW(Optimizer):
 
     def add_param_group(self, param_group):
         if not any(param_group is group for part in self.parts for group in part.param_groups):
-            raise ValueError("MuonAdamW takes no more groups once it is made")
+            raise ValueError("MuonAdamW takes no more groups once it has been made")
         self.param_groups.append(param_group)  # which a part has checked and filled
 
     def __getstate__(self):

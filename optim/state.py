@@ -1,4 +1,4 @@
-"""Param groups, and what of an optimizer is saved, loaded, copied and read."""
+"""Param groups; saving, loading and copying an optimizer; reading what it has learned."""
 
 import inspect
 
@@ -14,10 +14,11 @@ SCALARS = ("step", "weights", "pending")  # of a parameter
 
 
 class Stateful(Optimizer):
-    """What ParameterizedOptimizer has of torch's optimizers, its steps left out.
+    """What ParameterizedOptimizer has of torch's optimizers, except the step.
 
-    In the state of a parameter are its count of steps, the weights of its averages, its buffers and the last gradient; in a
-    group, beside settings, the hyper-state (hyper.HYPER_STATE). Names are strings there: distributed checkpoints lose tuples.
+    The state of a parameter holds its count of steps, the weights of its averages, its buffers and the last gradient. A
+    group holds settings and the hyper-state (hyper.HYPER_STATE); its names are strings, since distributed checkpoints
+    lose tuples.
     """
 
     def add_param_group(self, param_group):
@@ -50,7 +51,7 @@ class Stateful(Optimizer):
         self.place()
 
     def part_ways(self):
-        """From now on each group has coefficients of its own."""
+        """Let each group have coefficients of its own from now on."""
         for group in self.param_groups:
             group["per_group"] = True
         self.defaults["per_group"] = True
@@ -65,20 +66,21 @@ class Stateful(Optimizer):
         self.set_needed(group, self.needed(q, {name: group[name] for name in self.constants}, learn))
 
     def name_rates(self, group, learn):
-        """What somebody has written into a group as hyper_lr or hyper_momentum, one entry per coefficient."""
+        """Give what somebody has written into a group as hyper_lr or hyper_momentum one entry per coefficient."""
         for name in ("hyper_lr", "hyper_momentum"):
             if name in group and not (isinstance(group[name], torch.Tensor) and group[name].ndim == 1):
                 group[name] = self.by_name(name, group[name], learn)
 
     def take_written(self):
-        """Coefficients and their rates that somebody has written into a group since it was made, as is usual with torch's."""
+        """Take over coefficients and rates that somebody has written into a group since, as torch's users do."""
         for group in self.param_groups:
             learn = arguments.learned(group)
             self.name_rates(group, learn)
             if own := arguments.group_coefficients(self, dict(group), self.domain):
                 if learn:
                     raise ValueError(
-                        f"{', '.join(own)} of a param group: {type(self).__name__} learns its coefficients; they cannot be set"
+                        f"{', '.join(own)} of a param group: {type(self).__name__} learns its coefficients; they "
+                        "cannot be set"
                     )
                 arguments.check_coefficients(own, self.domain, ())
                 arguments.group_coefficients(self, group, self.domain)
@@ -87,7 +89,7 @@ class Stateful(Optimizer):
                 self.set_coefficients(group, own, ())
 
     def check_tensors(self, group):
-        """Raises ValueError where a group's tensors cannot be optimized here."""
+        """Raises ValueError if a group has tensors that cannot be optimized here."""
         for p in group["params"]:
             if p.is_complex():
                 raise ValueError("complex parameters are not supported: pass torch.view_as_real(p)")
@@ -103,7 +105,7 @@ class Stateful(Optimizer):
         return super().__getstate__() | {"domain": dict(self.domain)} | {name: getattr(self, name) for name in ours}
 
     def __setstate__(self, state):
-        """Also called by load_state_dict, which casts the hyper-state. A state from before these keys goes on as it was."""
+        """Also called by load_state_dict, which casts the hyper-state. A state without these keys goes on as it was."""
         super().__setstate__(state)
         self.plan, self.watch, self.ranks_agree = None, Watch(), False
         for group in self.param_groups:
@@ -130,19 +132,22 @@ class Stateful(Optimizer):
         self.place()
 
     def scalar_device(self):
-        """Where the hyper-state and the scalars of parameters live: with the first parameter, if it can hold float64."""
+        """Where the hyper-state and the parameters' scalars are: with the first parameter, if it can hold float64."""
         devices = [p.device for group in self.param_groups for p in group["params"]]
         return torch.device("cpu") if not devices or devices[0].type == "mps" else devices[0]
 
     def place(self):
-        """Bring the hyper-state to its device, in double precision."""
+        """Move the hyper-state to its device, in double precision."""
         device = self.scalar_device()
         for group in self.param_groups:
             group.update({name: group[name].to(device, torch.float64) for name in HYPER_STATE})
 
     def load_state_dict(self, state_dict):
-        """As torch's, but state keeps the dtype that it was saved in, which torch changes to the parameter's. A state
-        dict of torch's AdamW is taken over (see adamw.py). Raises ValueError where it is of other coefficients."""
+        """As torch's, but state keeps the dtype it was saved in, which torch changes to the parameter's.
+
+        A state dict of torch's AdamW is taken over (adamw.py). Raises ValueError if this one has other coefficients or
+        another rule.
+        """
         taken = {}
 
         def ours(_, given):
@@ -166,7 +171,7 @@ class Stateful(Optimizer):
                     self.state[p][name] = torch.empty_like(p, dtype=value.dtype, requires_grad=False).copy_(value)
 
     def checked(self, state_dict):
-        """A state dict that can be loaded here. Raises ValueError where it is of other coefficients or another rule."""
+        """The state dict, translated if it is AdamW's, to be loaded here. Raises ValueError."""
         groups, owner = state_dict["param_groups"], type(self).__name__
         arguments_of_rule = inspect.signature(self.rule).parameters
         anything = any(it.kind is it.VAR_KEYWORD for it in arguments_of_rule.values())
@@ -177,26 +182,27 @@ class Stateful(Optimizer):
         if adamw.is_adam_state(state_dict):
             return adamw.translated(state_dict, self)
         if any("coefficients" not in group for group in groups):
-            raise ValueError(f"this is a state of an optimizer that is neither {owner}'s nor AdamW's")
+            raise ValueError(f"this is the state of an optimizer that is neither {owner} nor AdamW")
         for group in groups:
             learn = group["learn"].split() if isinstance(group["learn"], str) else group["learn"]
             known = group.get("names", " ".join(self.domain) if {*learn} <= {*self.domain} else "").split()
             if known != [*self.domain] or len(group["coefficients"]) != len(self.domain):
                 raise ValueError(
-                    f"this state has {len(group['coefficients'])} coefficients, not the {len(self.domain)} of {owner} here "
-                    f"({', '.join(self.domain)}), but {', '.join(known or learn)}: make it with the same grow_lr, learn and mu "
-                    "as the one that was saved"
+                    f"this state has {len(group['coefficients'])} coefficients, not the {len(self.domain)} of {owner} "
+                    f"here ({', '.join(self.domain)}), but {', '.join(known or learn)}: make it with the same grow_lr, "
+                    "learn and mu as the one that was saved"
                 )
             buffers = group["buffers"].split() if isinstance(group["buffers"], str) else group["buffers"]
             if unknown := [name for name in buffers if not anything and name not in arguments_of_rule]:
-                raise ValueError(f"this state has the buffers {', '.join(unknown)}, which {owner} has no use for")
+                raise ValueError(f"this state has the buffers {', '.join(unknown)}, which {owner} does not have")
             if lacking := required - {*buffers, *group.get("inputs", "").split()}:
                 raise ValueError(
-                    f"this state lacks the buffers {', '.join(sorted(lacking))}, which {owner} needs: it is another's"
+                    f"this state lacks the buffers {', '.join(sorted(lacking))}, which {owner} needs: it belongs to a "
+                    "different optimizer"
                 )
         return state_dict
 
-    # What a reader may ask for. Reading changes nothing; on a GPU it waits for the step to finish.
+    # Reading changes nothing; on a GPU it waits for the step to finish.
 
     def __repr__(self):
         """A line per group: what was set, and where the coefficients are."""
@@ -206,8 +212,8 @@ class Stateful(Optimizer):
                 f"{name}={value:.4g}" for name, value in zip(self.domain, group["coefficients"].tolist(), strict=True)
             )
             size = sum(p.numel() for p in group["params"])
-            lines.append(f"    {size:,} elements: lr={float(group['lr']):g}, weight_decay={group['weight_decay']:g}, {q}, "
-                         f"learn={group['learn'] or None!r}")  # fmt: skip
+            settings = f"lr={float(group['lr']):g}, weight_decay={group['weight_decay']:g}"
+            lines.append(f"    {size:,} elements: {settings}, {q}, learn={group['learn'] or None!r}")
         return "\n".join([f"{type(self).__name__} (", *lines, ")"])
 
     @property

@@ -1,7 +1,14 @@
 """torch's AdamW as the baseline, and its checkpoints, whose moments the optimizers of this folder take over."""
 
+from typing import TYPE_CHECKING, Any
+
 import torch
+from torch import Tensor
 from torch.optim import AdamW
+from torch.optim.optimizer import ParamsT
+
+if TYPE_CHECKING:
+    from .engine import ParameterizedOptimizer
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 IGNORES_FOUND_INF = ("mps",)  # devices whose fused kernel takes found_inf but does not read it
@@ -14,19 +21,27 @@ class FusedAdamW(AdamW):
     """
 
     def __init__(
-        self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2, amsgrad=False, *, maximize=False
-    ):
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+    ) -> None:
         super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize, fused=True)
         self._step_supports_amp_scaling = False  # a GradScaler unscales before build()'s hook clips
 
-    def load_state_dict(self, state_dict):
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load any torch AdamW's state: the moments do not depend on its implementation. This one stays fused."""
         groups = [group | {"fused": True, "foreach": None} for group in state_dict["param_groups"]]
         super().load_state_dict(state_dict | {"param_groups": groups})
 
     skipped = torch.zeros(())  # the count of steps
 
-    def skip_if(self, bad):
+    def skip_if(self, bad: Tensor) -> None:
         """Call before a step. bad: 0-D, boolean; where it is true, the step changes nothing."""
         self.found_inf = bad.float()  # torch's step passes the attribute of this name to the kernel
         self.skipped = self.skipped.to(bad.device, non_blocking=True) + bad
@@ -34,18 +49,18 @@ class FusedAdamW(AdamW):
             self.zero_grad()
 
     @property
-    def skipped_steps(self):
+    def skipped_steps(self) -> int:
         """The number of steps that changed nothing because a gradient was not finite. Reading waits for the device."""
         return int(self.skipped)
 
 
-def is_adam_state(state_dict):
+def is_adam_state(state_dict: dict[str, Any]) -> bool:
     """Whether this is a state dict of torch's Adam or AdamW."""
     groups = state_dict["param_groups"]
     return bool(groups) and all({"betas", "amsgrad"} <= {*group} and "coefficients" not in group for group in groups)
 
 
-def translated(state_dict, optimizer):
+def translated(state_dict: dict[str, Any], optimizer: "ParameterizedOptimizer") -> dict[str, Any]:
     """AdamW's state dict as one for `optimizer`, which must have Adam's moments m and v.
 
     The betas that made the moments come with them, as do lr, weight_decay and eps. Everything else starts from what

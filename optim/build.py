@@ -1,11 +1,15 @@
 """From a name and flat settings to an optimizer: one row per optimizer."""
 
 import inspect
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache, partial
 from types import MappingProxyType
+from typing import Any
 
 import torch
-from torch.optim import SGD
+from torch import Tensor
+from torch.optim import SGD, Optimizer
+from torch.optim.optimizer import ParamsT
 
 from .adamw import FusedAdamW
 from .adan import Adan
@@ -19,7 +23,7 @@ from .muon import MuonAdamW
 from .shards import is_sharded
 from .yogi import Yogi
 
-OPTIMIZERS = {
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "mada": MADA,
     "hyperadam": HyperAdam,
     "avgrad": AVGrad,
@@ -34,7 +38,7 @@ OPTIMIZERS = {
 
 
 @cache
-def signature(name):
+def signature(name: str) -> MappingProxyType[str, Any]:
     """{argument: default} of an optimizer's constructor, including those in its `options`. Raises ValueError."""
     if name not in OPTIMIZERS:
         raise ValueError(f"optimizer {name!r} does not exist: choose one of {', '.join(OPTIMIZERS)}; adam is AdamW")
@@ -44,7 +48,9 @@ def signature(name):
     return MappingProxyType({key: argument.default for key, argument in arguments.items()})
 
 
-def build(name, params, *, hidden=(), max_grad_norm=None, **settings):
+def build(
+    name: str, params: ParamsT, *, hidden: Iterable[Tensor] = (), max_grad_norm: float | None = None, **settings: object
+) -> Optimizer:
     """The optimizer `name` for `params`, with `settings` under their flat names: lr, weight_decay, beta1, rho, ...
 
     hidden: the tensors that Muon is for (see hidden_matrices), for an optimizer that uses it. If there are none, groups
@@ -79,24 +85,26 @@ def build(name, params, *, hidden=(), max_grad_norm=None, **settings):
     return optimizer
 
 
-def flat(name):
+def flat(name: str) -> dict[str, Any]:
     """`signature` with beta1, beta2, ... beside `betas`: the names that `build` takes."""
     arguments = signature(name)
     return arguments | {f"beta{i}": beta for i, beta in enumerate(arguments.get("betas", ()), start=1)}
 
 
-def resolved(name, settings):
+def resolved(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """What `build` makes of those flat `settings` that it knows: {setting: value}, with defaults in place of None."""
     defaults = flat(name)
     known = {key: value for key, value in settings.items() if key in defaults and key not in ("params", "betas")}
     matrix = torch.zeros(1, 1, requires_grad=True)
     group = build(name, [{"params": [matrix]}], hidden=[matrix], **known | {"lr": 1.0}).param_groups[0]
     late = {key: group[key] for key in ("hyper_scale", "debias", "hyper_lr", "bounds") if key in group}
-    late = {key: value.tolist() if isinstance(value, torch.Tensor) else value for key, value in late.items()}
+    late = {key: value.tolist() if isinstance(value, Tensor) else value for key, value in late.items()}
     return {key: defaults[key] if value is None else value for key, value in known.items()} | late
 
 
-def clip_or_skip(optimizer, args, kwargs, max_grad_norm):
+def clip_or_skip(
+    optimizer: Optimizer, args: tuple, kwargs: dict[str, Any], max_grad_norm: float | None
+) -> tuple[tuple, dict[str, Any]]:
     """Before the step of an optimizer that cannot do it itself: clip, or drop gradients that are not finite.
 
     A closure is called here, once; the step uses its gradients. Returns the arguments of the step.

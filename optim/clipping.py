@@ -3,12 +3,13 @@
 import warnings
 
 import torch
+from torch import Tensor
 
 STEPS = 64  # a GPU is asked once, after this many steps
 ROW, TOLERANCE = 5, 2e-5
 
 
-def limit_of(norms):
+def limit_of(norms: list[float]) -> float | None:
     """The round number that all these norms equal to rounding, as clip_grad_norm_ leaves them; None if there is none.
 
     Norms that are exactly equal are no sign of clipping: a constant gradient has them too.
@@ -23,10 +24,10 @@ def limit_of(norms):
 class Watch:
     """Warns once, when the norms of a few steps in a row are the same round number."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.norms, self.over = [], False
 
-    def see(self, owner, norm):
+    def see(self, owner: str, norm: Tensor) -> None:
         """Note the norm of the gradient that step() was given, 0-D."""
         if self.over:
             return

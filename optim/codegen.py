@@ -6,8 +6,13 @@ so that they do not depend on the number of threads.
 """
 
 import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from .fuse import Loop
 
 aten = torch.ops.aten
 
@@ -163,7 +168,7 @@ class Unavailable(Exception):
     """Why a loop cannot be built here."""
 
 
-def compute_dtype(dtypes):
+def compute_dtype(dtypes: Sequence[torch.dtype]) -> torch.dtype:
     """The dtype that the operations are done in: float32, or float64 if a tensor has it."""
     return torch.float64 if torch.float64 in dtypes else torch.float32
 
@@ -233,25 +238,25 @@ def operations(loop, dialect, cast, literal):
     return once, each, [operand(x, True) for x in loop.trace.graph.output_node().args[0]]
 
 
-def columns(loop):
+def columns(loop: "Loop") -> tuple[list[int], list[int]]:
     """The columns of the tensors that a loop reads, and of those that it writes."""
     arguments = [node for node in loop.trace.graph.nodes if node.op == "placeholder"]
     read = [i for i, node in enumerate(arguments[: len(loop.tensors)]) if node.users]
     return read, [loop.tensors.index(name) for name in loop.written]
 
 
-def used(loop):
+def used(loop: "Loop") -> list[int]:
     """The columns of the tensors that a loop reads or writes."""
     read, written = columns(loop)
     return sorted({*read, *written})
 
 
-def traffic(loop, dtypes):
+def traffic(loop: "Loop", dtypes: Sequence[torch.dtype]) -> tuple[int, int]:
     """The bytes that a loop over tensors of these dtypes reads, and those that it writes, per element."""
     return tuple(sum(dtypes[i].itemsize for i in part) for part in columns(loop))
 
 
-def print_c(loop, dtypes):
+def print_c(loop: "Loop", dtypes: Sequence[torch.dtype]) -> str:
     """The C source of a loop over tensors of these dtypes."""
     once, each, outputs = operations(loop, 0, "(T){}".format, "(T){}".format)
     kinds, sums = [C_TYPES[dtype] for dtype in dtypes], range(loop.n_sums)
@@ -285,7 +290,7 @@ def print_c(loop, dtypes):
     }
 
 
-def print_triton(loop, dtypes):
+def print_triton(loop: "Loop", dtypes: Sequence[torch.dtype]) -> str:
     """The Triton source of a loop over tensors of these dtypes."""
     T = TRITON_TYPES[compute_dtype(dtypes)]
     once, each, outputs = operations(loop, 1, f"({{}}).to({T})".format, str)

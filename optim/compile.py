@@ -19,12 +19,17 @@ import stat
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from .codegen import BLOCK, WARPS, Unavailable, print_c, print_triton
+
+if TYPE_CHECKING:
+    from .fuse import Loop
 
 FLAGS = ["-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
 if platform.machine() in ("x86_64", "AMD64"):
@@ -32,14 +37,14 @@ if platform.machine() in ("x86_64", "AMD64"):
 
 
 @functools.cache
-def temporary():
+def temporary() -> Path:
     """A folder that is removed when this process ends, but not when a forked child does."""
     folder, owner = Path(tempfile.mkdtemp(prefix="mada-")), os.getpid()
     atexit.register(lambda: os.getpid() == owner and shutil.rmtree(folder, ignore_errors=True))
     return folder
 
 
-def cache():
+def cache() -> Path:
     """The folder of compiled loops. Raises OSError if others can write to it."""
     path = Path(os.environ.get("MADA_CACHE") or Path.home() / ".cache" / "mada")
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -49,7 +54,7 @@ def cache():
     return path
 
 
-def folders():
+def folders() -> Iterator[Path]:
     """Where compiled loops may be kept, best first."""
     try:
         yield cache()
@@ -59,7 +64,7 @@ def folders():
 
 
 @functools.cache
-def machine():
+def machine() -> str:
     """What determines the instructions of -march=native."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -69,7 +74,7 @@ def machine():
     return platform.machine() + "\n".join(sorted({line for line in lines if line.startswith(kinds)}))
 
 
-def compiler():
+def compiler() -> list[str]:
     """The command of a C compiler, a list. Raises Unavailable."""
     for name in (os.environ.get("CC"), "cc", "gcc", "clang"):
         if name and shutil.which(name):
@@ -79,7 +84,7 @@ def compiler():
     raise Unavailable("no C compiler on the PATH; install one, or run `pip install ziglang`")
 
 
-def fingerprint(command):
+def fingerprint(command: list[str]) -> object:
     """What distinguishes this compiler from another or a newer one, without running it."""
     if "ziglang" in command:
         from importlib.metadata import version
@@ -90,12 +95,12 @@ def fingerprint(command):
 
 
 @functools.cache
-def announce(message):
+def announce(message: str) -> None:
     """Say what takes so long, once."""
     logging.getLogger("mada").warning(message)
 
 
-def make(command, source, path):
+def make(command: list[str], source: str, path: Path) -> None:
     """Compile `source` to the library `path`, which appears whole or not at all."""
     with tempfile.TemporaryDirectory(dir=path.parent, prefix="making-") as folder:
         text, library = Path(folder, "loop.c"), Path(folder, "loop.so")
@@ -109,7 +114,7 @@ def make(command, source, path):
 
 
 @functools.cache
-def compile_c(source):
+def compile_c(source: str) -> Callable:
     """The function `run` of a C source: from the cache, or compiled now. Raises Unavailable."""
     command = compiler()
     name = hashlib.sha256(repr([source, command, fingerprint(command), FLAGS, machine()]).encode()).hexdigest() + ".so"
@@ -133,7 +138,7 @@ def compile_c(source):
 
 
 @functools.cache
-def threads(number):
+def threads(number: int) -> ThreadPoolExecutor:
     """Threads that run loops beside the calling one."""
     return ThreadPoolExecutor(number, thread_name_prefix="optim")
 
@@ -142,7 +147,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=threads.cache_clear)  # a child has none of its parent's threads
 
 
-def build_c(loop, dtypes):
+def build_c(loop: "Loop", dtypes: Sequence[torch.dtype]) -> Callable:
     """A Loop over CPU tensors of these dtypes: bind(table, address, scalars, sums per chunk) -> run()."""
     run = compile_c(print_c(loop, dtypes))
 
@@ -165,7 +170,7 @@ def build_c(loop, dtypes):
 
 
 @functools.cache
-def compile_triton(source):
+def compile_triton(source: str) -> Callable:
     """The kernel `run` of a Triton source, which Triton reads from a file. Raises Unavailable."""
     if importlib.util.find_spec("triton") is None:
         raise Unavailable("Triton is not installed")
@@ -178,7 +183,7 @@ def compile_triton(source):
     return module.run
 
 
-def build_triton(loop, dtypes):
+def build_triton(loop: "Loop", dtypes: Sequence[torch.dtype]) -> Callable:
     """A Loop over GPU tensors of these dtypes: bind(table, address, scalars, sums per chunk) -> run().
 
     bind raises Unavailable if Triton cannot compile: it tries the kernel on a chunk of no elements.

@@ -16,16 +16,19 @@ From step() to a changed tensor: plan.Batch.move hands its rows and their scalar
 compile.py built from what codegen.py printed.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
 from . import arguments
 from .clipping import Watch
-from .hyper import HYPER_OPTIMIZERS
-from .passes import passes
+from .hyper import HYPER_OPTIMIZERS, Hyper
+from .passes import Passes, passes
 from .plan import Plan
 from .shards import check_same_parameters, world
 from .state import Stateful
@@ -54,6 +57,7 @@ class ParameterizedOptimizer(Stateful):
         treats them as constants; they are kept in bfloat16, except for parameters in float64.
     """
 
+    rule: Callable[..., tuple[Tensor, dict[str, Tensor]]]
     domain: Mapping[str, tuple[float, float]] = MappingProxyType({})
     raw_domain: Mapping[str, tuple[float, float]] = MappingProxyType({})
     raw_hyper_lr: Mapping[str, float] = MappingProxyType({})
@@ -63,33 +67,33 @@ class ParameterizedOptimizer(Stateful):
 
     def __init__(
         self,
-        params,
+        params: ParamsT,
         *,
-        lr,
-        coefficients,
-        buffers=None,
-        constants=None,
-        weight_decay=0.0,
-        learn=(),
-        hyper_lr=None,
-        hyper_momentum=0.0,
-        hyper_start=0,
-        hyper_clip=10.0,
-        hyper_optimizer="sgd",
-        hyper_scale=None,
-        domain=None,
-        debias=None,
-        per_group=False,
-        lr_range=LR_RANGE,
-        grow_lr=False,
-        state_dtype=None,
-        max_grad_norm=None,
-        maximize=False,
-        foreach=None,
-        capturable=False,
-        differentiable=False,
-        fused=None,
-    ):
+        lr: float | Tensor,
+        coefficients: dict[str, float],
+        buffers: Iterable[str] | None = None,
+        constants: Mapping[str, Any] | None = None,
+        weight_decay: float = 0.0,
+        learn: str | Iterable[str] = (),
+        hyper_lr: float | dict[str, float] | None = None,
+        hyper_momentum: float | dict[str, float] = 0.0,
+        hyper_start: int = 0,
+        hyper_clip: float | None = 10.0,
+        hyper_optimizer: str = "sgd",
+        hyper_scale: str | None = None,
+        domain: Mapping[str, tuple[float, float]] | None = None,
+        debias: str | None = None,
+        per_group: bool = False,
+        lr_range: tuple[float, float] = LR_RANGE,
+        grow_lr: bool = False,
+        state_dtype: torch.dtype | str | None = None,
+        max_grad_norm: float | None = None,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+    ) -> None:
         """
         params: tensors or param groups. Groups may have their own lr, weight_decay (decoupled, as in AdamW), maximize,
             state_dtype and constants (eps, ...); their own coefficients (betas, rho, ...), hyper_lr and hyper_momentum
@@ -129,8 +133,7 @@ class ParameterizedOptimizer(Stateful):
             raise TypeError(f"{type(self).__name__} takes model.parameters(), not the model")
         arguments.check_adamw_arguments(type(self).__name__, capturable, differentiable, fused, foreach)
         constants = {
-            name: float(value) if isinstance(value, torch.Tensor) else value
-            for name, value in (constants or {}).items()
+            name: float(value) if isinstance(value, Tensor) else value for name, value in (constants or {}).items()
         }
         arguments.check_numbers(
             lr=lr,
@@ -220,12 +223,12 @@ class ParameterizedOptimizer(Stateful):
             },
         )
 
-    def by_name(self, argument, value, learn):
+    def by_name(self, argument: str, value: float | dict[str, float] | None, learn: Iterable[str]) -> Tensor:
         """hyper_lr or hyper_momentum, as a number, {name: number} or None -> (len(domain),) float64."""
         default = self.rates if argument == "hyper_lr" else dict.fromkeys(learn, 0.0)
         return arguments.by_name(type(self).__name__, argument, value, default, self.domain, learn)
 
-    def needed(self, coefficients, constants, learn):
+    def needed(self, coefficients: dict[str, float], constants: dict[str, Any], learn: Sequence[str]) -> dict[str, Any]:
         """What the rule needs to learn `learn` from these coefficients and constants, {name: value} each.
 
         Returns {"buffers": names, "constants": {name: value}}, and "inputs": names, unless it needs all of them.
@@ -234,11 +237,11 @@ class ParameterizedOptimizer(Stateful):
         """
         return {"buffers": self.own_buffers, "constants": constants}
 
-    def check_constants(self, constants):
+    def check_constants(self, constants: dict[str, Any]) -> None:
         """Raises ValueError naming one of {name: value}, the optimizer's or a param group's, that makes no sense."""
         arguments.check_numbers(eps=constants.get("eps"))
 
-    def pair_up(self, betas):
+    def pair_up(self, betas: Sequence[float]) -> dict[str, float]:
         """{name: value} of a rule whose coefficients are its betas."""
         if len(betas) != len(self.domain):
             raise ValueError(f"betas={betas!r} must be {len(self.domain)} numbers")
@@ -246,7 +249,7 @@ class ParameterizedOptimizer(Stateful):
 
     @torch._disable_dynamo  # inside a compiled function a step is one opaque call
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure: Callable[[], float | Tensor] | None = None) -> float | Tensor | None:
         """One step on the gradients in `.grad`; returns the closure's loss, if there is a closure.
 
         Leaves the norm of the raw gradient in `.grad_norm` (0-D tensor, 0 before the first step). Where that is not
@@ -276,7 +279,7 @@ class ParameterizedOptimizer(Stateful):
         hyper.skipped += ~ok
         return loss
 
-    def prepare(self):
+    def prepare(self) -> Plan:
         """The plan for the current gradients: that of the last step, unless something has changed."""
         try:
             if self.plan is not None and self.plan.holds(self):
@@ -298,7 +301,7 @@ class ParameterizedOptimizer(Stateful):
         self.plan = Plan(self)
         return self.plan
 
-    def options(self, group):
+    def options(self, group: dict[str, Any]) -> tuple:
         """The settings of a group that its loops are built for, hashable."""
         constants = [group[name] for name in self.constants]
         return (
@@ -310,20 +313,20 @@ class ParameterizedOptimizer(Stateful):
             *(tuple(value) if isinstance(value, list) else value for value in constants),
         )
 
-    def loops(self, group):
+    def loops(self, group: dict[str, Any]) -> Passes:
         """The two passes of a group."""
         buffers, inputs, _, _, _, *constants = self.options(group)
         constants = tuple(zip(self.constants, constants, strict=True))
         names = (tuple(part.split()) for part in (buffers, inputs))
         return passes(self.rule, tuple(self.domain), *names, constants, arguments.learned(group))
 
-    def applied_rates(self, hyper):
+    def applied_rates(self, hyper: Hyper) -> Tensor:
         """The learning rate of each group's last update, its learned factor included: (groups,) float64."""
         if "lr" not in self.domain:
             return hyper.last_lr
         return hyper.last_lr * hyper.coefficients[:, list(self.domain).index("lr")]
 
-    def start(self, group, loops, p):
+    def start(self, group: dict[str, Any], loops: Passes, p: Tensor) -> None:
         """Create the state that a parameter lacks."""
         state, device = self.state[p], self.scalar_device()
         if not state:
@@ -342,11 +345,11 @@ class ParameterizedOptimizer(Stateful):
                 state[name] = torch.zeros_like(p, dtype=low)
 
     @property
-    def decays(self):
+    def decays(self) -> list[int]:
         """Columns of the coefficients that are decays of moving averages: beta1, beta2, ..."""
         return [i for i, name in enumerate(self.domain) if name.startswith("beta")]
 
-    def look_back(self, plan, ok):
+    def look_back(self, plan: Plan, ok: Tensor) -> Tensor:
         """Completes the last updates; returns h_q = sum over parameters of <g_t, dx_{t-1}/dq> of this rank, by group.
 
         dx_{t-1}/dq = -lr_{t-1} d direction_{t-1}/dq. The loop runs over the elements, down to one sum per scalar;
@@ -367,7 +370,7 @@ class ParameterizedOptimizer(Stateful):
             self.plan = None
         return h
 
-    def move(self, plan, ok):
+    def move(self, plan: Plan, ok: Tensor) -> None:
         """x <- x (1 - lr decay) - lr direction, with the direction at the clipped gradient and new coefficients."""
         limit, hyper = self.param_groups[0]["max_grad_norm"], plan.hyper
         clip = plan.signs
@@ -382,8 +385,8 @@ class ParameterizedOptimizer(Stateful):
         torch.where(ok, lrs, hyper.last_lr, out=hyper.last_lr)
 
     @torch.no_grad()
-    def freeze(self):
-        """Fix the coefficients at their current values (the paper's MADA-FS), and drop the state that only learning needs."""
+    def freeze(self) -> None:
+        """Fix the coefficients as they are now (the paper's MADA-FS), and drop the state that only learning needs."""
         grads = {p: p.grad for group in self.param_groups for p in group["params"]}
         for p in grads:
             p.grad = None

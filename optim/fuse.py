@@ -10,9 +10,11 @@ runs operation by operation, on slices that fit the cache.
 import math
 import warnings
 from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 
 import torch
+from torch import Tensor
 
 from .codegen import Unavailable, compute_dtype
 from .compile import build_c, build_triton
@@ -23,11 +25,11 @@ GPU_CHUNK = 16_384  # and one block of a GPU: the 11M GPT has 660 of them, five 
 
 
 @lru_cache
-def warn_once(message):
+def warn_once(message: str) -> None:
     warnings.warn(message, stacklevel=2)
 
 
-def to_device(values, device, dtype=torch.int64):
+def to_device(values: list, device: torch.device, dtype: torch.dtype = torch.int64) -> Tensor:
     """A list of numbers as a tensor; on a GPU from pinned memory, without waiting."""
     kind = {torch.int64: "q", torch.float64: "d"}[dtype]
     if not values:
@@ -36,7 +38,7 @@ def to_device(values, device, dtype=torch.int64):
     return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x
 
 
-def segment_sums(x, lengths):
+def segment_sums(x: Tensor, lengths: Tensor) -> Tensor:
     """Sums of consecutive rows of a matrix, `lengths` of them each: (n, k), (segments,) -> (segments, k).
 
     In one dimension: in two, a GPU gives each segment and column to a single thread.
@@ -45,7 +47,7 @@ def segment_sums(x, lengths):
     return torch.segment_reduce(flat, "sum", lengths=lengths.repeat(x.shape[1]), unsafe=True).view(x.shape[1], -1).t()
 
 
-def is_dense(row):
+def is_dense(row: Sequence[Tensor]) -> bool:
     """Whether the tensors of a row fill their memory without gaps and in one order, so that one index serves all."""
     x, strides = row[0], row[0].stride()
     if not x.is_contiguous():
@@ -64,7 +66,14 @@ class Loop:
     Raises ValueError if the function is not elementwise.
     """
 
-    def __init__(self, function, tensors, scalars, written, guarded=False):
+    def __init__(
+        self,
+        function: Callable,
+        tensors: Iterable[str],
+        scalars: Iterable[str],
+        written: Iterable[str],
+        guarded: bool = False,
+    ) -> None:
         self.tensors, self.scalars, self.written = tuple(tensors), tuple(scalars), tuple(written)
         self.guarded = guarded
         count = len(self.tensors) + len(self.scalars)
@@ -72,7 +81,7 @@ class Loop:
         self.n_sums = len(self.trace.graph.output_node().args[0]) - len(self.written)
         self.built = {}
 
-    def __call__(self, rows, scalars):
+    def __call__(self, rows: "Rows | Sequence[Sequence[Tensor]]", scalars: Tensor) -> Tensor:
         """rows: Rows, or tuples of tensors of one shape, of which the first len(self.tensors) are this loop's;
         scalars: (rows, at least len(self.scalars)) float64.
 
@@ -87,7 +96,7 @@ class Loop:
             sums.index_copy_(0, index, kind.run(self, own).to(sums.device))
         return sums
 
-    def bind(self, device_type, dtypes, *tables):
+    def bind(self, device_type: str, dtypes: tuple[torch.dtype, ...], *tables: Tensor) -> Callable[[], None] | None:
         """The compiled loop for tensors of these dtypes as a call without arguments, which works on these tables; None,
         with one warning, if it cannot be built."""
         key = device_type, dtypes
@@ -100,7 +109,7 @@ class Loop:
             warn_once(f"optimizer steps run unfused, several times slower: {reason}")
             self.built[key] = None
 
-    def run_eagerly(self, tensors, values):
+    def run_eagerly(self, tensors: Sequence[Tensor], values: Sequence[Tensor]) -> list[Tensor]:
         """The trace, operation by operation. tensors: of one shape; values: the scalars, 0-D. Returns the summands."""
         tensors, values = tensors[: len(self.tensors)], values[: len(self.scalars)]
         dtype = compute_dtype([x.dtype for x in tensors])
@@ -125,7 +134,7 @@ class Rows:
     may be replaced by another of its kind; all others must stay where they are in memory.
     """
 
-    def __init__(self, rows):
+    def __init__(self, rows: Iterable[Sequence[Tensor]]) -> None:
         self.rows = [list(row) for row in rows]
         kinds = {}
         for i, row in enumerate(self.rows):
@@ -133,15 +142,15 @@ class Rows:
                 kinds.setdefault((row[0].device, tuple(x.dtype for x in row), is_dense(row)), []).append(i)
         self.kinds = [Kind(self.rows, members, *kind) for kind, members in kinds.items()]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.rows)
 
-    def take_first(self, tensors):
+    def take_first(self, tensors: Sequence[Tensor | None]) -> None:
         """Hold these tensors as the first ones, one per row, or None until they are needed again."""
         for row, x in zip(self.rows, tensors, strict=True):
             row[0] = x
 
-    def replace_first(self):
+    def replace_first(self) -> None:
         """Read the addresses of the first tensors again."""
         for kind in self.kinds:
             kind.replace_first()
@@ -150,7 +159,14 @@ class Rows:
 class Kind:
     """Rows on one device, of the same dtypes, all of them dense or none."""
 
-    def __init__(self, rows, members, device, dtypes, dense):
+    def __init__(
+        self,
+        rows: list[list[Tensor]],
+        members: list[int],
+        device: torch.device,
+        dtypes: tuple[torch.dtype, ...],
+        dense: bool,
+    ) -> None:
         self.rows, self.members, self.device, self.dtypes, self.dense = rows, members, device, dtypes, dense
         self.scalars_on = torch.device("cpu") if device.type == "mps" else device
         self.bound = {}  # loop -> the scalars that it is bound to, its call, the sums that this leaves
@@ -165,7 +181,7 @@ class Kind:
             addresses = [x.data_ptr() for i in members for x in rows[i]]
             self.addresses = to_device(addresses, device).view(len(members), -1)
 
-    def own(self, scalars):
+    def own(self, scalars: Tensor) -> tuple[Tensor, Tensor]:
         """The indices of these rows among all, and their scalars, copied to a place that stays the same."""
         source, index, copy = self.taken
         if source is not scalars:
@@ -174,11 +190,11 @@ class Kind:
             self.taken = scalars, index, copy
         return index, copy.copy_(scalars.index_select(0, index), non_blocking=True)
 
-    def replace_first(self):
+    def replace_first(self) -> None:
         if self.dense:
             self.addresses[:, 0] = to_device([self.rows[i][0].data_ptr() for i in self.members], self.device)
 
-    def run(self, loop, scalars):
+    def run(self, loop: Loop, scalars: Tensor) -> Tensor:
         """As Loop.__call__, for these rows; the next call may write over the sums."""
         bound, call, sums = self.bound.get(loop, (None, None, None))
         if bound is not scalars:
@@ -195,7 +211,7 @@ class Kind:
         call()
         return sums if self.counts is None or not loop.n_sums else segment_sums(sums, self.counts)
 
-    def run_eagerly(self, loop, scalars):
+    def run_eagerly(self, loop: Loop, scalars: Tensor) -> Tensor:
         """Operation by operation: on slices of large tensors, and on many small ones with the same scalars at once."""
         precision = torch.float32 if self.device.type == "mps" else torch.float64  # all that it has
         sums = torch.zeros(len(self.members), loop.n_sums, dtype=torch.float64, device=scalars.device)
@@ -219,7 +235,7 @@ class Kind:
                 torch._foreach_copy_([row[column] for row in rows], whole[column].split(lengths))
         return sums
 
-    def packs(self, scalars):
+    def packs(self, scalars: Tensor) -> Iterator[tuple[int, int]]:
         """[first, last) of rows to take at once: rows with the same scalars, where comparing them does not wait."""
         sizes = [self.rows[i][0].numel() for i in self.members]
         alike = [False] * len(sizes)

@@ -1,11 +1,12 @@
 """Splitting a model's parameters as people do: hidden matrices, other matrices, vectors."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from torch import Tensor, nn
 
 
-class ParamGroups(list):
+class ParamGroups(list[dict[str, Any]]):
     """Param groups for an optimizer; printed, a table of what is in which."""
 
     names: dict[Tensor, str]
@@ -68,7 +69,7 @@ def param_groups(
     return groups
 
 
-def decay_matrices(params: Iterable[Tensor], weight_decay: float) -> list[dict]:
+def decay_matrices(params: Iterable[Tensor], weight_decay: float) -> list[dict[str, Any]]:
     """Two param groups: tensors of two or more dimensions, which decay, and the others, which do not."""
     params = list(params)
     return [
@@ -77,7 +78,7 @@ def decay_matrices(params: Iterable[Tensor], weight_decay: float) -> list[dict]:
     ]
 
 
-def split_hidden(groups: Iterable[dict] | Iterable[Tensor], hidden: Iterable[Tensor]) -> list[dict]:
+def split_hidden(groups: Iterable[dict[str, Any]] | Iterable[Tensor], hidden: Iterable[Tensor]) -> list[dict[str, Any]]:
     """Param groups (or tensors), each divided into the parameters in `hidden`, marked muon=True, and the others."""
     groups, hidden = list(groups), set(hidden)
     groups = groups if groups and isinstance(groups[0], dict) else [{"params": groups}]

@@ -1,9 +1,11 @@
 """How the coefficients descend on their hyper-gradients, for all param groups at once."""
 
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from .fuse import Loop, Rows
 from .shards import world
@@ -38,7 +40,7 @@ HYPER_OPTIMIZERS = {"sgd": hyper_sgd, "sign": hyper_sign, "adam": hyper_adam}
 
 
 @lru_cache
-def descent(optimizer, scale, start, clip):
+def descent(optimizer: str, scale: str, start: int, clip: float | None) -> Loop:
     """One step of projected hyper-SGD, or the like, as a loop over coefficients.
 
     A factor on the learning rate that only grows has its own: see `MADA(grow_lr=True)` and docs/hyper_gradients.md. Its
@@ -73,7 +75,7 @@ class Hyper:
     """The hyper-state of all groups as arrays in double precision, one row per group or, where they share their
     coefficients, one for all. The groups hold views of the arrays, which a step changes in place."""
 
-    def __init__(self, groups, device):
+    def __init__(self, groups: list[dict[str, Any]], device: torch.device) -> None:
         self.per_group = groups[0]["per_group"]
         rows = groups if self.per_group else groups[:1]
 
@@ -102,17 +104,17 @@ class Hyper:
             group.update(hyper_step=self.steps[k], last_lr=self.last_lr[i], skipped_steps=self.skipped)
         self.held = [group[name] for group in groups for name in HYPER_STATE]
 
-    def is_held_by(self, groups):
+    def is_held_by(self, groups: list[dict[str, Any]]) -> bool:
         """Whether the groups still hold these arrays: nobody has loaded or set others."""
         held = [id(group[name]) for group in groups for name in HYPER_STATE]
         return held == [id(x) for x in self.held] and self.options == tuple(groups[0][name] for name in OPTIONS)
 
-    def note_ramp(self, lrs):
+    def note_ramp(self, lrs: Tensor) -> None:
         """By how much the logarithm of the scheduled rate has grown since the last step; lrs: (groups,)."""
         ramp = torch.where(self.last_lr > 0, lrs / self.last_lr, 1.0).clamp(min=1.0).log()
         self.ramp.copy_(ramp if self.per_group else ramp.max())
 
-    def descend(self, h, units, ok):
+    def descend(self, h: Tensor, units: Tensor, ok: Tensor) -> None:
         """Reduce the hyper-gradients over ranks and scale them; then one step of projected hyper-SGD, or the like.
 
         h: (groups, coefficients); units: (groups,), sum lr |g|_1, which makes h relative; this rank's part of both.

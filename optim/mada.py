@@ -1,8 +1,12 @@
 """MADA: Meta-Adaptive Optimizers through hyper-gradient descent (Ozkara et al., ICML 2024), appendix C.1."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
 from . import arguments
 from .engine import ParameterizedOptimizer
@@ -11,42 +15,42 @@ from .muon import MOMENTUM, orthogonalized
 BUFFERS = ("m", "v", "s", "n", "l", "g_prev")  # of the rule when it learns all of its coefficients but mu
 
 
-def sqrt(x):
+def sqrt(x: Tensor) -> Tensor:
     """Square root whose derivative at 0 is 0 instead of infinite: V = 0 occurs at unused embedding rows."""
     positive = x > 0
     return torch.where(positive, torch.where(positive, x, 1.0).sqrt(), 0.0)
 
 
 def mada(
-    g,
+    g: Tensor,
     *,
-    m=None,
-    v=None,
-    s=None,
-    n=None,
-    l=None,
-    g_prev=None,
-    v_mixed=None,
-    u=None,
-    o=None,
-    mu=0.0,
-    beta1,
-    beta2,
-    beta3,
-    rho,
-    c,
-    gamma,
-    bias1,
-    bias2,
-    bias3,
-    t,
-    eps=1e-8,
-    lion_betas=(0.95, 0.98),
-    yogi=True,
-    rule="paper",
-    second_moment="avgrad",
-    muon=False,
-):
+    m: Tensor | None = None,
+    v: Tensor | None = None,
+    s: Tensor | None = None,
+    n: Tensor | None = None,
+    l: Tensor | None = None,
+    g_prev: Tensor | None = None,
+    v_mixed: Tensor | None = None,
+    u: Tensor | None = None,
+    o: Tensor | None = None,
+    mu: float | Tensor = 0.0,
+    beta1: Tensor,
+    beta2: Tensor,
+    beta3: Tensor,
+    rho: Tensor,
+    c: Tensor,
+    gamma: Tensor,
+    bias1: Tensor,
+    bias2: Tensor,
+    bias3: Tensor,
+    t: Tensor,
+    eps: float = 1e-8,
+    lion_betas: tuple[float, float] = (0.95, 0.98),
+    yogi: bool = True,
+    rule: str = "paper",
+    second_moment: str = "avgrad",
+    muon: bool = False,
+) -> tuple[Tensor, dict[str, Tensor]]:
     """The update rule of MADA for one tensor. Returns its direction and {buffer: new value}.
 
     g: clipped gradient. Buffers, of g's shape: m first moment; v second moment; s its running average (AVGrad) or
@@ -160,29 +164,29 @@ class MADA(ParameterizedOptimizer):
 
     def __init__(
         self,
-        params,
-        lr=1e-3,
-        betas=(0.9, 0.95),
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.95),
         *,
-        beta3=0.0,
-        rho=1.0,
-        c=1.0,
-        gamma=1.0,
-        mu=0.0,
-        eps=1e-8,
-        weight_decay=0.0,
-        lion_betas=(0.95, 0.98),
-        hyper_lr=None,
-        hyper_momentum=0.0,
-        hyper_scale=None,
-        domain=None,
-        learn=("beta1", "beta2", "beta3", "rho", "c", "gamma"),
-        rule="paper",
-        debias=None,
-        second_moment="avgrad",
-        amsgrad=False,
-        **options,
-    ):
+        beta3: float = 0.0,
+        rho: float = 1.0,
+        c: float = 1.0,
+        gamma: float = 1.0,
+        mu: float = 0.0,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        lion_betas: tuple[float, float] = (0.95, 0.98),
+        hyper_lr: float | dict[str, float] | None = None,
+        hyper_momentum: float | dict[str, float] = 0.0,
+        hyper_scale: str | None = None,
+        domain: Mapping[str, tuple[float, float]] | None = None,
+        learn: str | Iterable[str] = ("beta1", "beta2", "beta3", "rho", "c", "gamma"),
+        rule: str = "paper",
+        debias: str | None = None,
+        second_moment: str = "avgrad",
+        amsgrad: bool = False,
+        **options: Any,
+    ) -> None:
         if amsgrad:
             if rho != 1.0 or second_moment not in ("avgrad", "amsgrad"):
                 raise ValueError(f"amsgrad=True is rho=0 with second_moment='amsgrad': do not set rho={rho!r} as well")
@@ -220,7 +224,7 @@ class MADA(ParameterizedOptimizer):
             **options,
         )
 
-    def check_constants(self, constants):
+    def check_constants(self, constants: dict[str, Any]) -> None:
         eps, lion_betas = constants["eps"], constants["lion_betas"]
         if not eps > 0:
             raise ValueError(f"eps={eps!r} must be positive")
@@ -231,7 +235,7 @@ class MADA(ParameterizedOptimizer):
             second_moment=(constants["second_moment"], ("avgrad", "amsgrad")),
         )
 
-    def check_tensors(self, group):
+    def check_tensors(self, group: dict[str, Any]) -> None:
         super().check_tensors(group)
         if group["rule"] == "authors" and group["learn"] and group["hyper_scale"] != "raw":
             raise ValueError(
@@ -240,11 +244,11 @@ class MADA(ParameterizedOptimizer):
         if group["muon"] and (wrong := [tuple(p.shape) for p in group["params"] if p.ndim < 2]):
             raise ValueError(f"muon=True is for matrices, and a parameter of its group has shape {wrong[0]}")
 
-    def needed(self, coefficients, constants, learn):
+    def needed(self, coefficients: dict[str, float], constants: dict[str, Any], learn: Sequence[str]) -> dict[str, Any]:
         return parts(coefficients, constants, learn)
 
 
-def parts(coefficients, constants, learn):
+def parts(coefficients: dict[str, float], constants: dict[str, Any], learn: Sequence[str]) -> dict[str, Any]:
     """What the rule needs (see ParameterizedOptimizer.needed), without parts that are fixed where they do not count."""
     counts = {
         name: name in learn or coefficients.get(name, neutral) != neutral

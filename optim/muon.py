@@ -4,6 +4,9 @@ References: the published code (KellerJordan/Muon), and torch.optim.Muon, whose 
 direction AdamW's root mean square, so that one learning rate serves both (Liu et al., 2025).
 """
 
+from collections.abc import Callable, Iterable
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
@@ -58,7 +61,15 @@ class MuonAdamW(Optimizer):
     params: param groups; one with muon=True holds matrices only. betas, eps: of AdamW. Raises ValueError as torch's do.
     """
 
-    def __init__(self, params, lr=1e-3, betas=(0.9, 0.95), *, eps=1e-8, weight_decay=0.0):
+    def __init__(
+        self,
+        params: Iterable[dict[str, Any]],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.95),
+        *,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
         groups = [{"lr": lr, "weight_decay": weight_decay, **group} for group in params]
         hidden = [group for group in groups if group.get("muon")]
         others = [group for group in groups if not group.get("muon")]
@@ -67,17 +78,18 @@ class MuonAdamW(Optimizer):
         self.parts += [AdamW(others, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)] if others else []
         super().__init__([group for part in self.parts for group in part.param_groups], {})
 
-    def add_param_group(self, param_group):
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Take a group of one of the parts, while they are made. Later ones raise ValueError."""
         if not any(param_group is group for part in self.parts for group in part.param_groups):
             raise ValueError("MuonAdamW takes no more groups once it has been made")
         self.param_groups.append(param_group)  # which a part has checked and filled
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         """What pickle and deepcopy keep: the parts' groups and states are those of the whole."""
         return super().__getstate__() | {"parts": self.parts}
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure: Callable[[], float | Tensor] | None = None) -> float | Tensor | None:
         """One step of each part. Returns the closure's loss, if there is a closure."""
         loss = None
         if closure is not None:
@@ -88,7 +100,8 @@ class MuonAdamW(Optimizer):
             self.state.update(part.state)
         return loss
 
-    def load_state_dict(self, state_dict):
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As torch's; the parts share what is loaded."""
         super().load_state_dict(state_dict)
         groups = iter(self.param_groups)
         for part in self.parts:

@@ -1,20 +1,25 @@
 """What a step works on: parameters as rows of loops, with their scalars; kept between steps while nothing changes."""
 
 from collections import Counter
+from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from . import inputs
 from .arguments import learned
 from .fuse import Rows, segment_sums, to_device
 from .hyper import Hyper
-from .passes import gradient_norms
+from .passes import Passes, gradient_norms
 from .shards import copies, is_sharded, local, local_gradient
+
+if TYPE_CHECKING:
+    from .engine import ParameterizedOptimizer
 
 CONTROL = 4  # the first scalars: ok (0: change nothing), clip, lr, decay
 
 
-def columns(indices, device):
+def columns(indices: list[int], device: torch.device) -> slice | Tensor:
     """Indices as a slice if they are one, so that what they select is a view; else as a tensor.
 
     For a list, PyTorch makes a tensor each time, and waits for the device.
@@ -23,7 +28,7 @@ def columns(indices, device):
     return slice(first, first + count) if indices == list(range(first, first + count)) else to_device(indices, device)
 
 
-def check_fit(x, state):
+def check_fit(x: Tensor, state: dict[str, Tensor]) -> None:
     """Raises RuntimeError if a parameter's state differs in shape or device: loops would leave their memory."""
     if x.numel() and not x.data_ptr():
         raise RuntimeError(
@@ -45,7 +50,14 @@ class Batch:
     The state of the parameters holds views of `steps` and `weights`, which change in place.
     """
 
-    def __init__(self, optimizer, hyper, loops, copies, members):
+    def __init__(
+        self,
+        optimizer: "ParameterizedOptimizer",
+        hyper: Hyper,
+        loops: Passes,
+        copies: int,
+        members: list[tuple[int, Tensor]],
+    ) -> None:
         """members: (group index, parameter), ordered by group."""
         groups, device = optimizer.param_groups, hyper.learned.device
         index = [i for i, _ in members]
@@ -105,10 +117,11 @@ class Batch:
         self.given = {"clip": None, "lr": None, "decay": None}  # by group; the same object holds the same values
         self.fill(hyper)
 
-    def gradients(self):
+    def gradients(self) -> list[Tensor]:
+        """This rank's part of each parameter's gradient."""
         return [local(self.nothing[p]) if p.grad is None else local_gradient(p) for p in self.params]
 
-    def take_gradients(self):
+    def take_gradients(self) -> None:
         """Use the gradients of this step, which may be elsewhere in memory."""
         grads = self.gradients()
         self.rows.take_first(grads)
@@ -117,7 +130,7 @@ class Batch:
             self.rows.replace_first()
             self.pointers = pointers
 
-    def fill(self, hyper):
+    def fill(self, hyper: Hyper) -> None:
         """Set the scalars to the current steps, weights and coefficients."""
         q = hyper.coefficients
         self.q.copy_(q if len(q) == 1 else q[self.group])
@@ -128,13 +141,13 @@ class Batch:
         else:
             torch.lerp(self.one, self.weights, beta, out=self.bias)  # w <- beta w + 1 - beta
 
-    def by_group(self, x):
+    def by_group(self, x: Tensor) -> Tensor:
         """Sums over the rows of each group: (rows, n) -> (groups, n)."""
         if self.one_group:
             return x.sum(0, keepdim=True)
         return segment_sums(x, self.lengths)
 
-    def look_back(self, ok):
+    def look_back(self, ok: Tensor) -> Tensor:
         """Complete the last updates; returns sum <g_t, d direction_{t-1}/dq> of each group, (groups, coefficients)."""
         torch.mul(self.pending, ok, out=self.ok)
         sums = self.loops.look_back(self.rows, self.table)
@@ -153,7 +166,7 @@ class Batch:
             h = h.new_zeros(len(h), self.q.shape[1]).index_copy_(1, self.learned, h)
         return h
 
-    def move(self, hyper, ok, clip, lrs, decays):
+    def move(self, hyper: Hyper, ok: Tensor, clip: Tensor, lrs: Tensor, decays: Tensor) -> None:
         """Apply the rule with the current coefficients; clip, lrs, decays: one per group."""
         torch.mul(self.moving, ok, out=self.ok)
         for name, values in (("clip", clip), ("lr", lrs), ("decay", decays)):
@@ -172,7 +185,7 @@ class Batch:
             self.gather()
         self.rows.take_first([None] * len(self.params))  # so that zero_grad frees their memory
 
-    def gather(self):
+    def gather(self) -> None:
         """Once an update is complete, its moving averages have the weights of the table."""
         if self.weights is not None:
             self.weights.lerp_(self.bias, self.ok_column)  # all or nothing: ok is 1 or 0
@@ -181,7 +194,7 @@ class Batch:
 class Plan:
     """The batches of all groups for the current gradients."""
 
-    def __init__(self, optimizer):
+    def __init__(self, optimizer: "ParameterizedOptimizer") -> None:
         optimizer.take_written()
         groups = optimizer.param_groups
         self.groups, members = groups, {}
@@ -210,7 +223,7 @@ class Plan:
         self.tensors = [x for batch in self.batches for rest in batch.rest for x in rest]
         self.addresses = self.locate()
 
-    def describe(self, optimizer):
+    def describe(self, optimizer: "ParameterizedOptimizer") -> tuple:
         """All that must not change for this plan to hold, except what is in `addresses`."""
         groups = optimizer.param_groups
         grads = [p.grad for group in groups for p in group["params"]]
@@ -222,12 +235,12 @@ class Plan:
             [optimizer.options(group) for group in groups],
         )
 
-    def locate(self):
+    def locate(self) -> list[int]:
         """Where the tensors of the rows are in memory, except gradients."""
         shards = [local(p).data_ptr() for batch in self.batches for p in batch.params] if self.sharded else []
         return [x.data_ptr() for x in self.tensors] + shards
 
-    def holds(self, optimizer):
+    def holds(self, optimizer: "ParameterizedOptimizer") -> bool:
         """Whether this plan still fits the optimizer's parameters, gradients, state and settings."""
         return (
             self.groups is optimizer.param_groups
@@ -236,10 +249,10 @@ class Plan:
             and self.hyper.is_held_by(self.groups)
         )
 
-    def rates(self):
+    def rates(self) -> tuple[Tensor, Tensor]:
         """The learning rates and weight decays of the groups: (groups,) float64 each."""
         lrs = [group["lr"] for group in self.groups]
-        if any(isinstance(lr, torch.Tensor) for lr in lrs):
+        if any(isinstance(lr, Tensor) for lr in lrs):
             device = self.hyper.learned.device
             self.lrs = torch.stack([torch.as_tensor(lr).to(device, torch.float64).reshape(()) for lr in lrs])
             self.lr_list = None
@@ -250,7 +263,7 @@ class Plan:
             self.decays, self.decay_list = to_device(decays, self.hyper.learned.device, torch.float64), decays
         return self.lrs, self.decays
 
-    def gradient_sums(self):
+    def gradient_sums(self) -> tuple[Tensor, Tensor]:
         """This rank's part of each group's sums over raw gradients: of squares, of absolute values, (groups,) float64.
 
         Of the squares it is the whole sum, unless there are shards; of the absolute values, this copy's share.

@@ -20,8 +20,16 @@ class PlainMADA:
     params: a list of tensors, all of which have gradients in every step. Slow; 28 bytes per parameter, as MADA's.
     """
 
-    def __init__(self, params: list[Tensor], lr: float, *, weight_decay: float = 0.0, hyper_lr: float = 1e-2,
-                 max_grad_norm: float | None = None, **start: float):  # fmt: skip
+    def __init__(
+        self,
+        params: list[Tensor],
+        lr: float,
+        *,
+        weight_decay: float = 0.0,
+        hyper_lr: float = 1e-2,
+        max_grad_norm: float | None = None,
+        **start: float,
+    ) -> None:
         adam = {"beta1": 0.9, "beta2": 0.95, "beta3": 0.0, "rho": 1.0, "c": 1.0, "gamma": 1.0}
         self.params, self.lr, self.weight_decay, self.hyper_lr = params, lr, weight_decay, hyper_lr
         self.max_grad_norm, self.t = max_grad_norm, 0
@@ -38,6 +46,7 @@ class PlainMADA:
         return [direction for direction, _ in both], [new for _, new in both], bias
 
     def step(self) -> None:
+        """One step on the gradients in `.grad`."""
         raw = [p.grad.clone() for p in self.params]
 
         if self.last:  # 1. the hyper-gradient of the last update, <g, dx/dq>; that update is complete

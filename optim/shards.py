@@ -1,6 +1,7 @@
 """What a rank holds of a parameter: all of it, or a part of a DTensor (FSDP2, tensor parallelism)."""
 
 import sys
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -49,7 +50,7 @@ def check_shards(owner: str, p: torch.Tensor) -> None:
         )
 
 
-def check_same_parameters(owner: str, groups: list[dict]) -> None:
+def check_same_parameters(owner: str, groups: list[dict[str, Any]]) -> None:
     """Raises RuntimeError if ranks hold different parameters, but not as DTensors: ZeRO and pipeline stages.
 
     All ranks call this. Under DDP all ranks start from the same values, so that shapes and sums of magnitudes tell.

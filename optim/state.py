@@ -1,8 +1,11 @@
 """Param groups; saving, loading and copying an optimizer; reading what it has learned."""
 
 import inspect
+from collections.abc import Sequence
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
 from . import adamw, arguments
@@ -21,7 +24,7 @@ class Stateful(Optimizer):
     lose tuples.
     """
 
-    def add_param_group(self, param_group):
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, in mid-training too: it starts from the coefficients that the first one has learned."""
         group = dict(param_group)  # the caller's stays as it is
         if "learn" in group:
@@ -50,13 +53,13 @@ class Stateful(Optimizer):
         self.set_coefficients(group, own, learn)
         self.place()
 
-    def part_ways(self):
+    def part_ways(self) -> None:
         """Let each group have coefficients of its own from now on."""
         for group in self.param_groups:
             group["per_group"] = True
         self.defaults["per_group"] = True
 
-    def set_coefficients(self, group, own, learn):
+    def set_coefficients(self, group: dict[str, Any], own: dict[str, float], learn: Sequence[str]) -> None:
         """Give a group coefficients of its own, {name: value}, and what the rule needs with them."""
         if own:
             q = group["coefficients"].tolist()
@@ -65,13 +68,13 @@ class Stateful(Optimizer):
         q = dict(zip(self.domain, group["coefficients"].tolist(), strict=True))
         self.set_needed(group, self.needed(q, {name: group[name] for name in self.constants}, learn))
 
-    def name_rates(self, group, learn):
+    def name_rates(self, group: dict[str, Any], learn: Sequence[str]) -> None:
         """Give what somebody has written into a group as hyper_lr or hyper_momentum one entry per coefficient."""
         for name in ("hyper_lr", "hyper_momentum"):
-            if name in group and not (isinstance(group[name], torch.Tensor) and group[name].ndim == 1):
+            if name in group and not (isinstance(group[name], Tensor) and group[name].ndim == 1):
                 group[name] = self.by_name(name, group[name], learn)
 
-    def take_written(self):
+    def take_written(self) -> None:
         """Take over coefficients and rates that somebody has written into a group since, as torch's users do."""
         for group in self.param_groups:
             learn = arguments.learned(group)
@@ -88,23 +91,24 @@ class Stateful(Optimizer):
                     self.part_ways()
                 self.set_coefficients(group, own, ())
 
-    def check_tensors(self, group):
+    def check_tensors(self, group: dict[str, Any]) -> None:
         """Raises ValueError if a group has tensors that cannot be optimized here."""
         for p in group["params"]:
             if p.is_complex():
                 raise ValueError("complex parameters are not supported: pass torch.view_as_real(p)")
             check_shards(type(self).__name__, p)
 
-    def set_needed(self, group, needed):
+    def set_needed(self, group: dict[str, Any], needed: dict[str, Any]) -> None:
+        """Note in a group what `needed` returns."""
         names = {key: " ".join(needed.get(key, self.inputs)) for key in ("buffers", "inputs")}
         group.update(needed["constants"], **names)
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         """What pickle and deepcopy keep: torch's part, and ours."""
         ours = ("own_buffers", "constants", "rates", "grad_norm")
         return super().__getstate__() | {"domain": dict(self.domain)} | {name: getattr(self, name) for name in ours}
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: dict[str, Any]) -> None:
         """Also called by load_state_dict, which casts the hyper-state. A state without these keys goes on as it was."""
         super().__setstate__(state)
         self.plan, self.watch, self.ranks_agree = None, Watch(), False
@@ -131,18 +135,18 @@ class Stateful(Optimizer):
         self.defaults |= {name: first[name] for name in same}
         self.place()
 
-    def scalar_device(self):
+    def scalar_device(self) -> torch.device:
         """Where the hyper-state and the parameters' scalars are: with the first parameter, if it can hold float64."""
         devices = [p.device for group in self.param_groups for p in group["params"]]
         return torch.device("cpu") if not devices or devices[0].type == "mps" else devices[0]
 
-    def place(self):
+    def place(self) -> None:
         """Move the hyper-state to its device, in double precision."""
         device = self.scalar_device()
         for group in self.param_groups:
             group.update({name: group[name].to(device, torch.float64) for name in HYPER_STATE})
 
-    def load_state_dict(self, state_dict):
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As torch's, but state keeps the dtype it was saved in, which torch changes to the parameter's.
 
         A state dict of torch's AdamW is taken over (adamw.py). Raises ValueError if this one has other coefficients or
@@ -170,7 +174,7 @@ class Stateful(Optimizer):
                 else:  # laid out as the parameter is
                     self.state[p][name] = torch.empty_like(p, dtype=value.dtype, requires_grad=False).copy_(value)
 
-    def checked(self, state_dict):
+    def checked(self, state_dict: dict[str, Any]) -> dict[str, Any]:
         """The state dict, translated if it is AdamW's, to be loaded here. Raises ValueError."""
         groups, owner = state_dict["param_groups"], type(self).__name__
         arguments_of_rule = inspect.signature(self.rule).parameters
@@ -204,7 +208,7 @@ class Stateful(Optimizer):
 
     # Reading changes nothing; on a GPU it waits for the step to finish.
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         """A line per group: what was set, and where the coefficients are."""
         lines = []
         for group in self.param_groups:
@@ -217,20 +221,21 @@ class Stateful(Optimizer):
         return "\n".join([f"{type(self).__name__} (", *lines, ")"])
 
     @property
-    def coefficients(self):
+    def coefficients(self) -> dict[str, float] | list[dict[str, float]]:
         """{name: current value}; with per_group, or groups that have their own, a list of them, one per group."""
         return self.read("coefficients")
 
     @property
-    def hyper_gradients(self):
+    def hyper_gradients(self) -> dict[str, float] | list[dict[str, float]]:
         """{name: last hyper-gradient}: scaled, not yet clamped, 0 for what is not learned; with per_group, a list."""
         return self.read("hyper_gradients")
 
-    def read(self, key):
+    def read(self, key: str) -> dict[str, float] | list[dict[str, float]]:
+        """`key` of the groups, by coefficient; see `coefficients`."""
         values = [dict(zip(self.domain, group[key].tolist(), strict=True)) for group in self.param_groups]
         return values if self.param_groups[0]["per_group"] else values[0]
 
     @property
-    def skipped_steps(self):
+    def skipped_steps(self) -> int:
         """The number of steps that changed nothing because a gradient was not finite."""
         return int(self.param_groups[0]["skipped_steps"])

@@ -1,8 +1,10 @@
 """Traces a function of 0-D tensors, its derivatives included, into a list of elementwise operations."""
 
+from collections.abc import Callable
 from functools import cache
 
 import torch
+from torch.fx import GraphModule, Node
 
 from .codegen import CONSTANTS, OPS
 
@@ -28,7 +30,7 @@ def subtract(x, y, *, alpha=1):
 
 
 @cache
-def decompositions():
+def decompositions() -> dict:
     """How to make operations that are not in the table of those that are: torch's ways, and a few of our own."""
     from torch._decomp import core_aten_decompositions, get_decompositions
 
@@ -48,11 +50,11 @@ def decompositions():
     return {op: way for op, way in torchs.items() if op not in KNOWN} | ours
 
 
-def operations(trace):
+def operations(trace: GraphModule) -> list[Node]:
     return [node for node in trace.graph.nodes if node.op == "call_function"]
 
 
-def traced(function, count):
+def traced(function: Callable, count: int) -> GraphModule:
     """The torch.fx graph module of `function`, which takes `count` 0-D tensors and returns a list of such.
 
     Raises ValueError naming an operation that is not elementwise: a loop over elements cannot run it.

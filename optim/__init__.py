@@ -1,6 +1,4 @@
-"""MADA and the optimizers that it contains or is compared with: `from mada import MADA`, inside the repo `from optim`."""
-
-from torch.optim import SGD, Adam, AdamW
+"""MADA, and the optimizers it contains or is compared with: `from mada import MADA`; in this repo, `from optim`."""
 
 from .adan import Adan
 from .avgrad import AVGrad
@@ -16,10 +14,7 @@ from .yogi import Yogi
 __all__ = [
     "MADA",
     "OPTIMIZERS",
-    "SGD",
     "AVGrad",
-    "Adam",
-    "AdamW",
     "Adan",
     "HyperAdam",
     "Lion",

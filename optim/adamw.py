@@ -1,61 +1,75 @@
-"""torch's AdamW as the baseline, and its checkpoints for the optimizers of this folder, which take its moments over."""
+"""torch's AdamW as the baseline, and its checkpoints, whose moments the optimizers of this folder take over."""
+
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 from torch.optim import AdamW
+from torch.optim.optimizer import ParamsT
+
+if TYPE_CHECKING:
+    from .engine import ParameterizedOptimizer
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
-DEAF = ("mps",)  # devices whose fused kernel takes found_inf and does not look at it
+IGNORES_FOUND_INF = ("mps",)  # devices whose fused kernel takes found_inf but does not read it
 
 
 class FusedAdamW(AdamW):
-    """torch's with fused=True, whose kernel is told on the device whether to change anything: no step waits for it, but on MPS.
+    """torch's AdamW with fused=True: its kernel reads on the device whether to skip, so no step waits, except on MPS.
 
-    That kernel could clip as well (`grad_scale`), but it divides by the factor, which rounds otherwise than clip_grad_norm_.
+    The kernel could clip as well (`grad_scale`), but it divides by the factor, which rounds unlike clip_grad_norm_.
     """
 
     def __init__(
-        self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2, amsgrad=False, *, maximize=False
-    ):
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+    ) -> None:
         super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize, fused=True)
         self._step_supports_amp_scaling = False  # a GradScaler unscales before build()'s hook clips
 
-    def load_state_dict(self, state_dict):
-        """Of any AdamW of torch's: the moments are the same however they were computed, and this one stays fused."""
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load any torch AdamW's state: the moments do not depend on its implementation. This one stays fused."""
         groups = [group | {"fused": True, "foreach": None} for group in state_dict["param_groups"]]
         super().load_state_dict(state_dict | {"param_groups": groups})
 
-    skipped = torch.zeros(())  # how many steps
+    skipped = torch.zeros(())  # the count of steps
 
-    def skip_if(self, bad):
-        """Before a step: `bad`, 0-D and true or false, says whether it is to change nothing."""
-        self.found_inf = bad.float()  # the name under which torch's step hands it to the kernel
+    def skip_if(self, bad: Tensor) -> None:
+        """Call before a step. bad: 0-D, boolean; where it is true, the step changes nothing."""
+        self.found_inf = bad.float()  # torch's step passes the attribute of this name to the kernel
         self.skipped = self.skipped.to(bad.device, non_blocking=True) + bad
-        if bad.device.type in DEAF and bad:  # this waits for the device
+        if bad.device.type in IGNORES_FOUND_INF and bad:  # this waits for the device
             self.zero_grad()
 
     @property
-    def skipped_steps(self):
+    def skipped_steps(self) -> int:
         """The number of steps that changed nothing because a gradient was not finite. Reading waits for the device."""
         return int(self.skipped)
 
 
-def is_adams(state_dict):
-    """Whether this state dict is one of torch's Adam or AdamW."""
+def is_adam_state(state_dict: dict[str, Any]) -> bool:
+    """Whether this is a state dict of torch's Adam or AdamW."""
     groups = state_dict["param_groups"]
     return bool(groups) and all({"betas", "amsgrad"} <= {*group} and "coefficients" not in group for group in groups)
 
 
-def translated(state_dict, optimizer):
-    """AdamW's state dict as one of `optimizer`, which must have Adam's moments m and v. The betas that made the moments
-    come with them, as do lr, weight_decay and eps; what else an optimizer keeps starts from what AdamW knows: averages
-    of gradients from its first moment, averages or maxima of second moments from its second.
+def translated(state_dict: dict[str, Any], optimizer: "ParameterizedOptimizer") -> dict[str, Any]:
+    """AdamW's state dict as one for `optimizer`, which must have Adam's moments m and v.
+
+    The betas that made the moments come with them, as do lr, weight_decay and eps. Everything else starts from what
+    AdamW knows: averages of gradients from its first moment, averages or maxima of second moments from its second.
     Raises ValueError naming what cannot be taken over.
     """
     owner, kept = type(optimizer).__name__, optimizer.param_groups[0]["buffers"].split()
     if not {"m", "v"} <= set(kept):
-        raise ValueError(
-            f"this is a checkpoint of AdamW, whose moments {owner} has no use for; start {owner} without it"
-        )
+        raise ValueError(f"this is a checkpoint of AdamW, whose moments {owner} cannot use; start {owner} from scratch")
     if len(state_dict["param_groups"]) != len(optimizer.param_groups):
         raise ValueError("this checkpoint of AdamW has a different number of parameter groups")
     groups = []
@@ -69,7 +83,7 @@ def translated(state_dict, optimizer):
             low, high = group["bounds"][i].tolist()
             if not low <= float(beta) <= high:
                 raise ValueError(
-                    f"AdamW's {name} of {float(beta)} is outside of [{low}, {high}]; pass domain={{{name!r}: ...}}"
+                    f"AdamW's {name} of {float(beta)} is outside [{low}, {high}]; pass domain={{{name!r}: ...}}"
                 )
             q[i] = float(beta)
         taken = {name: saved[name] for name in ("lr", "weight_decay", "eps", "initial_lr", "maximize") if name in saved}
@@ -90,7 +104,7 @@ def translated(state_dict, optimizer):
             known = {"m": m, "l": m, "g_prev": m, "v": v, "s": adamw.get("max_exp_avg_sq", v), "v_mixed": v, "v_avg": v}
             state[i] = {name: known[name].clone() if name in known else torch.zeros_like(m) for name in kept}
             state[i]["step"] = step
-            if group["debias"] == "weights":  # the averages that start at zero have gathered nothing
+            if group["debias"] == "weights":  # averages that start at zero have gathered nothing
                 started = decays.new_tensor([k < 2 for k in range(len(decays))])
                 state[i]["weights"] = (1 - decays ** step.to(decays)) * started
     return {"state": state, "param_groups": groups}

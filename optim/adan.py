@@ -3,6 +3,8 @@
 from types import MappingProxyType
 
 import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
 from .engine import ParameterizedOptimizer
 
@@ -26,7 +28,16 @@ class Adan(ParameterizedOptimizer):
     domain = MappingProxyType({"beta1": (0.0, 1.0), "beta2": (0.0, 1.0), "beta3": (0.0, 1.0)})
     rule = staticmethod(adan)
 
-    def __init__(self, params, lr=1e-3, betas=(0.98, 0.92, 0.99), *, eps=1e-8, weight_decay=0.0, max_grad_norm=None):
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float, float] = (0.98, 0.92, 0.99),
+        *,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        max_grad_norm: float | None = None,
+    ) -> None:
         super().__init__(
             params,
             lr=lr,

@@ -1,37 +1,44 @@
-"""What an optimizer's arguments mean, and what is wrong with them in one line."""
+"""What an optimizer's arguments mean, and one line about what is wrong with them."""
 
 import inspect
 import numbers
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
-# What a param group may set for itself. Coefficients and their rates are honoured where groups do not share them.
-COUNTLESS = ("params", "param_names", "lr", "weight_decay", "state_dtype", "maximize")
+if TYPE_CHECKING:
+    from .engine import ParameterizedOptimizer
+
+# What a param group may always set for itself; coefficients and SHARED only where the groups do not share them.
+GROUP_SETTINGS = ("params", "param_names", "lr", "weight_decay", "state_dtype", "maximize")
 SHARED = ("hyper_lr", "hyper_momentum")
 
 
-def is_number(value):
-    return isinstance(value, numbers.Real) or (isinstance(value, torch.Tensor) and value.numel() == 1)
+def is_number(value: object) -> bool:
+    return isinstance(value, numbers.Real) or (isinstance(value, Tensor) and value.numel() == 1)
 
 
-def check_numbers(**numbers):
-    """Numbers that must not be negative; None passes."""
+def check_numbers(**numbers: float | Tensor | None) -> None:
+    """Raises ValueError naming a number that is negative or NaN; None passes."""
     for name, value in numbers.items():
         if value is not None and not (is_number(value) and value >= 0):
             raise ValueError(f"{name}={value!r} must be a number, not negative or NaN")
 
 
-def check_choices(**choices):
-    """name=(value, allowed values)"""
+def check_choices(**choices: tuple[Any, tuple]) -> None:
+    """name=(value, allowed values). Raises ValueError."""
     for name, (value, allowed) in choices.items():
         if value not in allowed:
             raise ValueError(f"{name}={value!r} must be one of {', '.join(filter(None, allowed))}")
 
 
-def check_torchs(name, capturable, differentiable, fused, foreach):
-    """The arguments of AdamW that are about its implementation."""
+def check_adamw_arguments(
+    name: str, capturable: bool, differentiable: bool, fused: bool | None, foreach: bool | None
+) -> None:
+    """AdamW's arguments about its implementation. Raises ValueError for those that cannot be honored."""
     if capturable:
         raise ValueError(f"{name} has no capturable=True: its steps are not captured in CUDA graphs; leave it at False")
     if differentiable:
@@ -39,15 +46,21 @@ def check_torchs(name, capturable, differentiable, fused, foreach):
     check_choices(fused=(fused, (None, True, False)), foreach=(foreach, (None, True, False)))
 
 
-def as_dtype(value):
-    """A dtype by its name, which is what checkpoints hold."""
+def as_dtype(value: torch.dtype | str | None) -> torch.dtype | None:
+    """A dtype, which may be given by its name, as checkpoints hold it; None stays None. Raises ValueError."""
     dtype = getattr(torch, value, None) if isinstance(value, str) else value
     if value is not None and dtype not in (torch.bfloat16, torch.float32, torch.float64):
         raise ValueError(f"state_dtype={value!r} must be bfloat16, float32 or float64; float16 has too small a range")
     return dtype
 
 
-def as_names(learn):
+def dtype_name(value: torch.dtype | str | None) -> str | None:
+    """The name of what `as_dtype` takes; None stays None. Raises ValueError."""
+    dtype = as_dtype(value)
+    return None if dtype is None else str(dtype).removeprefix("torch.")
+
+
+def as_names(learn: str | Iterable[str]) -> tuple[str, ...]:
     """`learn` as a tuple of names. Raises TypeError."""
     if isinstance(learn, str):
         return (learn,)
@@ -56,13 +69,26 @@ def as_names(learn):
     return tuple(learn)
 
 
-def check_names(owner, argument, names, domain):
+def learned(group: dict[str, Any]) -> tuple[str, ...]:
+    """The names of the coefficients that a param group learns."""
+    return tuple(group["learn"].split())
+
+
+def check_names(owner: str, argument: str, names: Iterable[str], domain: Mapping[str, tuple[float, float]]) -> None:
+    """Raises ValueError naming one of `names` that is not a coefficient of `domain`."""
     for name in names:
         if name not in domain:
             raise ValueError(f"{argument}: {owner} has no coefficient {name!r}; it has {', '.join(domain)}")
 
 
-def by_name(owner, argument, value, default, domain, learn):
+def by_name(
+    owner: str,
+    argument: str,
+    value: float | dict[str, float] | None,
+    default: dict[str, float],
+    domain: Mapping[str, tuple[float, float]],
+    learn: Iterable[str],
+) -> Tensor:
     """A number, {name: number} or None for the default -> (len(domain),) float64, 0 where not learned."""
     named = default | (value or {}) if value is None or isinstance(value, dict) else dict.fromkeys(domain, value)
     check_names(owner, argument, value if isinstance(value, dict) else (), domain)
@@ -73,7 +99,9 @@ def by_name(owner, argument, value, default, domain, learn):
     return torch.tensor([float(named[name]) if name in learn else 0.0 for name in domain], dtype=torch.float64)
 
 
-def check_coefficients(coefficients, domain, learn):
+def check_coefficients(
+    coefficients: Mapping[str, float], domain: Mapping[str, tuple[float, float]], learn: Collection[str]
+) -> None:
     """Initial values must lie in the domain, if they are learned, else in [0, 1]; a decay must be below 1."""
     for name, value in coefficients.items():
         low, high = domain[name] if name in learn else (0, 1)
@@ -84,18 +112,30 @@ def check_coefficients(coefficients, domain, learn):
             raise ValueError(f"{name}={value!r} must lie in [{low}, {high}{end}{hint}")
 
 
-def biases(coefficients):
-    """The names of the bias corrections that a rule with these coefficients takes: of beta_i, bias_i."""
+def biases(coefficients: Iterable[str]) -> tuple[str, ...]:
+    """The names of the bias corrections that a rule with these coefficients takes: bias_i for beta_i."""
     return tuple(name.replace("beta", "bias") for name in coefficients if name.startswith("beta"))
 
 
 @cache
-def check_rule(owner, rule, coefficients, buffers, inputs, constants):
-    """Raises ValueError where a rule does not take what it is called with, or does not return what is asked of it; all but
-    the first two are tuples of names, constants of (name, value)."""
+def check_rule(
+    owner: str,
+    rule: Callable,
+    coefficients: tuple[str, ...],
+    buffers: tuple[str, ...],
+    inputs: tuple[str, ...],
+    constants: tuple[tuple[str, Any], ...],
+) -> None:
+    """Raises ValueError if a rule does not take what it is called with, or does not return what it must.
+
+    coefficients, buffers, inputs: tuples of names; constants: a tuple of (name, value).
+    """
     scalars = (*(name for name in coefficients if name != "lr"), *biases(coefficients), "t")
     names = (*buffers, *inputs, *scalars, *(name for name, _ in constants))
-    contract = f"the rule of {owner} is called as rule(g, *, {', '.join(names)}) and must return (direction, {{buffer: new value}})"
+    contract = (
+        f"the rule of {owner} is called as rule(g, *, {', '.join(names)}) and must return "
+        "(direction, {buffer: new value})"
+    )
     _, *taken = inspect.signature(rule).parameters.values()
     anything = any(it.kind is it.VAR_KEYWORD for it in taken)
     if lacking := [name for name in names if not anything and name not in {it.name for it in taken}]:
@@ -103,11 +143,11 @@ def check_rule(owner, rule, coefficients, buffers, inputs, constants):
     if wanted := [
         it.name for it in taken if it.default is it.empty and it.kind is not it.VAR_KEYWORD and it.name not in names
     ]:
-        raise ValueError(f"{contract}; it also wants {', '.join(wanted)}: no buffer, input, coefficient or constant")
+        raise ValueError(f"{contract}; it also wants {', '.join(wanted)}, not a buffer, input, coefficient or constant")
     half = torch.full((), 0.5, dtype=torch.float64)
     try:
         result = rule(half, **{name: half.clone() for name in names[: len(names) - len(constants)]}, **dict(constants))
-    except Exception as error:  # it is the user's
+    except Exception as error:  # whatever the user's rule raises
         raise ValueError(f"{contract}; called on 0-D tensors it raises {type(error).__name__}: {error}") from error
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
         raise ValueError(f"{contract}, not a {type(result).__name__}")
@@ -118,8 +158,8 @@ def check_rule(owner, rule, coefficients, buffers, inputs, constants):
 
 
 @cache
-def own_arguments(cls):
-    """The names of a class's arguments, those of its `options` included."""
+def own_arguments(cls: type) -> frozenset[str]:
+    """The names of the arguments of a class's constructor, including those in its `options`."""
     found = frozenset()
     for kind in cls.__mro__:
         if "__init__" in vars(kind) and kind is not object:
@@ -129,14 +169,16 @@ def own_arguments(cls):
     return found
 
 
-def betas_of(cls, domain):
-    """The coefficients that the argument `betas` stands for: those that are not arguments of their own."""
+def betas_of(cls: type, domain: Iterable[str]) -> list[str]:
+    """The coefficients that the argument `betas` stands for: those that have no argument of their own."""
     arguments = own_arguments(cls)
     return [name for name in domain if name.startswith("beta") and name not in arguments]
 
 
-def group_coefficients(optimizer, group, domain):
-    """Takes out of a param group what it says of coefficients: {name: value}."""
+def group_coefficients(
+    optimizer: "ParameterizedOptimizer", group: dict[str, Any], domain: Iterable[str]
+) -> dict[str, float]:
+    """Remove the coefficients from a param group and return them: {name: value}. Raises ValueError."""
     found = {name: group.pop(name) for name in domain if name in group and name != "lr"}
     if "betas" in group:
         betas, names = group.pop("betas"), betas_of(type(optimizer), domain)
@@ -146,20 +188,21 @@ def group_coefficients(optimizer, group, domain):
     return found
 
 
-def check_group(optimizer, group, shares):
-    """A setting that a group cannot have for itself is refused by name; names that are not the optimizer's pass, and so
-    does what is the optimizer's setting anyway: wrappers such as ZeroRedundancyOptimizer write all of them into groups."""
+def check_group(optimizer: "ParameterizedOptimizer", group: dict[str, Any], shares: bool) -> None:
+    """Raises ValueError naming a setting that a group cannot have for itself.
+
+    Names that are not the optimizer's pass, and so does a value that is the optimizer's anyway: wrappers such as
+    ZeroRedundancyOptimizer write all settings into the groups.
+    """
     owner, domain = type(optimizer).__name__, optimizer.domain
     shared = {*domain, "betas", *SHARED} - {"lr"}
-    for name in list(group):
-        value = " ".join(group[name]) if name == "learn" and not isinstance(group[name], str) else group[name]
+    for name, value in group.items():
         if name in optimizer.defaults and name not in shared and value == optimizer.defaults[name]:
-            group[name] = value
             continue
         if name in shared and shares:
             raise ValueError(
                 f"{name} of a param group: the groups of {owner} share their coefficients; pass per_group=True"
             )
-        if name in own_arguments(type(optimizer)) and name not in (*COUNTLESS, *shared, *optimizer.constants):
+        if name in own_arguments(type(optimizer)) and name not in (*GROUP_SETTINGS, *shared, *optimizer.constants):
             raise ValueError(f"{name} of a param group: {owner} has one for all groups; pass it to the optimizer")
     check_numbers(**{name: group[name] for name in ("lr", "weight_decay", "eps") if name in group})

@@ -2,6 +2,9 @@
 
 from types import MappingProxyType
 
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
 from .engine import ParameterizedOptimizer
 
 
@@ -14,12 +17,21 @@ def avgrad(g, *, m, v, v_avg, beta1, beta2, bias1, bias2, t, eps):
 
 
 class AVGrad(ParameterizedOptimizer):
-    """AVGrad with decoupled weight decay. Same learning rates and betas as Adam. Raises ValueError as torch's AdamW does."""
+    """AVGrad with decoupled weight decay. Learning rates and betas as Adam's. Raises ValueError as AdamW does."""
 
     domain = MappingProxyType({"beta1": (0.0, 1.0), "beta2": (0.0, 1.0)})
     rule = staticmethod(avgrad)
 
-    def __init__(self, params, lr=1e-3, betas=(0.9, 0.95), *, eps=1e-8, weight_decay=0.0, max_grad_norm=None):
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.95),
+        *,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        max_grad_norm: float | None = None,
+    ) -> None:
         super().__init__(
             params,
             lr=lr,

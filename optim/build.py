@@ -1,11 +1,15 @@
 """From a name and flat settings to an optimizer: one row per optimizer."""
 
 import inspect
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache, partial
 from types import MappingProxyType
+from typing import Any
 
 import torch
-from torch.optim import SGD
+from torch import Tensor
+from torch.optim import SGD, Optimizer
+from torch.optim.optimizer import ParamsT
 
 from .adamw import FusedAdamW
 from .adan import Adan
@@ -19,14 +23,14 @@ from .muon import MuonAdamW
 from .shards import is_sharded
 from .yogi import Yogi
 
-OPTIMIZERS = {
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "mada": MADA,
     "hyperadam": HyperAdam,
     "avgrad": AVGrad,
     "adan": Adan,
     "lion": Lion,
     "yogi": Yogi,
-    "muon": MuonAdamW,  # torch's, with AdamW for what is no hidden matrix
+    "muon": MuonAdamW,  # torch's, with AdamW for all but hidden matrices
     "adam": FusedAdamW,  # the paper's "Adam" is AdamW
     "amsgrad": partial(FusedAdamW, amsgrad=True),
     "sgd": partial(SGD, momentum=0.9),  # its weight decay is an L2 penalty, not decoupled
@@ -34,8 +38,8 @@ OPTIMIZERS = {
 
 
 @cache
-def signature(name):
-    """{argument: default} of an optimizer's constructor, those in its `options` included."""
+def signature(name: str) -> MappingProxyType[str, Any]:
+    """{argument: default} of an optimizer's constructor, including those in its `options`. Raises ValueError."""
     if name not in OPTIMIZERS:
         raise ValueError(f"optimizer {name!r} does not exist: choose one of {', '.join(OPTIMIZERS)}; adam is AdamW")
     arguments = dict(inspect.signature(OPTIMIZERS[name]).parameters)
@@ -44,21 +48,21 @@ def signature(name):
     return MappingProxyType({key: argument.default for key, argument in arguments.items()})
 
 
-def build(name, params, *, hidden=(), max_grad_norm=None, **settings):
+def build(
+    name: str, params: ParamsT, *, hidden: Iterable[Tensor] = (), max_grad_norm: float | None = None, **settings: object
+) -> Optimizer:
     """The optimizer `name` for `params`, with `settings` under their flat names: lr, weight_decay, beta1, rho, ...
 
-    hidden: those of the tensors that Muon is for, where it has a part: see groups.hidden_matrices. Where there are none,
-        groups that are marked muon=True keep their marks.
-    A setting that is None keeps the optimizer's default; beta1, beta2, ... fill its `betas` in its own convention.
-    Every optimizer that comes back clips to `max_grad_norm` in step() (None or 0: no clipping), leaves the norm of the
-    raw gradient in `.grad_norm`, and changes nothing on a gradient that is not finite but counts it in `.skipped_steps`.
-    Raises ValueError naming an unknown optimizer or a setting that it does not have. A deepcopy of one of torch's clips no
-    more: torch drops hooks in copies.
+    hidden: the tensors that Muon is for (see hidden_matrices), for an optimizer that uses it. If there are none, groups
+        that are marked muon=True keep their marks.
+    max_grad_norm: step() clips to it; None or 0 for no clipping.
+    settings: None keeps the optimizer's default; beta1, beta2, ... fill its `betas` in its own convention.
+    The optimizer leaves the norm of the raw gradient in `.grad_norm`. A gradient that is not finite changes nothing and
+    is counted in `.skipped_steps`. A deepcopy of a torch optimizer no longer clips: torch does not copy hooks.
+    Raises ValueError naming an unknown optimizer or a setting that it does not have.
     """
     arguments = signature(name)
     kwargs = {key: value for key, value in settings.items() if value is not None}
-    if "state_dtype" in kwargs:
-        kwargs["state_dtype"] = getattr(torch, kwargs["state_dtype"], kwargs["state_dtype"])
     if "betas" in arguments:
         betas = kwargs.get("betas", arguments["betas"])
         kwargs["betas"] = tuple(kwargs.pop(f"beta{i}", beta) for i, beta in enumerate(betas, start=1))
@@ -81,27 +85,29 @@ def build(name, params, *, hidden=(), max_grad_norm=None, **settings):
     return optimizer
 
 
-def flat(name):
-    """`signature` under the names that `build` takes: beta1, beta2, ... beside `betas`."""
+def flat(name: str) -> dict[str, Any]:
+    """`signature` with beta1, beta2, ... beside `betas`: the names that `build` takes."""
     arguments = signature(name)
     return arguments | {f"beta{i}": beta for i, beta in enumerate(arguments.get("betas", ()), start=1)}
 
 
-def resolved(name, settings):
-    """What `build` makes of the flat `settings` that it knows: {setting: value}, with defaults in place of None."""
+def resolved(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What `build` makes of those flat `settings` that it knows: {setting: value}, with defaults in place of None."""
     defaults = flat(name)
     known = {key: value for key, value in settings.items() if key in defaults and key not in ("params", "betas")}
     matrix = torch.zeros(1, 1, requires_grad=True)
     group = build(name, [{"params": [matrix]}], hidden=[matrix], **known | {"lr": 1.0}).param_groups[0]
     late = {key: group[key] for key in ("hyper_scale", "debias", "hyper_lr", "bounds") if key in group}
-    late = {key: value.tolist() if isinstance(value, torch.Tensor) else value for key, value in late.items()}
+    late = {key: value.tolist() if isinstance(value, Tensor) else value for key, value in late.items()}
     return {key: defaults[key] if value is None else value for key, value in known.items()} | late
 
 
-def clip_or_skip(optimizer, args, kwargs, max_grad_norm):
+def clip_or_skip(
+    optimizer: Optimizer, args: tuple, kwargs: dict[str, Any], max_grad_norm: float | None
+) -> tuple[tuple, dict[str, Any]]:
     """Before the step of an optimizer that cannot do it itself: clip, or drop gradients that are not finite.
 
-    A closure is called here, once: its gradients are those of the step. Returns the arguments of the step.
+    A closure is called here, once; the step uses its gradients. Returns the arguments of the step.
     """
     closure = args[1] if len(args) > 1 else kwargs.get("closure")  # args[0] is the optimizer
     if closure is not None:

@@ -1,17 +1,18 @@
-"""Whether gradients come in clipped, which shrinks raw hyper-gradients without a word. Relative ones do not change."""
+"""Whether gradients come in clipped, which silently shrinks raw hyper-gradients. Relative ones do not change."""
 
 import warnings
 
 import torch
+from torch import Tensor
 
-STEPS = 64  # a GPU is asked once, after so many steps
+STEPS = 64  # a GPU is asked once, after this many steps
 ROW, TOLERANCE = 5, 2e-5
 
 
-def limit_of(norms):
-    """The round number that all of these norms keep within rounding, as clip_grad_norm_ leaves them; None if there is none.
+def limit_of(norms: list[float]) -> float | None:
+    """The round number that all these norms equal to rounding, as clip_grad_norm_ leaves them; None if there is none.
 
-    Norms that are all equal are no sign of it: those of a constant gradient are.
+    Norms that are exactly equal are no sign of clipping: a constant gradient has them too.
     """
     if not norms or not 0 < norms[0] < float("inf"):
         return None
@@ -21,13 +22,13 @@ def limit_of(norms):
 
 
 class Watch:
-    """Warns once, where the norms of a few steps in a row are the same round number."""
+    """Warns once, when the norms of a few steps in a row are the same round number."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.norms, self.over = [], False
 
-    def see(self, owner, norm):
-        """norm: of the gradient that step() was given, 0-D."""
+    def see(self, owner: str, norm: Tensor) -> None:
+        """Note the norm of the gradient that step() was given, 0-D."""
         if self.over:
             return
         self.norms.append(float(norm) if norm.device.type == "cpu" else norm)
@@ -42,8 +43,8 @@ class Watch:
         if limit:
             self.over = True
             warnings.warn(
-                f"the gradients that {owner} gets seem to be clipped to norm {limit:g} already: its hyper-gradients need "
-                f"raw ones. Pass max_grad_norm={limit:g} to {owner}, which clips after it has taken them, and do not clip "
-                "outside",
+                f"the gradients that {owner} gets appear to be clipped to norm {limit:g} already, but its "
+                f"hyper-gradients need unclipped gradients. Pass max_grad_norm={limit:g} to {owner}, which clips after "
+                "computing them, and do not clip outside",
                 stacklevel=5,
             )

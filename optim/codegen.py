@@ -1,13 +1,18 @@
-"""A traced elementwise function (fuse.Loop) printed as a C or a Triton loop; compile.py builds it.
+"""Prints a traced elementwise function (fuse.Loop) as a C or a Triton loop; compile.py builds it.
 
 Both loops take chunks of at most fuse.CHUNK elements of one tensor. Per row of tensors they get the tensors' addresses
-and the scalars, in double precision; what depends on scalars only is computed once per chunk. Sums are kept per chunk,
+and the scalars, in double precision; what depends on scalars alone is computed once per chunk. Sums are kept per chunk,
 so that they do not depend on the number of threads.
 """
 
 import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from .fuse import Loop
 
 aten = torch.ops.aten
 
@@ -84,7 +89,7 @@ CONSTANTS = {  # operations that make a number, as functions of their arguments
     aten.full_like.default: lambda x, value: value,
     aten.full.default: lambda size, value: value,
     aten.scalar_tensor.default: lambda value: value,
-    aten.empty_permuted.default: lambda size, order: 0.0,  # its shape is what is wanted
+    aten.empty_permuted.default: lambda size, order: 0.0,  # only its shape is used
 }
 LOGICAL = {
     *(aten.gt, aten.lt, aten.ge, aten.le, aten.eq, aten.ne, aten.isnan, aten.isinf),
@@ -126,7 +131,7 @@ void run(int64_t first, int64_t stride, int64_t chunks, const int64_t* table, ch
 }
 """
 
-# Elements at once, in so many warps. 512 take up to 252 registers a thread, 256 at most 121 (make kernels).
+# Elements at once, and warps that share them. 512 take up to 252 registers a thread, 256 at most 121 (make kernels).
 BLOCK, WARPS = 256, 4
 TRITON_TYPES = {
     torch.float32: "tl.float32",
@@ -163,18 +168,17 @@ class Unavailable(Exception):
     """Why a loop cannot be built here."""
 
 
-def compute_dtype(dtypes):
-    """What the operations are done in: float32, or float64 where a tensor has it."""
+def compute_dtype(dtypes: Sequence[torch.dtype]) -> torch.dtype:
+    """The dtype that the operations are done in: float32, or float64 if a tensor has it."""
     return torch.float64 if torch.float64 in dtypes else torch.float32
 
 
 def operations(loop, dialect, cast, literal):
     """The trace of a loop in the C (0) or Triton (1) dialect -> two lists of lines, expressions of the outputs.
 
-    A line is (name, whether it is true or false rather than a number, expression).
-
-    The first list depends on scalars only and is in double precision; `cast` brings its values to an element.
-    Division by the same value is multiplication with its reciprocal, taken once.
+    A line is (name, whether it is a boolean, expression). The first list depends on scalars alone and is in double
+    precision; `cast` brings its values to an element. Divisions by the same value become multiplications with its
+    reciprocal, taken once. Raises Unavailable naming an operation without a row in OPS.
     """
     names, once, each, uniform, logical, reciprocals = {}, [], [], set(), set(), {}
 
@@ -211,7 +215,7 @@ def operations(loop, dialect, cast, literal):
             expression = f"{operand(args[0], inside)} * {reciprocal}"
         elif op is aten.pow.Tensor_Scalar and args[1] == 2:
             expression = "{0} * {0}".format(operand(args[0], inside))
-        elif op is aten._to_copy.default and node.kwargs == {"dtype": torch.float64}:  # of what is true or false
+        elif op is aten._to_copy.default and node.kwargs == {"dtype": torch.float64}:  # of a boolean
             expression = operand(args[0], inside)
         elif op in OPS:
             template = OPS[op] if isinstance(OPS[op], str) else OPS[op][dialect]
@@ -234,25 +238,25 @@ def operations(loop, dialect, cast, literal):
     return once, each, [operand(x, True) for x in loop.trace.graph.output_node().args[0]]
 
 
-def columns(loop):
+def columns(loop: "Loop") -> tuple[list[int], list[int]]:
     """The columns of the tensors that a loop reads, and of those that it writes."""
     arguments = [node for node in loop.trace.graph.nodes if node.op == "placeholder"]
     read = [i for i, node in enumerate(arguments[: len(loop.tensors)]) if node.users]
     return read, [loop.tensors.index(name) for name in loop.written]
 
 
-def used(loop):
+def used(loop: "Loop") -> list[int]:
     """The columns of the tensors that a loop reads or writes."""
     read, written = columns(loop)
     return sorted({*read, *written})
 
 
-def traffic(loop, dtypes):
-    """Bytes that an element of a loop over tensors of these dtypes reads, and writes."""
+def traffic(loop: "Loop", dtypes: Sequence[torch.dtype]) -> tuple[int, int]:
+    """The bytes that a loop over tensors of these dtypes reads, and those that it writes, per element."""
     return tuple(sum(dtypes[i].itemsize for i in part) for part in columns(loop))
 
 
-def print_c(loop, dtypes):
+def print_c(loop: "Loop", dtypes: Sequence[torch.dtype]) -> str:
     """The C source of a loop over tensors of these dtypes."""
     once, each, outputs = operations(loop, 0, "(T){}".format, "(T){}".format)
     kinds, sums = [C_TYPES[dtype] for dtype in dtypes], range(loop.n_sums)
@@ -286,7 +290,7 @@ def print_c(loop, dtypes):
     }
 
 
-def print_triton(loop, dtypes):
+def print_triton(loop: "Loop", dtypes: Sequence[torch.dtype]) -> str:
     """The Triton source of a loop over tensors of these dtypes."""
     T = TRITON_TYPES[compute_dtype(dtypes)]
     once, each, outputs = operations(loop, 1, f"({{}}).to({T})".format, str)

@@ -1,9 +1,9 @@
 """The compilers behind the loops of fuse.py: C by ctypes, Triton by its own just-in-time compiler.
 
-The C compiler is $CC, or cc, gcc or clang on the PATH, or the one in the Python package ziglang. What it makes is kept on
-disk, in $MADA_CACHE or ~/.cache/mada, so that the next process starts at once. A file's name is a hash of everything that
-it depends on: the source, the compiler, its flags and the machine's instructions. Files appear there whole, by renaming;
-a folder that others could write to, or that cannot be written, is not used: then a temporary one is, for this process.
+The C compiler is $CC, or cc, gcc or clang on the PATH, or the one in the Python package ziglang. What it makes is kept
+on disk, in $MADA_CACHE or ~/.cache/mada, so that the next process starts at once. A file's name is a hash of everything
+it depends on: the source, the compiler, its flags and the machine's instructions. Files appear whole, by renaming. If
+others can write to the folder, or this process cannot, this process uses a temporary one.
 """
 
 import atexit
@@ -19,48 +19,53 @@ import stat
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from .codegen import BLOCK, WARPS, Unavailable, print_c, print_triton
 
+if TYPE_CHECKING:
+    from .fuse import Loop
+
 FLAGS = ["-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
 if platform.machine() in ("x86_64", "AMD64"):
-    FLAGS.append("-mprefer-vector-width=512")  # where there are such vectors, compilers use half of them if not told
+    FLAGS.append("-mprefer-vector-width=512")  # by default compilers use half of such vectors
 
 
 @functools.cache
-def temporary():
-    """A folder that goes with this process, and not with a child that it forks."""
+def temporary() -> Path:
+    """A folder that is removed when this process ends, but not when a forked child does."""
     folder, owner = Path(tempfile.mkdtemp(prefix="mada-")), os.getpid()
     atexit.register(lambda: os.getpid() == owner and shutil.rmtree(folder, ignore_errors=True))
     return folder
 
 
-def cache():
-    """The folder of compiled loops: one that nobody else can write to."""
+def cache() -> Path:
+    """The folder of compiled loops. Raises OSError if others can write to it."""
     path = Path(os.environ.get("MADA_CACHE") or Path.home() / ".cache" / "mada")
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = path.stat()
     if os.name == "posix" and (status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)):
-        raise OSError(f"{path} belongs to others")
+        raise OSError(f"others can write to {path}")
     return path
 
 
-def folders():
+def folders() -> Iterator[Path]:
     """Where compiled loops may be kept, best first."""
     try:
         yield cache()
-    except (OSError, RuntimeError):  # there is no home, or it cannot be written
+    except (OSError, RuntimeError):  # there is no home, or it is not writable
         pass
     yield temporary()
 
 
 @functools.cache
-def machine():
-    """What the instructions of -march=native depend on."""
+def machine() -> str:
+    """What determines the instructions of -march=native."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -69,18 +74,18 @@ def machine():
     return platform.machine() + "\n".join(sorted({line for line in lines if line.startswith(kinds)}))
 
 
-def compiler():
-    """The command of a C compiler, a list."""
+def compiler() -> list[str]:
+    """The command of a C compiler, a list. Raises Unavailable."""
     for name in (os.environ.get("CC"), "cc", "gcc", "clang"):
         if name and shutil.which(name):
             return [name]
     if importlib.util.find_spec("ziglang"):
         return [sys.executable, "-m", "ziglang", "cc"]
-    raise Unavailable("there is no C compiler on the PATH, and `pip install ziglang`, which has one, was not run")
+    raise Unavailable("no C compiler on the PATH; install one, or run `pip install ziglang`")
 
 
-def version(command):
-    """What tells this compiler from another or a newer one, without running it."""
+def fingerprint(command: list[str]) -> object:
+    """What distinguishes this compiler from another or a newer one, without running it."""
     if "ziglang" in command:
         from importlib.metadata import version
 
@@ -90,12 +95,12 @@ def version(command):
 
 
 @functools.cache
-def announce(message):
+def announce(message: str) -> None:
     """Say what takes so long, once."""
     logging.getLogger("mada").warning(message)
 
 
-def make(command, source, path):
+def make(command: list[str], source: str, path: Path) -> None:
     """Compile `source` to the library `path`, which appears whole or not at all."""
     with tempfile.TemporaryDirectory(dir=path.parent, prefix="making-") as folder:
         text, library = Path(folder, "loop.c"), Path(folder, "loop.so")
@@ -104,15 +109,15 @@ def make(command, source, path):
             [*command, *FLAGS, str(text), "-o", str(library), "-lm"], capture_output=True, text=True, check=True
         )
         with open(library, "rb") as file:
-            os.fsync(file.fileno())  # or a power cut may leave a part under the final name
+            os.fsync(file.fileno())  # or a power cut may leave a part of it under the final name
         os.replace(library, path)
 
 
 @functools.cache
-def compile_c(source):
-    """The function `run` of a C source: from the cache, or compiled now."""
+def compile_c(source: str) -> Callable:
+    """The function `run` of a C source: from the cache, or compiled now. Raises Unavailable."""
     command = compiler()
-    name = hashlib.sha256(repr([source, command, version(command), FLAGS, machine()]).encode()).hexdigest() + ".so"
+    name = hashlib.sha256(repr([source, command, fingerprint(command), FLAGS, machine()]).encode()).hexdigest() + ".so"
     problem = None
     for folder in folders():
         path = folder / name
@@ -120,7 +125,7 @@ def compile_c(source):
             if path.exists():
                 try:
                     return ctypes.CDLL(str(path)).run
-                except (OSError, AttributeError):  # damaged: make it anew
+                except (OSError, AttributeError):  # damaged: make it again
                     pass
             if "ziglang" in command:
                 announce("compiling the optimizer's loops with ziglang, once on this machine: up to a minute")
@@ -133,8 +138,8 @@ def compile_c(source):
 
 
 @functools.cache
-def threads(number):
-    """Threads that run loops beside the one that calls."""
+def threads(number: int) -> ThreadPoolExecutor:
+    """Threads that run loops beside the calling one."""
     return ThreadPoolExecutor(number, thread_name_prefix="optim")
 
 
@@ -142,7 +147,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=threads.cache_clear)  # a child has none of its parent's threads
 
 
-def build_c(loop, dtypes):
+def build_c(loop: "Loop", dtypes: Sequence[torch.dtype]) -> Callable:
     """A Loop over CPU tensors of these dtypes: bind(table, address, scalars, sums per chunk) -> run()."""
     run = compile_c(print_c(loop, dtypes))
 
@@ -165,8 +170,8 @@ def build_c(loop, dtypes):
 
 
 @functools.cache
-def compile_triton(source):
-    """The kernel `run` of a Triton source, which Triton wants to read in a file."""
+def compile_triton(source: str) -> Callable:
+    """The kernel `run` of a Triton source, which Triton reads from a file. Raises Unavailable."""
     if importlib.util.find_spec("triton") is None:
         raise Unavailable("Triton is not installed")
     name = f"loop_{hashlib.sha256(source.encode()).hexdigest()[:16]}"
@@ -178,10 +183,10 @@ def compile_triton(source):
     return module.run
 
 
-def build_triton(loop, dtypes):
+def build_triton(loop: "Loop", dtypes: Sequence[torch.dtype]) -> Callable:
     """A Loop over GPU tensors of these dtypes: bind(table, address, scalars, sums per chunk) -> run().
 
-    bind raises Unavailable where Triton cannot compile: it runs the kernel on a chunk of no elements, which shows that.
+    bind raises Unavailable if Triton cannot compile: it tries the kernel on a chunk of no elements.
     """
     run = compile_triton(print_triton(loop, dtypes))
 
@@ -194,7 +199,7 @@ def build_triton(loop, dtypes):
 
         try:
             call(nothing)
-        except Exception as error:  # whatever its compiler, the C compiler and the linker under it may raise
+        except Exception as error:  # whatever Triton, its C compiler and its linker may raise
             raise Unavailable(
                 f"Triton cannot compile, for which it needs a C compiler and Python.h: {type(error).__name__}"
             ) from error

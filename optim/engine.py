@@ -12,20 +12,23 @@ In between, the hyper-gradient is reduced over ranks and moves the learned coeff
 evaluating the rule again is cheaper than holding autograd's graph, and no graph through the model is needed. With
 `learn=()` there is only the second pass, and not even the gradient is kept. No step waits for the device.
 
-From step() to a changed tensor: plan.Batch.move hands its rows and their scalars to fuse.Loop, which runs what compile.py
-has built from what codegen.py printed.
+From step() to a changed tensor: plan.Batch.move hands its rows and their scalars to fuse.Loop, which runs what
+compile.py built from what codegen.py printed.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
 from . import arguments
 from .clipping import Watch
-from .hyper import HYPER_OPTIMIZERS
-from .passes import passes
+from .hyper import HYPER_OPTIMIZERS, Hyper
+from .passes import Passes, passes
 from .plan import Plan
 from .shards import check_same_parameters, world
 from .state import Stateful
@@ -44,16 +47,17 @@ class ParameterizedOptimizer(Stateful):
         t = 1, 2, ... counts the updates of that parameter. For each coefficient beta_i there is bias_i, the weight
         that a moving average with decay beta_i has gathered (see `debias`). The rule is differentiated, so its
         derivative must be finite everywhere. It may use torch's elementwise operations: those of codegen.OPS, and what
-        can be made of them, are one loop; others run more slowly; one that is not elementwise raises ValueError.
-    domain: {coefficient: (low, high)}: learned coefficients are projected on this box.
-    raw_domain: {coefficient: (low, high)}: what hyper_scale="raw" has instead, where that differs.
+        can be made of them, become one loop; others run more slowly; one that is not elementwise raises ValueError.
+    domain: {coefficient: (low, high)}: learned coefficients are projected onto this box.
+    raw_domain: {coefficient: (low, high)}: what hyper_scale="raw" uses instead, where that differs.
     raw_hyper_lr: {coefficient: hyper_lr}: the defaults under hyper_scale="raw".
     time_scales: coefficients whose distance from 1 moves by a factor under hyper_scale="relative".
-    low_precision: names of the buffers that bear `state_dtype=torch.bfloat16`.
-    inputs: {name: function}: what the rule takes beside buffers and is not elementwise (inputs.py). They are constants to
-        the derivative, and kept in bfloat16 for all parameters but those in float64.
+    low_precision: names of the buffers that tolerate `state_dtype=torch.bfloat16`.
+    inputs: {name: function}: what the rule takes beside buffers and is not elementwise (inputs.py). The derivative
+        treats them as constants; they are kept in bfloat16, except for parameters in float64.
     """
 
+    rule: Callable[..., tuple[Tensor, dict[str, Tensor]]]
     domain: Mapping[str, tuple[float, float]] = MappingProxyType({})
     raw_domain: Mapping[str, tuple[float, float]] = MappingProxyType({})
     raw_hyper_lr: Mapping[str, float] = MappingProxyType({})
@@ -63,74 +67,73 @@ class ParameterizedOptimizer(Stateful):
 
     def __init__(
         self,
-        params,
+        params: ParamsT,
         *,
-        lr,
-        coefficients,
-        buffers=None,
-        constants=None,
-        weight_decay=0.0,
-        learn=(),
-        hyper_lr=None,
-        hyper_momentum=0.0,
-        hyper_start=0,
-        hyper_clip=10.0,
-        hyper_optimizer="sgd",
-        hyper_scale=None,
-        domain=None,
-        debias=None,
-        per_group=False,
-        lr_range=LR_RANGE,
-        grow_lr=False,
-        state_dtype=None,
-        max_grad_norm=None,
-        maximize=False,
-        foreach=None,
-        capturable=False,
-        differentiable=False,
-        fused=None,
-    ):
+        lr: float | Tensor,
+        coefficients: dict[str, float],
+        buffers: Iterable[str] | None = None,
+        constants: Mapping[str, Any] | None = None,
+        weight_decay: float = 0.0,
+        learn: str | Iterable[str] = (),
+        hyper_lr: float | dict[str, float] | None = None,
+        hyper_momentum: float | dict[str, float] = 0.0,
+        hyper_start: int = 0,
+        hyper_clip: float | None = 10.0,
+        hyper_optimizer: str = "sgd",
+        hyper_scale: str | None = None,
+        domain: Mapping[str, tuple[float, float]] | None = None,
+        debias: str | None = None,
+        per_group: bool = False,
+        lr_range: tuple[float, float] = LR_RANGE,
+        grow_lr: bool = False,
+        state_dtype: torch.dtype | str | None = None,
+        max_grad_norm: float | None = None,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+    ) -> None:
         """
         params: tensors or param groups. Groups may have their own lr, weight_decay (decoupled, as in AdamW), maximize,
             state_dtype and constants (eps, ...); their own coefficients (betas, rho, ...), hyper_lr and hyper_momentum
-            with per_group=True, or where nothing is learned. Anything else of ours in a group is refused by name.
+            with per_group=True, or if nothing is learned. Other settings of the optimizer are refused by name.
         lr: a number, or a tensor of one element, which may change in place.
         coefficients: initial values, {name: float}, one for every name in `domain`.
         buffers: names of the rule's state tensors; each has the parameter's shape and dtype. None: see `needed`.
-        constants: {name: value} handed to the rule as they are; hashable values. Where one is changed between two steps, loops
-            are made anew, and the last update is looked at as if it had been made with the new value.
+        constants: {name: hashable value}, handed to the rule as they are. If one changes between two steps, the loops
+            are built again, and the last update is differentiated as if it had been made with the new value.
         learn: names of the coefficients that hyper-gradient descent moves; the others never change. "lr" stands for a
             factor on the learning rate, 1 at the start and kept in `lr_range`.
-        grow_lr: learn a factor on the learning rate, decay included, that only grows: a rate that is too small grows, one that
-            is not stays. It is the coefficient "lr", with 0.3 for its hyper_lr and domain (1, 1e6) by default;
-            hyper_momentum and hyper_optimizer do not count for it, and lr_range is refused.
+        grow_lr: learn a factor on the learning rate, decay included, that only grows: a rate that is too small grows,
+            any other stays. It is the coefficient "lr", with 0.3 for its hyper_lr and domain (1, 1e6) by default;
+            hyper_momentum and hyper_optimizer do not apply to it, and lr_range is refused.
         hyper_lr, hyper_momentum: a number, or {name: number}; missing names have the default, and no momentum. The
             default of hyper_lr is 1e-2 under hyper_scale="relative", and the paper's values under "raw".
-        hyper_start: for that many steps the hyper-gradient is taken to be 0.
+        hyper_start: for this many steps the hyper-gradient is taken to be 0.
         hyper_clip: bound on the absolute value of each (scaled) hyper-gradient; None for no bound.
         hyper_optimizer: "sgd", the paper's; "sign"; or "adam", whose first decay is hyper_momentum.
         hyper_scale: "relative" (the default) divides hyper-gradients by sum lr |g|_1, which makes them dimensionless,
             and moves 1 - beta2 by a factor; "raw" takes them as they are, which is the paper's form.
         domain: {name: (low, high)}, in place of the class's bounds on that learned coefficient.
-        debias: what a moving average is divided by: "weights" (the default), the weight that it has really gathered
-            while its decay moved; or "powers", 1 - beta^t, which is right only while beta never changed.
+        debias: what a moving average is divided by: "weights" (the default), the weight that it has gathered while
+            its decay moved; or "powers", 1 - beta^t, which is right only if beta never changed.
         per_group: every param group learns coefficients of its own.
         state_dtype: dtype of the last gradient and of the buffers in `low_precision`, and, if it is wider than the
             parameter's, of all others; None: the parameter's.
         max_grad_norm: clip the gradient to that global norm inside step(), after the hyper-gradient was taken from
             the raw one; None or 0 for no clipping. Do not clip before step() as well.
         maximize: ascend, as in torch's optimizers.
-        foreach, fused: as AdamW has them, for calls that are written for it; steps here are always fused.
+        foreach, fused: accepted, for code that is written for AdamW; steps here are always fused.
         capturable, differentiable: AdamW's; True is refused.
-        Raises ValueError naming the argument that is out of its domain, or what the rule lacks; TypeError where `params` or
-        `learn` is something else.
+        Raises ValueError naming the argument that is out of its domain, or what the rule lacks; TypeError if `params`
+        or `learn` has the wrong type.
         """
         if isinstance(params, torch.nn.Module):
             raise TypeError(f"{type(self).__name__} takes model.parameters(), not the model")
-        arguments.check_torchs(type(self).__name__, capturable, differentiable, fused, foreach)
+        arguments.check_adamw_arguments(type(self).__name__, capturable, differentiable, fused, foreach)
         constants = {
-            name: float(value) if isinstance(value, torch.Tensor) else value
-            for name, value in (constants or {}).items()
+            name: float(value) if isinstance(value, Tensor) else value for name, value in (constants or {}).items()
         }
         arguments.check_numbers(
             lr=lr,
@@ -145,9 +148,9 @@ class ParameterizedOptimizer(Stateful):
             hyper_scale=(hyper_scale, (None, "relative", "raw")),
             debias=(debias, (None, "weights", "powers")),
         )
-        arguments.as_dtype(state_dtype)
+        state_dtype = arguments.dtype_name(state_dtype)
         if not 0 <= lr_range[0] <= 1 <= lr_range[1]:
-            raise ValueError(f"lr_range={lr_range!r} must hold 1, where the factor starts, and nothing negative")
+            raise ValueError(f"lr_range={lr_range!r} must contain 1, where the factor starts, and nothing negative")
         learn = arguments.as_names(learn)
         relative = hyper_scale != "raw"
         if grow_lr:
@@ -204,7 +207,7 @@ class ParameterizedOptimizer(Stateful):
                 "hyper_clip": hyper_clip,
                 "hyper_optimizer": hyper_optimizer,
                 "per_group": per_group,
-                "state_dtype": None if state_dtype is None else str(state_dtype).removeprefix("torch."),
+                "state_dtype": state_dtype,
                 "hyper_lr": self.by_name("hyper_lr", hyper_lr, learn),
                 "hyper_momentum": self.by_name("hyper_momentum", hyper_momentum, learn),
                 "bounds": zeros.new_tensor([self.domain[name] if name in learn else free for name in self.domain]),
@@ -220,25 +223,25 @@ class ParameterizedOptimizer(Stateful):
             },
         )
 
-    def by_name(self, argument, value, learn):
+    def by_name(self, argument: str, value: float | dict[str, float] | None, learn: Iterable[str]) -> Tensor:
         """hyper_lr or hyper_momentum, as a number, {name: number} or None -> (len(domain),) float64."""
         default = self.rates if argument == "hyper_lr" else dict.fromkeys(learn, 0.0)
         return arguments.by_name(type(self).__name__, argument, value, default, self.domain, learn)
 
-    def needed(self, coefficients, constants, learn):
-        """What the rule needs to learn `learn` from these {name: value}: {"buffers": names, "constants": {name: value}}, and
-        "inputs": names, unless it is all of them.
+    def needed(self, coefficients: dict[str, float], constants: dict[str, Any], learn: Sequence[str]) -> dict[str, Any]:
+        """What the rule needs to learn `learn` from these coefficients and constants, {name: value} each.
 
+        Returns {"buffers": names, "constants": {name: value}}, and "inputs": names, unless it needs all of them.
         A subclass may leave out what its coefficients make idle. `freeze` asks with learn=(), and so does a param group
         with coefficients of its own.
         """
         return {"buffers": self.own_buffers, "constants": constants}
 
-    def check_constants(self, constants):
+    def check_constants(self, constants: dict[str, Any]) -> None:
         """Raises ValueError naming one of {name: value}, the optimizer's or a param group's, that makes no sense."""
         arguments.check_numbers(eps=constants.get("eps"))
 
-    def pair_up(self, betas):
+    def pair_up(self, betas: Sequence[float]) -> dict[str, float]:
         """{name: value} of a rule whose coefficients are its betas."""
         if len(betas) != len(self.domain):
             raise ValueError(f"betas={betas!r} must be {len(self.domain)} numbers")
@@ -246,7 +249,7 @@ class ParameterizedOptimizer(Stateful):
 
     @torch._disable_dynamo  # inside a compiled function a step is one opaque call
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure: Callable[[], float | Tensor] | None = None) -> float | Tensor | None:
         """One step on the gradients in `.grad`; returns the closure's loss, if there is a closure.
 
         Leaves the norm of the raw gradient in `.grad_norm` (0-D tensor, 0 before the first step). Where that is not
@@ -266,7 +269,7 @@ class ParameterizedOptimizer(Stateful):
         self.grad_norm = squares.sum().sqrt()
         ok = self.grad_norm < torch.inf  # finite, that is
         if plan.learns:
-            if self.param_groups[0]["hyper_scale"] == "raw":  # a relative one is the same for a clipped gradient
+            if self.param_groups[0]["hyper_scale"] == "raw":  # clipping does not change relative ones
                 self.watch.see(type(self).__name__, self.grad_norm)
             units = absolute * self.applied_rates(hyper)
             if "lr" in self.domain:
@@ -276,8 +279,8 @@ class ParameterizedOptimizer(Stateful):
         hyper.skipped += ~ok
         return loss
 
-    def prepare(self):
-        """The plan for the gradients of now: that of the last step, unless something has changed."""
+    def prepare(self) -> Plan:
+        """The plan for the current gradients: that of the last step, unless something has changed."""
         try:
             if self.plan is not None and self.plan.holds(self):
                 for batch in self.plan.batches:
@@ -298,8 +301,8 @@ class ParameterizedOptimizer(Stateful):
         self.plan = Plan(self)
         return self.plan
 
-    def options(self, group):
-        """What of a group's settings the loops are made for: hashable."""
+    def options(self, group: dict[str, Any]) -> tuple:
+        """The settings of a group that its loops are built for, hashable."""
         constants = [group[name] for name in self.constants]
         return (
             group["buffers"],
@@ -310,21 +313,21 @@ class ParameterizedOptimizer(Stateful):
             *(tuple(value) if isinstance(value, list) else value for value in constants),
         )
 
-    def loops(self, group):
+    def loops(self, group: dict[str, Any]) -> Passes:
         """The two passes of a group."""
-        buffers, inputs, learn, _, _, *constants = self.options(group)
+        buffers, inputs, _, _, _, *constants = self.options(group)
         constants = tuple(zip(self.constants, constants, strict=True))
         names = (tuple(part.split()) for part in (buffers, inputs))
-        return passes(self.rule, tuple(self.domain), *names, constants, tuple(learn.split()))
+        return passes(self.rule, tuple(self.domain), *names, constants, arguments.learned(group))
 
-    def applied_rates(self, hyper):
+    def applied_rates(self, hyper: Hyper) -> Tensor:
         """The learning rate of each group's last update, its learned factor included: (groups,) float64."""
         if "lr" not in self.domain:
             return hyper.last_lr
         return hyper.last_lr * hyper.coefficients[:, list(self.domain).index("lr")]
 
-    def start(self, group, loops, p):
-        """Make the state that a parameter lacks."""
+    def start(self, group: dict[str, Any], loops: Passes, p: Tensor) -> None:
+        """Create the state that a parameter lacks."""
         state, device = self.state[p], self.scalar_device()
         if not state:
             state["step"] = torch.zeros((), dtype=torch.float32, device=device)
@@ -342,16 +345,16 @@ class ParameterizedOptimizer(Stateful):
                 state[name] = torch.zeros_like(p, dtype=low)
 
     @property
-    def decays(self):
+    def decays(self) -> list[int]:
         """Columns of the coefficients that are decays of moving averages: beta1, beta2, ..."""
         return [i for i, name in enumerate(self.domain) if name.startswith("beta")]
 
-    def look_back(self, plan, ok):
+    def look_back(self, plan: Plan, ok: Tensor) -> Tensor:
         """Completes the last updates; returns h_q = sum over parameters of <g_t, dx_{t-1}/dq> of this rank, by group.
 
-        dx_{t-1}/dq = -lr_{t-1} d direction_{t-1}/dq. The loop runs over the elements, down to one sum per scalar; what
-        the scalars of a row have to do with q is plan.Batch's. (groups, len(domain)) float64.
-        A parameter without gradient is frozen for now: its last update is completed and nothing is left pending.
+        dx_{t-1}/dq = -lr_{t-1} d direction_{t-1}/dq. The loop runs over the elements, down to one sum per scalar;
+        plan.Batch relates the scalars of a row to q. (groups, len(domain)) float64.
+        A parameter without a gradient is frozen for now: its last update is completed, and nothing is left pending.
         """
         h = None
         for batch in plan.batches:
@@ -367,8 +370,8 @@ class ParameterizedOptimizer(Stateful):
             self.plan = None
         return h
 
-    def move(self, plan, ok):
-        """x <- x (1 - lr decay) - lr direction, with the direction from the clipped gradient and the new coefficients."""
+    def move(self, plan: Plan, ok: Tensor) -> None:
+        """x <- x (1 - lr decay) - lr direction, with the direction at the clipped gradient and new coefficients."""
         limit, hyper = self.param_groups[0]["max_grad_norm"], plan.hyper
         clip = plan.signs
         if limit is not None:
@@ -382,8 +385,8 @@ class ParameterizedOptimizer(Stateful):
         torch.where(ok, lrs, hyper.last_lr, out=hyper.last_lr)
 
     @torch.no_grad()
-    def freeze(self):
-        """From now on a fixed optimizer with the coefficients of this moment (the paper's MADA-FS), and its state only."""
+    def freeze(self) -> None:
+        """Fix the coefficients as they are now (the paper's MADA-FS), and drop the state that only learning needs."""
         grads = {p: p.grad for group in self.param_groups for p in group["params"]}
         for p in grads:
             p.grad = None

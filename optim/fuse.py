@@ -3,31 +3,33 @@
 An optimizer step moves a dozen numbers per parameter and does a hundred operations on them. In eager PyTorch each of
 these operations is a pass over memory; here all of them are one pass. A function of 0-D tensors is traced once, its
 derivatives included, into a list of scalar operations, which codegen.py prints as the body of a loop over any number of
-tensors: one call, no intermediate tensors, no recompilation when a value changes. Where no compiler is to be had, the
-same trace runs operation by operation, on slices that fit the cache.
+tensors: one call, no intermediate tensors, no recompilation when a value changes. Without a compiler, the same trace
+runs operation by operation, on slices that fit the cache.
 """
 
 import math
 import warnings
 from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 
 import torch
+from torch import Tensor
 
 from .codegen import Unavailable, compute_dtype
 from .compile import build_c, build_triton
 from .trace import traced
 
-CHUNK = 65_536  # elements of one tensor that one thread takes through the loop; the eager slice too
+CHUNK = 65_536  # elements of one tensor that one thread takes through the loop; also the slice of eager steps
 GPU_CHUNK = 16_384  # and one block of a GPU: the 11M GPT has 660 of them, five for each multiprocessor of an H100
 
 
 @lru_cache
-def warn_once(message):
+def warn_once(message: str) -> None:
     warnings.warn(message, stacklevel=2)
 
 
-def to_device(values, device, dtype=torch.int64):
+def to_device(values: list, device: torch.device, dtype: torch.dtype = torch.int64) -> Tensor:
     """A list of numbers as a tensor; on a GPU from pinned memory, without waiting."""
     kind = {torch.int64: "q", torch.float64: "d"}[dtype]
     if not values:
@@ -36,8 +38,8 @@ def to_device(values, device, dtype=torch.int64):
     return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x
 
 
-def segment_sums(x, lengths):
-    """Sums of so many consecutive rows of a matrix: (n, k), (segments,) -> (segments, k).
+def segment_sums(x: Tensor, lengths: Tensor) -> Tensor:
+    """Sums of consecutive rows of a matrix, `lengths` of them each: (n, k), (segments,) -> (segments, k).
 
     In one dimension: in two, a GPU gives each segment and column to a single thread.
     """
@@ -45,7 +47,7 @@ def segment_sums(x, lengths):
     return torch.segment_reduce(flat, "sum", lengths=lengths.repeat(x.shape[1]), unsafe=True).view(x.shape[1], -1).t()
 
 
-def is_dense(row):
+def is_dense(row: Sequence[Tensor]) -> bool:
     """Whether the tensors of a row fill their memory without gaps and in one order, so that one index serves all."""
     x, strides = row[0], row[0].stride()
     if not x.is_contiguous():
@@ -60,11 +62,18 @@ class Loop:
 
     function(*tensors, *scalars) -> new values of the tensors `written`, summands: two lists of 0-D tensors.
     tensors, scalars: names of the function's arguments; written: some of the tensors.
-    guarded: where the first scalar is 0, nothing is written and the sums are 0.
-    Raises ValueError where the function is not elementwise.
+    guarded: if the first scalar is 0, nothing is written and the sums are 0.
+    Raises ValueError if the function is not elementwise.
     """
 
-    def __init__(self, function, tensors, scalars, written, guarded=False):
+    def __init__(
+        self,
+        function: Callable,
+        tensors: Iterable[str],
+        scalars: Iterable[str],
+        written: Iterable[str],
+        guarded: bool = False,
+    ) -> None:
         self.tensors, self.scalars, self.written = tuple(tensors), tuple(scalars), tuple(written)
         self.guarded = guarded
         count = len(self.tensors) + len(self.scalars)
@@ -72,7 +81,7 @@ class Loop:
         self.n_sums = len(self.trace.graph.output_node().args[0]) - len(self.written)
         self.built = {}
 
-    def __call__(self, rows, scalars):
+    def __call__(self, rows: "Rows | Sequence[Sequence[Tensor]]", scalars: Tensor) -> Tensor:
         """rows: Rows, or tuples of tensors of one shape, of which the first len(self.tensors) are this loop's;
         scalars: (rows, at least len(self.scalars)) float64.
 
@@ -87,9 +96,9 @@ class Loop:
             sums.index_copy_(0, index, kind.run(self, own).to(sums.device))
         return sums
 
-    def bind(self, device_type, dtypes, *tables):
-        """The compiled loop for tensors of these dtypes as a call without arguments, which works on these tables; None where
-        it cannot be had, after saying so once."""
+    def bind(self, device_type: str, dtypes: tuple[torch.dtype, ...], *tables: Tensor) -> Callable[[], None] | None:
+        """The compiled loop for tensors of these dtypes as a call without arguments, which works on these tables; None,
+        with one warning, if it cannot be built."""
         key = device_type, dtypes
         try:
             if key not in self.built:
@@ -100,7 +109,7 @@ class Loop:
             warn_once(f"optimizer steps run unfused, several times slower: {reason}")
             self.built[key] = None
 
-    def run_eagerly(self, tensors, values):
+    def run_eagerly(self, tensors: Sequence[Tensor], values: Sequence[Tensor]) -> list[Tensor]:
         """The trace, operation by operation. tensors: of one shape; values: the scalars, 0-D. Returns the summands."""
         tensors, values = tensors[: len(self.tensors)], values[: len(self.scalars)]
         dtype = compute_dtype([x.dtype for x in tensors])
@@ -109,7 +118,7 @@ class Loop:
         summands = [x.expand_as(tensors[0]) for x in results[len(written) :]]
         if self.guarded:
             ok = (values[0] != 0).to(tensors[0].device)
-            if ok.device.type == "cpu" and not ok:  # a look that costs nothing
+            if ok.device.type == "cpu" and not ok:  # looking costs nothing here
                 return [torch.zeros_like(x) for x in summands]
             results = [torch.where(ok, value, old) for value, old in zip(results, written, strict=False)]
             summands = [torch.where(ok, x, 0.0) for x in summands]
@@ -125,7 +134,7 @@ class Rows:
     may be replaced by another of its kind; all others must stay where they are in memory.
     """
 
-    def __init__(self, rows):
+    def __init__(self, rows: Iterable[Sequence[Tensor]]) -> None:
         self.rows = [list(row) for row in rows]
         kinds = {}
         for i, row in enumerate(self.rows):
@@ -133,24 +142,31 @@ class Rows:
                 kinds.setdefault((row[0].device, tuple(x.dtype for x in row), is_dense(row)), []).append(i)
         self.kinds = [Kind(self.rows, members, *kind) for kind, members in kinds.items()]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.rows)
 
-    def take_first(self, tensors):
-        """Hold these tensors as the first ones, one for each row, or None until they are needed again."""
+    def take_first(self, tensors: Sequence[Tensor | None]) -> None:
+        """Hold these tensors as the first ones, one per row, or None until they are needed again."""
         for row, x in zip(self.rows, tensors, strict=True):
             row[0] = x
 
-    def replace_first(self):
-        """Run on the first tensors where they are now."""
+    def replace_first(self) -> None:
+        """Read the addresses of the first tensors again."""
         for kind in self.kinds:
             kind.replace_first()
 
 
 class Kind:
-    """Rows of one device, of the same dtypes, all dense or none."""
+    """Rows on one device, of the same dtypes, all of them dense or none."""
 
-    def __init__(self, rows, members, device, dtypes, dense):
+    def __init__(
+        self,
+        rows: list[list[Tensor]],
+        members: list[int],
+        device: torch.device,
+        dtypes: tuple[torch.dtype, ...],
+        dense: bool,
+    ) -> None:
         self.rows, self.members, self.device, self.dtypes, self.dense = rows, members, device, dtypes, dense
         self.scalars_on = torch.device("cpu") if device.type == "mps" else device
         self.bound = {}  # loop -> the scalars that it is bound to, its call, the sums that this leaves
@@ -165,8 +181,8 @@ class Kind:
             addresses = [x.data_ptr() for i in members for x in rows[i]]
             self.addresses = to_device(addresses, device).view(len(members), -1)
 
-    def own(self, scalars):
-        """Where these rows are among all, and their scalars, copied to a place that stays the same."""
+    def own(self, scalars: Tensor) -> tuple[Tensor, Tensor]:
+        """The indices of these rows among all, and their scalars, copied to a place that stays the same."""
         source, index, copy = self.taken
         if source is not scalars:
             index = to_device(self.members, scalars.device)
@@ -174,11 +190,11 @@ class Kind:
             self.taken = scalars, index, copy
         return index, copy.copy_(scalars.index_select(0, index), non_blocking=True)
 
-    def replace_first(self):
+    def replace_first(self) -> None:
         if self.dense:
             self.addresses[:, 0] = to_device([self.rows[i][0].data_ptr() for i in self.members], self.device)
 
-    def run(self, loop, scalars):
+    def run(self, loop: Loop, scalars: Tensor) -> Tensor:
         """As Loop.__call__, for these rows; the next call may write over the sums."""
         bound, call, sums = self.bound.get(loop, (None, None, None))
         if bound is not scalars:
@@ -195,7 +211,7 @@ class Kind:
         call()
         return sums if self.counts is None or not loop.n_sums else segment_sums(sums, self.counts)
 
-    def run_eagerly(self, loop, scalars):
+    def run_eagerly(self, loop: Loop, scalars: Tensor) -> Tensor:
         """Operation by operation: on slices of large tensors, and on many small ones with the same scalars at once."""
         precision = torch.float32 if self.device.type == "mps" else torch.float64  # all that it has
         sums = torch.zeros(len(self.members), loop.n_sums, dtype=torch.float64, device=scalars.device)
@@ -219,8 +235,8 @@ class Kind:
                 torch._foreach_copy_([row[column] for row in rows], whole[column].split(lengths))
         return sums
 
-    def packs(self, scalars):
-        """[first, last) of rows to be taken at once. Which have the same scalars is known where looking is free."""
+    def packs(self, scalars: Tensor) -> Iterator[tuple[int, int]]:
+        """[first, last) of rows to take at once: rows with the same scalars, where comparing them does not wait."""
         sizes = [self.rows[i][0].numel() for i in self.members]
         alike = [False] * len(sizes)
         if self.dense and scalars.device.type == "cpu" and self.device.type == "cpu":

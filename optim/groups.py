@@ -1,11 +1,12 @@
 """Splitting a model's parameters as people do: hidden matrices, other matrices, vectors."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from torch import Tensor, nn
 
 
-class ParamGroups(list):
+class ParamGroups(list[dict[str, Any]]):
     """Param groups for an optimizer; printed, a table of what is in which."""
 
     names: dict[Tensor, str]
@@ -32,13 +33,13 @@ def head(model: nn.Module) -> nn.Module | None:
 
 
 def is_transposed(module: nn.Module) -> bool:
-    """Whether it is transformers' Conv1D, the linear layer of GPT-2, which is no convolution."""
+    """Whether it is transformers' Conv1D, the linear layer of GPT-2, which is not a convolution."""
     weight = getattr(module, "weight", None)
     return type(module).__name__ == "Conv1D" and isinstance(weight, nn.Parameter) and weight.ndim == 2
 
 
 def hidden_matrices(model: nn.Module, convolutions: bool = False) -> list[Tensor]:
-    """What Muon is for: weights of linear layers, without embeddings, what is tied to them, and the head.
+    """What Muon is for: the weights of linear layers, except embeddings, what is tied to them, and the head.
 
     convolutions: also their weights, which Muon flattens to (output channels, the rest).
     """
@@ -55,8 +56,8 @@ def param_groups(
 ) -> ParamGroups:
     """Three groups: hidden matrices, marked muon=True; embeddings, head and other matrices; vectors, without decay.
 
-    convolutions: their weights are hidden matrices too. verbose: print what went where, for it is a guess. Empty groups are
-    left out. Raises ValueError where a parameter is lazy, since it has no shape yet.
+    convolutions: their weights are hidden matrices too. verbose: print what went where, since it is a guess.
+    Empty groups are left out. Raises ValueError if a parameter is lazy, since it has no shape yet.
     """
     if any(isinstance(p, nn.parameter.UninitializedParameter) for p in model.parameters()):
         raise ValueError("the model has lazy parameters: run it once before its parameters are split")
@@ -68,8 +69,8 @@ def param_groups(
     return groups
 
 
-def decay_matrices(params: Iterable[Tensor], weight_decay: float) -> list[dict]:
-    """Two param groups: tensors of two and more dimensions, which decay, and the others, which do not."""
+def decay_matrices(params: Iterable[Tensor], weight_decay: float) -> list[dict[str, Any]]:
+    """Two param groups: tensors of two or more dimensions, which decay, and the others, which do not."""
     params = list(params)
     return [
         {"params": [p for p in params if p.dim() >= 2], "weight_decay": weight_decay},
@@ -77,9 +78,8 @@ def decay_matrices(params: Iterable[Tensor], weight_decay: float) -> list[dict]:
     ]
 
 
-def split_hidden(groups: Iterable[dict] | Iterable[Tensor], hidden: Iterable[Tensor]) -> list[dict]:
-    """Param groups (or tensors), divided into those of their parameters that are in `hidden`, marked muon=True, and the
-    others."""
+def split_hidden(groups: Iterable[dict[str, Any]] | Iterable[Tensor], hidden: Iterable[Tensor]) -> list[dict[str, Any]]:
+    """Param groups (or tensors), each divided into the parameters in `hidden`, marked muon=True, and the others."""
     groups, hidden = list(groups), set(hidden)
     groups = groups if groups and isinstance(groups[0], dict) else [{"params": groups}]
     divided = []

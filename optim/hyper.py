@@ -1,9 +1,11 @@
 """How the coefficients descend on their hyper-gradients, for all param groups at once."""
 
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from .fuse import Loop, Rows
 from .shards import world
@@ -15,10 +17,6 @@ COUNTS = ("hyper_step", "last_lr", "skipped_steps")  # 0-D
 HYPER_STATE = LEARNED + SETTINGS + COUNTS
 OPTIONS = ("hyper_optimizer", "hyper_scale", "hyper_start", "hyper_clip")  # the same for all groups
 TINY = torch.finfo(torch.float64).tiny
-
-
-# (h, velocity, square, momentum, k = 1, 2, ...) -> (step, velocity, square), of one coefficient; k counts these steps, and
-# the step is in units of hyper_lr.
 
 
 def hyper_sgd(h, velocity, square, momentum, k):
@@ -36,11 +34,13 @@ def hyper_adam(h, velocity, square, momentum, k):
     return velocity / (1 - momentum**k) / ((square / (1 - 0.999**k)).sqrt() + 1e-12), velocity, square
 
 
+# {name: (h, velocity, square, momentum, k) -> (step, velocity, square)} of one coefficient. h is its hyper-gradient,
+# step is in units of hyper_lr, and k = 1, 2, ... counts these steps.
 HYPER_OPTIMIZERS = {"sgd": hyper_sgd, "sign": hyper_sign, "adam": hyper_adam}
 
 
 @lru_cache
-def descent(optimizer, scale, start, clip):
+def descent(optimizer: str, scale: str, start: int, clip: float | None) -> Loop:
     """One step of projected hyper-SGD, or the like, as a loop over coefficients.
 
     A factor on the learning rate that only grows has its own: see `MADA(grow_lr=True)` and docs/hyper_gradients.md. Its
@@ -48,9 +48,9 @@ def descent(optimizer, scale, start, clip):
     """
 
     def descend(h, q, _, velocity, square, rate, momentum, low, high, in_time_scale, grows, ok, unit, steps, ramp):
-        h = h + 0.0  # -0 becomes 0, for those who read it
+        h = h + 0.0  # -0 becomes 0, for readers
         if scale == "relative":
-            h = h / torch.maximum(unit, torch.full_like(unit, TINY))  # where the unit is 0, so is h
+            h = h / torch.maximum(unit, torch.full_like(unit, TINY))  # if the unit is 0, so is h
         push = torch.where(h.abs() < torch.inf, h, 0.0)  # one that has overflowed says nothing
         push = push if clip is None else push.clamp(-clip, clip)
         if start:
@@ -75,7 +75,7 @@ class Hyper:
     """The hyper-state of all groups as arrays in double precision, one row per group or, where they share their
     coefficients, one for all. The groups hold views of the arrays, which a step changes in place."""
 
-    def __init__(self, groups, device):
+    def __init__(self, groups: list[dict[str, Any]], device: torch.device) -> None:
         self.per_group = groups[0]["per_group"]
         rows = groups if self.per_group else groups[:1]
 
@@ -104,21 +104,21 @@ class Hyper:
             group.update(hyper_step=self.steps[k], last_lr=self.last_lr[i], skipped_steps=self.skipped)
         self.held = [group[name] for group in groups for name in HYPER_STATE]
 
-    def is_held_by(self, groups):
+    def is_held_by(self, groups: list[dict[str, Any]]) -> bool:
         """Whether the groups still hold these arrays: nobody has loaded or set others."""
         held = [id(group[name]) for group in groups for name in HYPER_STATE]
         return held == [id(x) for x in self.held] and self.options == tuple(groups[0][name] for name in OPTIONS)
 
-    def note_ramp(self, lrs):
+    def note_ramp(self, lrs: Tensor) -> None:
         """By how much the logarithm of the scheduled rate has grown since the last step; lrs: (groups,)."""
         ramp = torch.where(self.last_lr > 0, lrs / self.last_lr, 1.0).clamp(min=1.0).log()
         self.ramp.copy_(ramp if self.per_group else ramp.max())
 
-    def descend(self, h, units, ok):
+    def descend(self, h: Tensor, units: Tensor, ok: Tensor) -> None:
         """Reduce the hyper-gradients over ranks and scale them; then one step of projected hyper-SGD, or the like.
 
-        h: (groups, coefficients), and units: (groups,), sum lr |g|_1, which makes them relative; this rank's part of both.
-        Where `ok` is false, nothing changes.
+        h: (groups, coefficients); units: (groups,), sum lr |g|_1, which makes h relative; this rank's part of both.
+        If `ok` is false, nothing changes.
         """
         if not self.per_group and len(h) > 1:
             h, units = h.sum(0, keepdim=True), units.sum(0, keepdim=True)
@@ -127,7 +127,7 @@ class Hyper:
             dist.all_reduce(both)
             h, units = both[:, :-1], both[:, -1]
         self.h.copy_(h)
-        self.limits.copy_(self.bounds.permute(2, 0, 1))  # whoever holds a group may have set them
+        self.limits.copy_(self.bounds.permute(2, 0, 1))  # somebody may have set them in a group
         self.ok.copy_(ok)
         self.unit.copy_(units)
         self.count.copy_(self.steps)

@@ -1,6 +1,11 @@
 """HyperAdam: Adam whose beta1 and beta2 are learned by hyper-gradient descent (Chandra et al., 2022)."""
 
+from collections.abc import Iterable
 from types import MappingProxyType
+from typing import Any
+
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
 from .engine import ParameterizedOptimizer
 from .mada import MADA, sqrt
@@ -26,7 +31,16 @@ class HyperAdam(ParameterizedOptimizer):
     low_precision = ("m",)
     rule = staticmethod(hyperadam)
 
-    def __init__(self, params, lr=1e-3, betas=(0.9, 0.95), *, eps=1e-8, learn=("beta1", "beta2"), **options):
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.95),
+        *,
+        eps: float = 1e-8,
+        learn: str | Iterable[str] = ("beta1", "beta2"),
+        **options: Any,
+    ) -> None:
         super().__init__(
             params,
             lr=lr,

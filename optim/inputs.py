@@ -1,7 +1,8 @@
-"""Inputs of a rule that are not elementwise: computed for whole tensors before the elementwise pass, constants to the derivative.
+"""Inputs of a rule that are not elementwise: computed for whole tensors before the elementwise pass.
 
-A function takes the clipped gradients of k tensors of one shape and the buffers that it names, (k, *shape) each, and returns
-what the rule is to have in place of them, likewise. Muon's orthogonalized momentum is one, a block's mean square another.
+The derivative treats them as constants. A function takes the clipped gradients of k tensors of one shape and the
+buffers that it names, (k, *shape) each, and returns the rule's inputs, of the same shape. Examples: Muon's
+orthogonalized momentum, and the mean square of a block.
 """
 
 import inspect
@@ -16,16 +17,16 @@ from .shards import is_sharded, world
 
 
 def compute(functions: dict[str, Callable], members: list[tuple], ok: Tensor) -> None:
-    """Write the inputs of one step into the state of its parameters; where `ok` is false they stay as they were.
+    """Write the inputs of one step into the state of its parameters; if `ok` is false, they stay as they were.
 
-    functions: {input: function}; members: (parameter, its state, the factor that clips its gradient), all with gradients.
+    functions: {input: function}; members: (parameter, its state, factor that clips its gradient), all with gradients.
     """
     for name, function in functions.items():
         buffers = named_buffers(function)
         for some in by_shape(members):
             old = [state[name] for _, state, _ in some]
-            new = shared_out(function, [{"g": p.grad, **{key: state[key] for key in buffers}} for p, state, _ in some],
-                             torch.stack([clip for _, _, clip in some]))  # fmt: skip
+            rows = [{"g": p.grad, **{key: state[key] for key in buffers}} for p, state, _ in some]
+            new = computed_in_shares(function, rows, torch.stack([clip for _, _, clip in some]))
             for x, before in zip(new, old, strict=True):
                 x = like(x, before)
                 torch.where(ok.to(x.device), x, before, out=before)
@@ -33,7 +34,7 @@ def compute(functions: dict[str, Callable], members: list[tuple], ok: Tensor) ->
 
 @cache
 def named_buffers(function: Callable) -> tuple[str, ...]:
-    """The arguments of an input's function, but the gradient."""
+    """The arguments of an input's function, except the gradient."""
     return tuple(key for key in inspect.signature(function).parameters if key != "g")
 
 
@@ -46,8 +47,8 @@ def by_shape(members: list[tuple]) -> Iterator[list[tuple]]:
     yield from batches.values()
 
 
-def shared_out(function: Callable, rows: list[dict[str, Tensor]], clips: Tensor) -> Tensor:
-    """function() of stacked rows, (k, *shape). Where each rank has whole tensors, it does its share, and all get all of it."""
+def computed_in_shares(function: Callable, rows: list[dict[str, Tensor]], clips: Tensor) -> Tensor:
+    """function() of stacked rows, (k, *shape). If ranks hold whole tensors, each computes a share; all get all."""
     ranks = 1 if is_sharded(rows[0]["g"]) else world()
     mine = rows[dist.get_rank() :: ranks] if ranks > 1 else rows
     clips = clips[dist.get_rank() :: ranks] if ranks > 1 else clips
@@ -69,12 +70,12 @@ def shared_out(function: Callable, rows: list[dict[str, Tensor]], clips: Tensor)
 
 
 def full(x: Tensor) -> Tensor:
-    """All of a sharded tensor, which all ranks ask for at once."""
+    """All of a sharded tensor. All ranks call this at once."""
     return x.full_tensor() if is_sharded(x) else x
 
 
 def like(x: Tensor, old: Tensor) -> Tensor:
-    """x in the dtype of `old`, and of it this rank's part as `old` is sharded."""
+    """x in the dtype of `old`, and sharded as `old` is."""
     if is_sharded(old):
         from torch.distributed.tensor import DTensor, Replicate
 

@@ -1,60 +1,68 @@
 """MADA: Meta-Adaptive Optimizers through hyper-gradient descent (Ozkara et al., ICML 2024), appendix C.1."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
 from . import arguments
 from .engine import ParameterizedOptimizer
 from .muon import MOMENTUM, orthogonalized
 
+BUFFERS = ("m", "v", "s", "n", "l", "g_prev")  # of the rule when it learns all of its coefficients but mu
 
-def sqrt(x):
+
+def sqrt(x: Tensor) -> Tensor:
     """Square root whose derivative at 0 is 0 instead of infinite: V = 0 occurs at unused embedding rows."""
     positive = x > 0
     return torch.where(positive, torch.where(positive, x, 1.0).sqrt(), 0.0)
 
 
 def mada(
-    g,
+    g: Tensor,
     *,
-    m=None,
-    v=None,
-    s=None,
-    n=None,
-    l=None,
-    g_prev=None,
-    v_mixed=None,
-    u=None,
-    o=None,
-    mu=0.0,
-    beta1,
-    beta2,
-    beta3,
-    rho,
-    c,
-    gamma,
-    bias1,
-    bias2,
-    bias3,
-    t,
-    eps,
-    lion_betas,
-    yogi,
-    rule,
-    second_moment,
-    muon=False,
-):
+    m: Tensor | None = None,
+    v: Tensor | None = None,
+    s: Tensor | None = None,
+    n: Tensor | None = None,
+    l: Tensor | None = None,
+    g_prev: Tensor | None = None,
+    v_mixed: Tensor | None = None,
+    u: Tensor | None = None,
+    o: Tensor | None = None,
+    mu: float | Tensor = 0.0,
+    beta1: Tensor,
+    beta2: Tensor,
+    beta3: Tensor,
+    rho: Tensor,
+    c: Tensor,
+    gamma: Tensor,
+    bias1: Tensor,
+    bias2: Tensor,
+    bias3: Tensor,
+    t: Tensor,
+    eps: float = 1e-8,
+    lion_betas: tuple[float, float] = (0.95, 0.98),
+    yogi: bool = True,
+    rule: str = "paper",
+    second_moment: str = "avgrad",
+    muon: bool = False,
+) -> tuple[Tensor, dict[str, Tensor]]:
     """The update rule of MADA for one tensor. Returns its direction and {buffer: new value}.
 
     g: clipped gradient. Buffers, of g's shape: m first moment; v second moment; s its running average (AVGrad) or
     maximum (AMSGrad); n moment of the gradient difference (Adan); l momentum of Lion; g_prev the previous gradient;
     v_mixed the interpolated second moment of eq. (3), which AMSGrad's form of Yogi refers to; u momentum of Muon, and o
-    its orthogonalized direction (muon.py), both beyond the paper. A buffer that is None leaves out the part it belongs to: the coefficient of that part is fixed where the part does not count.
-    beta1 ... gamma, mu: coefficients; bias_i: the weight that the average with decay beta_i has gathered; t = 1, 2, ...:
-    the count of updates: all 0-D. The rest are plain constants.
+    its orthogonalized direction (muon.py), both beyond the paper. A buffer that is None leaves out its part: the
+    coefficient of that part is fixed where the part does not count.
+    beta1 ... gamma, mu: coefficients; bias_i: the weight that the average with decay beta_i has gathered; t = 1, 2, ...
+    counts the updates; all of these are 0-D. The rest are plain constants, by default MADA's.
     rule: "paper" is appendix C.1 with the bias corrections of the base optimizers, "authors" what the released code
-    computes. second_moment: "avgrad" is eq. (5), "amsgrad" is eq. (3). muon: whether mu counts for this tensor.
+    computes. second_moment: "avgrad" is eq. (5), "amsgrad" is eq. (3). yogi: whether c is not fixed at 1.
+    muon: ignored; it marks the groups that mu counts for, and is passed because every constant is.
     """
     paper, first, new = rule == "paper", t == 1, {}
     adaptive = lion = 0.0
@@ -106,16 +114,18 @@ def mada(
 class MADA(ParameterizedOptimizer):
     """Learns, while it trains, where to stand between Adam, AVGrad, Yogi, Adan and Lion. Drop-in for AdamW.
 
-    Clipping belongs inside: pass max_grad_norm instead of calling clip_grad_norm_ before step(). Under hyper_scale="raw"
-    clipping outside shrinks what is learned; under the default it only hides the raw norm from `grad_norm`.
+    Clipping belongs inside: pass max_grad_norm instead of calling clip_grad_norm_ before step(). Under
+    hyper_scale="raw" clipping outside shrinks what is learned; under the default it only hides the raw norm from
+    `grad_norm`.
     The defaults start at Adam. Corners, for (beta3, rho, c, gamma): Adam (0, 1, 1, 1), AVGrad (0, 0, 1, 1),
     Yogi (0, 1, 0, 1), Adan (beta3, 1, 1, 1), Lion gamma = 0; AMSGrad is AVGrad's with second_moment="amsgrad".
-    CyclicLR and OneCycleLR need cycle_momentum=False, since the betas are learned. `mada.coefficients` finds them under wrappers.
+    CyclicLR and OneCycleLR need cycle_momentum=False, since the betas are learned. `mada.coefficients` finds them under
+    wrappers.
 
     params: tensors or param groups; `lr` and `weight_decay` may differ by group.
     betas, beta3, rho, c, gamma: initial coefficients. A learned one must start in its `domain`.
-    mu: the share of Muon's direction for the matrices of groups that are marked muon=True (groups.param_groups makes
-        them); learned where `learn` names it. It does not count elsewhere.
+    mu: the share of Muon's direction for the matrices of groups that are marked muon=True, which param_groups
+        makes; learned if `learn` names it. Elsewhere it does not count.
     eps: added to the root of the second moment. weight_decay: decoupled. lion_betas: of the update, of the momentum.
     learn: the coefficients that move; with learn=() this is a fixed optimizer, and so it is after freeze() (MADA-FS).
     hyper_lr, hyper_momentum: of the coefficients; a number or a dict by name, whose missing names keep the default:
@@ -128,8 +138,9 @@ class MADA(ParameterizedOptimizer):
     options: hyper_start=0, hyper_clip=10.0, max_grad_norm=None, hyper_optimizer="sgd", per_group=False,
         lr_range=(0.1, 10.0), grow_lr=False, state_dtype=None: see ParameterizedOptimizer.
 
-    State per parameter, at most: m, v, s, n, l, g_prev and the last gradient g, and for Muon u and o; a part whose coefficient is fixed
-    where it does not count costs neither memory nor time. Raises ValueError naming an argument out of its domain.
+    State per parameter, at most: m, v, s, n, l, g_prev and the last gradient g, and for Muon u and o; a part whose
+    coefficient is fixed where it does not count costs neither memory nor time.
+    Raises ValueError naming an argument out of its domain.
     """
 
     domain = MappingProxyType(
@@ -153,29 +164,29 @@ class MADA(ParameterizedOptimizer):
 
     def __init__(
         self,
-        params,
-        lr=1e-3,
-        betas=(0.9, 0.95),
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.95),
         *,
-        beta3=0.0,
-        rho=1.0,
-        c=1.0,
-        gamma=1.0,
-        mu=0.0,
-        eps=1e-8,
-        weight_decay=0.0,
-        lion_betas=(0.95, 0.98),
-        hyper_lr=None,
-        hyper_momentum=0.0,
-        hyper_scale=None,
-        domain=None,
-        learn=("beta1", "beta2", "beta3", "rho", "c", "gamma"),
-        rule="paper",
-        debias=None,
-        second_moment="avgrad",
-        amsgrad=False,
-        **options,
-    ):
+        beta3: float = 0.0,
+        rho: float = 1.0,
+        c: float = 1.0,
+        gamma: float = 1.0,
+        mu: float = 0.0,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        lion_betas: tuple[float, float] = (0.95, 0.98),
+        hyper_lr: float | dict[str, float] | None = None,
+        hyper_momentum: float | dict[str, float] = 0.0,
+        hyper_scale: str | None = None,
+        domain: Mapping[str, tuple[float, float]] | None = None,
+        learn: str | Iterable[str] = ("beta1", "beta2", "beta3", "rho", "c", "gamma"),
+        rule: str = "paper",
+        debias: str | None = None,
+        second_moment: str = "avgrad",
+        amsgrad: bool = False,
+        **options: Any,
+    ) -> None:
         if amsgrad:
             if rho != 1.0 or second_moment not in ("avgrad", "amsgrad"):
                 raise ValueError(f"amsgrad=True is rho=0 with second_moment='amsgrad': do not set rho={rho!r} as well")
@@ -213,7 +224,7 @@ class MADA(ParameterizedOptimizer):
             **options,
         )
 
-    def check_constants(self, constants):
+    def check_constants(self, constants: dict[str, Any]) -> None:
         eps, lion_betas = constants["eps"], constants["lion_betas"]
         if not eps > 0:
             raise ValueError(f"eps={eps!r} must be positive")
@@ -224,7 +235,7 @@ class MADA(ParameterizedOptimizer):
             second_moment=(constants["second_moment"], ("avgrad", "amsgrad")),
         )
 
-    def check_tensors(self, group):
+    def check_tensors(self, group: dict[str, Any]) -> None:
         super().check_tensors(group)
         if group["rule"] == "authors" and group["learn"] and group["hyper_scale"] != "raw":
             raise ValueError(
@@ -233,12 +244,12 @@ class MADA(ParameterizedOptimizer):
         if group["muon"] and (wrong := [tuple(p.shape) for p in group["params"] if p.ndim < 2]):
             raise ValueError(f"muon=True is for matrices, and a parameter of its group has shape {wrong[0]}")
 
-    def needed(self, coefficients, constants, learn):
+    def needed(self, coefficients: dict[str, float], constants: dict[str, Any], learn: Sequence[str]) -> dict[str, Any]:
         return parts(coefficients, constants, learn)
 
 
-def parts(coefficients, constants, learn):
-    """The buffers, inputs and constants that the rule needs, less those of parts that are fixed where they do not count."""
+def parts(coefficients: dict[str, float], constants: dict[str, Any], learn: Sequence[str]) -> dict[str, Any]:
+    """What the rule needs (see ParameterizedOptimizer.needed), without parts that are fixed where they do not count."""
     counts = {
         name: name in learn or coefficients.get(name, neutral) != neutral
         for name, neutral in {"beta3": 0, "rho": 1, "c": 1, "gamma": 1, "mu": 0}.items()

@@ -4,35 +4,39 @@ References: the published code (KellerJordan/Muon), and torch.optim.Muon, whose 
 direction AdamW's root mean square, so that one learning rate serves both (Liu et al., 2025).
 """
 
+from collections.abc import Callable, Iterable
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
 MOMENTUM = 0.95
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # a, b, c of X <- a X + (b A + c A A) X with A = X X^T, steepest at 0
+STEPS, EPS = 5, 1e-7
 
 
-def newton_schulz(g: Tensor, steps: int = 5, eps: float = 1e-7) -> Tensor:
-    """Matrices (k, A, B) with their singular values brought near 1, in the dtype that they come in.
+def newton_schulz(g: Tensor) -> Tensor:
+    """Matrices (k, A, B) with their singular values brought near 1, in their own dtype.
 
-    A step is X <- P X with P = a + b A + c A A. Where a matrix is at least twice as long as it is wide, the steps are made on
-    A, the smaller one, which becomes P A P, and X is multiplied once with the product of all P: half the arithmetic.
+    A step is X <- P X with P = a + b A + c A A. If a matrix is at least twice as long as it is wide, the steps are made
+    on the smaller A, which becomes P A P, and X is multiplied once with the product of all P: half the arithmetic.
     bfloat16 has too few digits for that.
     """
     a, b, c = COEFFICIENTS
     tall = g.size(-2) > g.size(-1)
     x = g.mT if tall else g
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) + eps)
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + EPS)
     if 2 * x.size(-2) <= x.size(-1) and x.dtype != torch.bfloat16:
         gram, product = x @ x.mT, None
-        for step in range(steps):
+        for step in range(STEPS):
             p = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
             p.diagonal(dim1=-2, dim2=-1).add_(a)
             product = p if product is None else p @ product
-            gram = p @ gram @ p if step < steps - 1 else None
+            gram = p @ gram @ p if step < STEPS - 1 else None
         x = product @ x
     else:
-        for _ in range(steps):
+        for _ in range(STEPS):
             gram = x @ x.mT
             x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if tall else x
@@ -52,12 +56,20 @@ def orthogonalized(g: Tensor, u: Tensor) -> Tensor:
 
 
 class MuonAdamW(Optimizer):
-    """torch.optim.Muon for the groups that are marked `muon`, AdamW for the others: the baseline, with one learning rate.
+    """The baseline: torch.optim.Muon for groups marked muon=True, AdamW for the others, with one learning rate.
 
-    params: param groups; a group with muon=True holds matrices only. betas, eps: of AdamW. Raises ValueError as torch's do.
+    params: param groups; one with muon=True holds matrices only. betas, eps: of AdamW. Raises ValueError as torch's do.
     """
 
-    def __init__(self, params, lr=1e-3, betas=(0.9, 0.95), *, eps=1e-8, weight_decay=0.0):
+    def __init__(
+        self,
+        params: Iterable[dict[str, Any]],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.95),
+        *,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
         groups = [{"lr": lr, "weight_decay": weight_decay, **group} for group in params]
         hidden = [group for group in groups if group.get("muon")]
         others = [group for group in groups if not group.get("muon")]
@@ -66,17 +78,18 @@ class MuonAdamW(Optimizer):
         self.parts += [AdamW(others, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)] if others else []
         super().__init__([group for part in self.parts for group in part.param_groups], {})
 
-    def add_param_group(self, param_group):
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Take a group of one of the parts, while they are made. Later ones raise ValueError."""
         if not any(param_group is group for part in self.parts for group in part.param_groups):
-            raise ValueError("MuonAdamW takes no more groups once it is made")
+            raise ValueError("MuonAdamW takes no more groups once it has been made")
         self.param_groups.append(param_group)  # which a part has checked and filled
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         """What pickle and deepcopy keep: the parts' groups and states are those of the whole."""
         return super().__getstate__() | {"parts": self.parts}
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure: Callable[[], float | Tensor] | None = None) -> float | Tensor | None:
         """One step of each part. Returns the closure's loss, if there is a closure."""
         loss = None
         if closure is not None:
@@ -87,7 +100,8 @@ class MuonAdamW(Optimizer):
             self.state.update(part.state)
         return loss
 
-    def load_state_dict(self, state_dict):
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As torch's; the parts share what is loaded."""
         super().load_state_dict(state_dict)
         groups = iter(self.param_groups)
         for part in self.parts:

@@ -1,7 +1,8 @@
 """The two passes of a step over the parameters, as loops made from a rule."""
 
+from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -17,7 +18,14 @@ class Passes(NamedTuple):
 
 
 @lru_cache
-def passes(rule, coefficients, buffers, inputs, constants, learn):
+def passes(
+    rule: Callable,
+    coefficients: tuple[str, ...],
+    buffers: tuple[str, ...],
+    inputs: tuple[str, ...],
+    constants: tuple[tuple[str, Any], ...],
+    learn: tuple[str, ...],
+) -> Passes:
     """The two passes of a step as loops over the same tensors and scalars: those of a plan.Batch."""
     if "lr" in coefficients:
         rule = partial(scaled, rule)
@@ -64,6 +72,6 @@ def scaled(rule, g, /, *, lr, **arguments):
 
 
 @lru_cache
-def gradient_norms():
+def gradient_norms() -> Loop:
     """The sum of squares and the sum of absolute values of each gradient."""
     return Loop(lambda grad: ([], [grad * grad, grad.abs()]), ("grad",), (), ())

@@ -1,48 +1,63 @@
 """What a step works on: parameters as rows of loops, with their scalars; kept between steps while nothing changes."""
 
 from collections import Counter
+from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from . import inputs
+from .arguments import learned
 from .fuse import Rows, segment_sums, to_device
 from .hyper import Hyper
-from .passes import gradient_norms
+from .passes import Passes, gradient_norms
 from .shards import copies, is_sharded, local, local_gradient
+
+if TYPE_CHECKING:
+    from .engine import ParameterizedOptimizer
 
 CONTROL = 4  # the first scalars: ok (0: change nothing), clip, lr, decay
 
 
-def columns(indices, device):
-    """Indices as a slice where they are one, so that what they select is a view; else as a tensor: for a list, PyTorch makes
-    one each time, and waits for the device."""
+def columns(indices: list[int], device: torch.device) -> slice | Tensor:
+    """Indices as a slice if they are one, so that what they select is a view; else as a tensor.
+
+    For a list, PyTorch makes a tensor each time, and waits for the device.
+    """
     first, count = (indices[0] if indices else 0), len(indices)
     return slice(first, first + count) if indices == list(range(first, first + count)) else to_device(indices, device)
 
 
-def check_fit(x, state):
-    """Raises RuntimeError where a parameter's state is not of its shape, or elsewhere: loops would leave their memory."""
+def check_fit(x: Tensor, state: dict[str, Tensor]) -> None:
+    """Raises RuntimeError if a parameter's state differs in shape or device: loops would leave their memory."""
     if x.numel() and not x.data_ptr():
         raise RuntimeError(
-            f"a parameter of type {type(x).__name__} on {x.device} has no memory of its own that a step could change"
+            f"a parameter of type {type(x).__name__} on {x.device} has no memory of its own for a step to change"
         )
     for name, y in state.items():
         if y.shape != x.shape or y.device != x.device:
             raise RuntimeError(
-                f"the state {name!r} of a parameter of shape {tuple(x.shape)} on {x.device} is of shape {tuple(y.shape)} on "
-                f"{y.device}: it is another's, or the parameter has changed since"
+                f"the state {name!r} of a parameter of shape {tuple(x.shape)} on {x.device} has shape {tuple(y.shape)} "
+                f"on {y.device}: it belongs to a different parameter, or the parameter has changed since"
             )
 
 
 class Batch:
-    """Parameters that go through the same loops, and are held by as many ranks.
+    """Parameters that go through the same loops, and are held by the same number of ranks.
 
-    table: (rows, scalars) float64, which all loops take: `CONTROL`, the coefficients, the weight bias_i that each moving
-    average has gathered by then, and t. As the last move left it, it is what the next look back is to start from.
+    table: (rows, scalars) float64, which all loops take: `CONTROL`, the coefficients, the weight bias_i that each
+    moving average has gathered, and t. The next look back starts from it as the last move left it.
     The state of the parameters holds views of `steps` and `weights`, which change in place.
     """
 
-    def __init__(self, optimizer, hyper, loops, copies, members):
+    def __init__(
+        self,
+        optimizer: "ParameterizedOptimizer",
+        hyper: Hyper,
+        loops: Passes,
+        copies: int,
+        members: list[tuple[int, Tensor]],
+    ) -> None:
         """members: (group index, parameter), ordered by group."""
         groups, device = optimizer.param_groups, hyper.learned.device
         index = [i for i, _ in members]
@@ -64,7 +79,7 @@ class Batch:
                 state["weights"] = weights
 
         names = list(optimizer.domain)
-        decays = [i for i, name in enumerate(names) if name.startswith("beta")]
+        decays = optimizer.decays
         self.table = torch.zeros(
             len(members), CONTROL + len(names) + len(decays) + 1, dtype=torch.float64, device=device
         )
@@ -77,7 +92,7 @@ class Batch:
         moved = [names.index(name) for name in names if name in self.learn]
         self.learned = to_device(moved, device)
         self.n_learned = len(moved)
-        # among the decays, and among what is learned
+        # which of the decays are learned, and where they are among what is learned
         self.learned_decays = columns([k for k, i in enumerate(decays) if i in moved], device)
         self.learned_betas = columns([k for k, i in enumerate(moved) if i in decays], device)
 
@@ -95,18 +110,19 @@ class Batch:
         ]
         for x, *rest in self.rest:
             check_fit(x, dict(zip(kept, rest, strict=True)))
-        self.nothing = {p: torch.zeros_like(p) for p in self.params if p.grad is None}  # its gradient is 0
+        self.nothing = {p: torch.zeros_like(p) for p in self.params if p.grad is None}  # stands in for the gradient
         grads = self.gradients()
         self.rows = Rows([(grad, *rest) for grad, rest in zip(grads, self.rest, strict=True)])
         self.pointers = [grad.data_ptr() for grad in grads]
-        self.given = {"clip": None, "lr": None, "decay": None}  # by group; the same object has the same values
+        self.given = {"clip": None, "lr": None, "decay": None}  # by group; the same object holds the same values
         self.fill(hyper)
 
-    def gradients(self):
+    def gradients(self) -> list[Tensor]:
+        """This rank's part of each parameter's gradient."""
         return [local(self.nothing[p]) if p.grad is None else local_gradient(p) for p in self.params]
 
-    def take_gradients(self):
-        """Run on the gradients of this step, which may be elsewhere in memory."""
+    def take_gradients(self) -> None:
+        """Use the gradients of this step, which may be elsewhere in memory."""
         grads = self.gradients()
         self.rows.take_first(grads)
         pointers = [grad.data_ptr() for grad in grads]
@@ -114,8 +130,8 @@ class Batch:
             self.rows.replace_first()
             self.pointers = pointers
 
-    def fill(self, hyper):
-        """Bring the scalars to the current steps, weights and coefficients."""
+    def fill(self, hyper: Hyper) -> None:
+        """Set the scalars to the current steps, weights and coefficients."""
         q = hyper.coefficients
         self.q.copy_(q if len(q) == 1 else q[self.group])
         self.t.copy_(self.steps)  # where it is 0, the loops do nothing
@@ -125,17 +141,17 @@ class Batch:
         else:
             torch.lerp(self.one, self.weights, beta, out=self.bias)  # w <- beta w + 1 - beta
 
-    def by_group(self, x):
+    def by_group(self, x: Tensor) -> Tensor:
         """Sums over the rows of each group: (rows, n) -> (groups, n)."""
         if self.one_group:
             return x.sum(0, keepdim=True)
         return segment_sums(x, self.lengths)
 
-    def look_back(self, ok):
+    def look_back(self, ok: Tensor) -> Tensor:
         """Complete the last updates; returns sum <g_t, d direction_{t-1}/dq> of each group, (groups, coefficients)."""
         torch.mul(self.pending, ok, out=self.ok)
         sums = self.loops.look_back(self.rows, self.table)
-        self.pending.sub_(self.ok)  # completed: should something be raised from here on, it is not done again
+        self.pending.sub_(self.ok)  # completed: it is not done again if something raises from here on
         h = sums[:, : self.n_learned]
         if sums.shape[1] > self.n_learned:  # what depends on a coefficient through a bias correction
             if self.weights is None:
@@ -150,8 +166,8 @@ class Batch:
             h = h.new_zeros(len(h), self.q.shape[1]).index_copy_(1, self.learned, h)
         return h
 
-    def move(self, hyper, ok, clip, lrs, decays):
-        """Apply the rule with the coefficients of now; clip, lrs, decays: one for each group."""
+    def move(self, hyper: Hyper, ok: Tensor, clip: Tensor, lrs: Tensor, decays: Tensor) -> None:
+        """Apply the rule with the current coefficients; clip, lrs, decays: one per group."""
         torch.mul(self.moving, ok, out=self.ok)
         for name, values in (("clip", clip), ("lr", lrs), ("decay", decays)):
             if values is not self.given[name]:
@@ -165,24 +181,20 @@ class Batch:
         self.loops.move(self.rows, self.table)
         if self.learn:
             torch.where(ok, self.moving, self.pending, out=self.pending)
-        else:  # there is no look back that completes it
+        else:  # no look back completes it
             self.gather()
-        self.rows.take_first([None] * len(self.params))  # who sets gradients to None wants their memory
+        self.rows.take_first([None] * len(self.params))  # so that zero_grad frees their memory
 
-    def gather(self):
-        """After an update is complete, its moving averages have the weights of the table."""
+    def gather(self) -> None:
+        """Once an update is complete, its moving averages have the weights of the table."""
         if self.weights is not None:
             self.weights.lerp_(self.bias, self.ok_column)  # all or nothing: ok is 1 or 0
 
 
-def learned(group):
-    return tuple(group["learn"].split())
-
-
 class Plan:
-    """The batches of all groups for the gradients that there are."""
+    """The batches of all groups for the current gradients."""
 
-    def __init__(self, optimizer):
+    def __init__(self, optimizer: "ParameterizedOptimizer") -> None:
         optimizer.take_written()
         groups = optimizer.param_groups
         self.groups, members = groups, {}
@@ -196,13 +208,13 @@ class Plan:
         self.hyper = Hyper(groups, optimizer.scalar_device())
         self.batches = [Batch(optimizer, self.hyper, *key, rows) for key, rows in members.items()]
         self.learns = any(learned(group) for group in groups)
-        self.lost = [p for batch in self.batches for p in batch.nothing]  # their last update is completed in this step
+        self.lost = [p for batch in self.batches for p in batch.nothing]  # this step completes their last update
         self.sharded = any(is_sharded(p) for batch in self.batches for p in batch.params)
         counts = [(batch.copies if self.sharded else 1, batch.copies) for batch in self.batches]
         self.copies = [to_device(list(map(float, both)), self.hyper.learned.device, torch.float64) for both in counts]
         self.lr_list, self.decay_list = None, None
         self.nothing = torch.zeros(len(groups), 2, dtype=torch.float64, device=self.hyper.learned.device)
-        # of groups that maximize -1, of the others 1
+        # -1 for groups that maximize, 1 for the others
         self.signs = self.nothing.new_tensor([1.0 - 2.0 * bool(group["maximize"]) for group in groups])
         self.minus = -self.signs
 
@@ -211,8 +223,8 @@ class Plan:
         self.tensors = [x for batch in self.batches for rest in batch.rest for x in rest]
         self.addresses = self.locate()
 
-    def describe(self, optimizer):
-        """All that must not change for this plan to hold, as far as it is not in `addresses`."""
+    def describe(self, optimizer: "ParameterizedOptimizer") -> tuple:
+        """All that must not change for this plan to hold, except what is in `addresses`."""
         groups = optimizer.param_groups
         grads = [p.grad for group in groups for p in group["params"]]
         return (
@@ -223,13 +235,13 @@ class Plan:
             [optimizer.options(group) for group in groups],
         )
 
-    def locate(self):
-        """Where the tensors of the rows are, but gradients."""
+    def locate(self) -> list[int]:
+        """Where the tensors of the rows are in memory, except gradients."""
         shards = [local(p).data_ptr() for batch in self.batches for p in batch.params] if self.sharded else []
         return [x.data_ptr() for x in self.tensors] + shards
 
-    def holds(self, optimizer):
-        """Whether this plan is the one for the optimizer's parameters, gradients, state and settings of now."""
+    def holds(self, optimizer: "ParameterizedOptimizer") -> bool:
+        """Whether this plan still fits the optimizer's parameters, gradients, state and settings."""
         return (
             self.groups is optimizer.param_groups
             and self.key == self.describe(optimizer)
@@ -237,10 +249,10 @@ class Plan:
             and self.hyper.is_held_by(self.groups)
         )
 
-    def rates(self):
+    def rates(self) -> tuple[Tensor, Tensor]:
         """The learning rates and weight decays of the groups: (groups,) float64 each."""
         lrs = [group["lr"] for group in self.groups]
-        if any(isinstance(lr, torch.Tensor) for lr in lrs):
+        if any(isinstance(lr, Tensor) for lr in lrs):
             device = self.hyper.learned.device
             self.lrs = torch.stack([torch.as_tensor(lr).to(device, torch.float64).reshape(()) for lr in lrs])
             self.lr_list = None
@@ -251,9 +263,11 @@ class Plan:
             self.decays, self.decay_list = to_device(decays, self.hyper.learned.device, torch.float64), decays
         return self.lrs, self.decays
 
-    def gradient_sums(self):
-        """Of each group's raw gradients, (groups,) float64 each: this rank's part of the sum of squares, which is the
-        whole of it unless there are shards, and of the sum of absolute values, of which each copy has its share."""
+    def gradient_sums(self) -> tuple[Tensor, Tensor]:
+        """This rank's part of each group's sums over raw gradients: of squares, of absolute values, (groups,) float64.
+
+        Of the squares it is the whole sum, unless there are shards; of the absolute values, this copy's share.
+        """
         totals = self.nothing
         for batch, held_by in zip(self.batches, self.copies, strict=True):
             sums = batch.by_group(gradient_norms()(batch.rows, batch.table))

@@ -1,6 +1,7 @@
-"""MADA in plain eager PyTorch: read this first. The fast path (engine.py and what is under it) is tested equal to it.
+"""MADA in plain eager PyTorch: read this first. Tests show that the fast path (engine.py and below) equals it.
 
-One set of coefficients q, one learning rate, no groups, no ranks, no hyper-momentum, no skipped steps: what a step does, in order.
+What a step does, in order, with one set of coefficients q and one learning rate: no groups, ranks, hyper-momentum or
+skipped steps.
 """
 
 import math
@@ -8,21 +9,27 @@ import math
 import torch
 from torch import Tensor
 
-from .mada import MADA, mada
+from .mada import BUFFERS, MADA, mada
 
-BUFFERS = ("m", "v", "s", "n", "l", "g_prev")
 BETAS = {"beta1": "bias1", "beta2": "bias2", "beta3": "bias3"}
-CONSTANTS = {"eps": 1e-8, "lion_betas": (0.95, 0.98), "yogi": True, "rule": "paper", "second_moment": "avgrad"}
 
 
 class PlainMADA:
     """`MADA(params, lr)` with its defaults: relative hyper-gradients, gathered weights, beta2 in its time scale.
 
-    params: a list of tensors, all of which have gradients in every step. Slow, and 28 bytes a parameter, as MADA's.
+    params: a list of tensors, all of which have gradients in every step. Slow; 28 bytes per parameter, as MADA's.
     """
 
-    def __init__(self, params: list[Tensor], lr: float, *, weight_decay: float = 0.0, hyper_lr: float = 1e-2,
-                 max_grad_norm: float | None = None, **start: float):  # fmt: skip
+    def __init__(
+        self,
+        params: list[Tensor],
+        lr: float,
+        *,
+        weight_decay: float = 0.0,
+        hyper_lr: float = 1e-2,
+        max_grad_norm: float | None = None,
+        **start: float,
+    ) -> None:
         adam = {"beta1": 0.9, "beta2": 0.95, "beta3": 0.0, "rho": 1.0, "c": 1.0, "gamma": 1.0}
         self.params, self.lr, self.weight_decay, self.hyper_lr = params, lr, weight_decay, hyper_lr
         self.max_grad_norm, self.t = max_grad_norm, 0
@@ -32,13 +39,14 @@ class PlainMADA:
         self.last = None  # what the last update was computed from: its gradients and learning rate
 
     def directions(self, gradients: list[Tensor], q: dict[str, Tensor]) -> tuple[list[Tensor], list[dict], dict]:
-        """The update at coefficients q: a direction and new buffers for each parameter, and the averages' new weights."""
+        """The update at coefficients q: each parameter's direction and new buffers, and the averages' new weights."""
         bias = {name: self.weights[name] * q[name] + 1 - q[name] for name in BETAS}
         scalars = q | {BETAS[name]: value for name, value in bias.items()} | {"t": torch.tensor(float(self.t))}
-        both = [mada(g, **state, **scalars, **CONSTANTS) for g, state in zip(gradients, self.state, strict=True)]
+        both = [mada(g, **state, **scalars) for g, state in zip(gradients, self.state, strict=True)]
         return [direction for direction, _ in both], [new for _, new in both], bias
 
     def step(self) -> None:
+        """One step on the gradients in `.grad`."""
         raw = [p.grad.clone() for p in self.params]
 
         if self.last:  # 1. the hyper-gradient of the last update, <g, dx/dq>; that update is complete
@@ -46,7 +54,7 @@ class PlainMADA:
             leaves = {name: value.clone().requires_grad_() for name, value in self.q.items()}
             directions, new, bias = self.directions(gradients, leaves)
             slope = sum((g * -lr * d).sum(dtype=torch.float64) for g, d in zip(raw, directions, strict=True))
-            unit = lr * sum(g.abs().sum(dtype=torch.float64) for g in raw)  # makes it dimensionless
+            unit = lr * sum(g.abs().sum(dtype=torch.float64) for g in raw)  # makes h dimensionless
             h = dict(zip(leaves, torch.autograd.grad(slope, leaves.values()), strict=True))
             self.state = [{name: x.detach() for name, x in state.items()} for state in new]
             self.weights = {name: value.detach() for name, value in bias.items()}

@@ -1,13 +1,14 @@
 """What a rank holds of a parameter: all of it, or a part of a DTensor (FSDP2, tensor parallelism)."""
 
 import sys
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 
 def is_sharded(x: torch.Tensor) -> bool:
-    """Whether x is a DTensor. Where nobody has imported that module, which takes half a second, nothing is."""
+    """Whether x is a DTensor. Nothing is while nobody has imported that module, which takes half a second."""
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(x, module.DTensor)
 
@@ -18,7 +19,7 @@ def local(x: torch.Tensor) -> torch.Tensor:
 
 
 def local_gradient(p: torch.Tensor) -> torch.Tensor:
-    """This rank's part of p's gradient. Where tensor parallelism has left sums over ranks to be taken, they are taken here."""
+    """This rank's part of p's gradient. Sums over ranks that tensor parallelism has left open are taken here."""
     grad = p.grad
     if is_sharded(grad) and grad.placements != p.placements:
         grad = grad.redistribute(p.device_mesh, p.placements)
@@ -41,7 +42,7 @@ def copies(p: torch.Tensor) -> int:
 
 
 def check_shards(owner: str, p: torch.Tensor) -> None:
-    """Refuse parameters of FSDP1, whose parts on each rank are plain tensors."""
+    """Raises ValueError for a parameter of FSDP1, whose parts on each rank are plain tensors."""
     if world() > 1 and (getattr(p, "_is_flat_param", False) or getattr(p, "_fsdp_flattened", False)):
         raise ValueError(
             f"{owner} cannot see which part of a parameter FullyShardedDataParallel (FSDP1) has put on a rank: "
@@ -49,10 +50,10 @@ def check_shards(owner: str, p: torch.Tensor) -> None:
         )
 
 
-def check_same_parameters(owner: str, groups: list[dict]) -> None:
-    """Refuse ranks that hold different parameters, but not as DTensors: ZeRO and pipeline stages. All ranks call this.
+def check_same_parameters(owner: str, groups: list[dict[str, Any]]) -> None:
+    """Raises RuntimeError if ranks hold different parameters, but not as DTensors: ZeRO and pipeline stages.
 
-    Under DDP all ranks start from the same values, so that shapes and sums of magnitudes tell.
+    All ranks call this. Under DDP all ranks start from the same values, so that shapes and sums of magnitudes tell.
     """
     params = [p.detach() for group in groups for p in group["params"] if not is_sharded(p)]
     mine = [tuple(p.shape) for p in params], [float(p.abs().sum(dtype=torch.float64)) for p in params]
@@ -63,6 +64,6 @@ def check_same_parameters(owner: str, groups: list[dict]) -> None:
         not torch.allclose(it, sums[0], rtol=1e-6, equal_nan=True) for it in sums
     ):
         raise RuntimeError(
-            f"the ranks hold different parameters, as under ZeroRedundancyOptimizer or with pipeline stages: {owner} would "
-            "work on a part. Use DDP with the whole model, or FSDP2 (fully_shard)"
+            "the ranks hold different parameters, as under ZeroRedundancyOptimizer or with pipeline stages: each "
+            f"{owner} would see only a part. Use DDP with the whole model, or FSDP2 (fully_shard)"
         )

@@ -1,8 +1,11 @@
-"""Param groups, and what of an optimizer is saved, loaded, copied and read."""
+"""Param groups; saving, loading and copying an optimizer; reading what it has learned."""
 
 import inspect
+from collections.abc import Sequence
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
 from . import adamw, arguments
@@ -14,22 +17,25 @@ SCALARS = ("step", "weights", "pending")  # of a parameter
 
 
 class Stateful(Optimizer):
-    """What ParameterizedOptimizer has of torch's optimizers, its steps left out.
+    """What ParameterizedOptimizer has of torch's optimizers, except the step.
 
-    In the state of a parameter are its count of steps, the weights of its averages, its buffers and the last gradient; in a
-    group, beside settings, the hyper-state (hyper.HYPER_STATE). Names are strings there: distributed checkpoints lose tuples.
+    The state of a parameter holds its count of steps, the weights of its averages, its buffers and the last gradient. A
+    group holds settings and the hyper-state (hyper.HYPER_STATE); its names are strings, since distributed checkpoints
+    lose tuples.
     """
 
-    def add_param_group(self, param_group):
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, in mid-training too: it starts from the coefficients that the first one has learned."""
         group = dict(param_group)  # the caller's stays as it is
-        learn, per_group = tuple(self.defaults["learn"].split()), self.defaults["per_group"]
+        if "learn" in group:
+            group["learn"] = " ".join(arguments.as_names(group["learn"]))
+        learn, per_group = arguments.learned(self.defaults), self.defaults["per_group"]
         arguments.check_group(self, group, shares=bool(learn) and not per_group)
         own = arguments.group_coefficients(self, group, self.domain)
         arguments.check_coefficients(own, self.domain, learn)
         self.check_constants({name: group.get(name, self.defaults[name]) for name in self.constants})
-        if group.get("state_dtype") is not None:
-            group["state_dtype"] = str(arguments.as_dtype(group["state_dtype"])).removeprefix("torch.")
+        if "state_dtype" in group:
+            group["state_dtype"] = arguments.dtype_name(group["state_dtype"])
         self.name_rates(group, learn)
         given = set(group)
         super().add_param_group(group)
@@ -47,13 +53,13 @@ class Stateful(Optimizer):
         self.set_coefficients(group, own, learn)
         self.place()
 
-    def part_ways(self):
-        """From now on each group has coefficients of its own."""
+    def part_ways(self) -> None:
+        """Let each group have coefficients of its own from now on."""
         for group in self.param_groups:
             group["per_group"] = True
         self.defaults["per_group"] = True
 
-    def set_coefficients(self, group, own, learn):
+    def set_coefficients(self, group: dict[str, Any], own: dict[str, float], learn: Sequence[str]) -> None:
         """Give a group coefficients of its own, {name: value}, and what the rule needs with them."""
         if own:
             q = group["coefficients"].tolist()
@@ -62,21 +68,22 @@ class Stateful(Optimizer):
         q = dict(zip(self.domain, group["coefficients"].tolist(), strict=True))
         self.set_needed(group, self.needed(q, {name: group[name] for name in self.constants}, learn))
 
-    def name_rates(self, group, learn):
-        """What somebody has written into a group as hyper_lr or hyper_momentum, one entry per coefficient."""
+    def name_rates(self, group: dict[str, Any], learn: Sequence[str]) -> None:
+        """Give what somebody has written into a group as hyper_lr or hyper_momentum one entry per coefficient."""
         for name in ("hyper_lr", "hyper_momentum"):
-            if name in group and not (isinstance(group[name], torch.Tensor) and group[name].ndim == 1):
+            if name in group and not (isinstance(group[name], Tensor) and group[name].ndim == 1):
                 group[name] = self.by_name(name, group[name], learn)
 
-    def take_written(self):
-        """Coefficients and their rates that somebody has written into a group since it was made, as is usual with torch's."""
+    def take_written(self) -> None:
+        """Take over coefficients and rates that somebody has written into a group since, as torch's users do."""
         for group in self.param_groups:
-            learn = tuple(group["learn"].split())
+            learn = arguments.learned(group)
             self.name_rates(group, learn)
             if own := arguments.group_coefficients(self, dict(group), self.domain):
                 if learn:
                     raise ValueError(
-                        f"{', '.join(own)} of a param group: {type(self).__name__} learns its coefficients; they cannot be set"
+                        f"{', '.join(own)} of a param group: {type(self).__name__} learns its coefficients; they "
+                        "cannot be set"
                     )
                 arguments.check_coefficients(own, self.domain, ())
                 arguments.group_coefficients(self, group, self.domain)
@@ -84,24 +91,25 @@ class Stateful(Optimizer):
                     self.part_ways()
                 self.set_coefficients(group, own, ())
 
-    def check_tensors(self, group):
-        """Raises ValueError where a group's tensors cannot be optimized here."""
+    def check_tensors(self, group: dict[str, Any]) -> None:
+        """Raises ValueError if a group has tensors that cannot be optimized here."""
         for p in group["params"]:
             if p.is_complex():
                 raise ValueError("complex parameters are not supported: pass torch.view_as_real(p)")
             check_shards(type(self).__name__, p)
 
-    def set_needed(self, group, needed):
+    def set_needed(self, group: dict[str, Any], needed: dict[str, Any]) -> None:
+        """Note in a group what `needed` returns."""
         names = {key: " ".join(needed.get(key, self.inputs)) for key in ("buffers", "inputs")}
         group.update(needed["constants"], **names)
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         """What pickle and deepcopy keep: torch's part, and ours."""
         ours = ("own_buffers", "constants", "rates", "grad_norm")
         return super().__getstate__() | {"domain": dict(self.domain)} | {name: getattr(self, name) for name in ours}
 
-    def __setstate__(self, state):
-        """Also called by load_state_dict, which casts the hyper-state. A state from before these keys goes on as it was."""
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Also called by load_state_dict, which casts the hyper-state. A state without these keys goes on as it was."""
         super().__setstate__(state)
         self.plan, self.watch, self.ranks_agree = None, Watch(), False
         for group in self.param_groups:
@@ -109,8 +117,7 @@ class Stateful(Optimizer):
             for name in ("buffers", "learn"):
                 if not isinstance(group[name], str):
                     group[name] = " ".join(group[name])
-            if isinstance(group["state_dtype"], torch.dtype):
-                group["state_dtype"] = str(group["state_dtype"]).removeprefix("torch.")
+            group["state_dtype"] = arguments.dtype_name(group["state_dtype"])
             group.setdefault("maximize", False)
             group.setdefault("inputs", "")
             for name in self.constants:
@@ -128,20 +135,23 @@ class Stateful(Optimizer):
         self.defaults |= {name: first[name] for name in same}
         self.place()
 
-    def scalar_device(self):
-        """Where the hyper-state and the scalars of parameters live: with the first parameter, if it can hold float64."""
+    def scalar_device(self) -> torch.device:
+        """Where the hyper-state and the parameters' scalars are: with the first parameter, if it can hold float64."""
         devices = [p.device for group in self.param_groups for p in group["params"]]
         return torch.device("cpu") if not devices or devices[0].type == "mps" else devices[0]
 
-    def place(self):
-        """Bring the hyper-state to its device, in double precision."""
+    def place(self) -> None:
+        """Move the hyper-state to its device, in double precision."""
         device = self.scalar_device()
         for group in self.param_groups:
             group.update({name: group[name].to(device, torch.float64) for name in HYPER_STATE})
 
-    def load_state_dict(self, state_dict):
-        """As torch's, but state keeps the dtype that it was saved in, which torch changes to the parameter's. A state
-        dict of torch's AdamW is taken over (see adamw.py). Raises ValueError where it is of other coefficients."""
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As torch's, but state keeps the dtype it was saved in, which torch changes to the parameter's.
+
+        A state dict of torch's AdamW is taken over (adamw.py). Raises ValueError if this one has other coefficients or
+        another rule.
+        """
         taken = {}
 
         def ours(_, given):
@@ -164,8 +174,8 @@ class Stateful(Optimizer):
                 else:  # laid out as the parameter is
                     self.state[p][name] = torch.empty_like(p, dtype=value.dtype, requires_grad=False).copy_(value)
 
-    def checked(self, state_dict):
-        """A state dict that can be loaded here. Raises ValueError where it is of other coefficients or another rule."""
+    def checked(self, state_dict: dict[str, Any]) -> dict[str, Any]:
+        """The state dict, translated if it is AdamW's, to be loaded here. Raises ValueError."""
         groups, owner = state_dict["param_groups"], type(self).__name__
         arguments_of_rule = inspect.signature(self.rule).parameters
         anything = any(it.kind is it.VAR_KEYWORD for it in arguments_of_rule.values())
@@ -173,31 +183,32 @@ class Stateful(Optimizer):
         required = {
             name for name, it in arguments_of_rule.items() if it.kind is it.KEYWORD_ONLY and it.default is it.empty
         } - scalars
-        if adamw.is_adams(state_dict):
+        if adamw.is_adam_state(state_dict):
             return adamw.translated(state_dict, self)
         if any("coefficients" not in group for group in groups):
-            raise ValueError(f"this is a state of an optimizer that is neither {owner}'s nor AdamW's")
+            raise ValueError(f"this is the state of an optimizer that is neither {owner} nor AdamW")
         for group in groups:
             learn = group["learn"].split() if isinstance(group["learn"], str) else group["learn"]
             known = group.get("names", " ".join(self.domain) if {*learn} <= {*self.domain} else "").split()
             if known != [*self.domain] or len(group["coefficients"]) != len(self.domain):
                 raise ValueError(
-                    f"this state has {len(group['coefficients'])} coefficients, not the {len(self.domain)} of {owner} here "
-                    f"({', '.join(self.domain)}), but {', '.join(known or learn)}: make it with the same grow_lr, learn and mu "
-                    "as the one that was saved"
+                    f"this state has {len(group['coefficients'])} coefficients, not the {len(self.domain)} of {owner} "
+                    f"here ({', '.join(self.domain)}), but {', '.join(known or learn)}: make it with the same grow_lr, "
+                    "learn and mu as the one that was saved"
                 )
             buffers = group["buffers"].split() if isinstance(group["buffers"], str) else group["buffers"]
             if unknown := [name for name in buffers if not anything and name not in arguments_of_rule]:
-                raise ValueError(f"this state has the buffers {', '.join(unknown)}, which {owner} has no use for")
+                raise ValueError(f"this state has the buffers {', '.join(unknown)}, which {owner} does not have")
             if lacking := required - {*buffers, *group.get("inputs", "").split()}:
                 raise ValueError(
-                    f"this state lacks the buffers {', '.join(sorted(lacking))}, which {owner} needs: it is another's"
+                    f"this state lacks the buffers {', '.join(sorted(lacking))}, which {owner} needs: it belongs to a "
+                    "different optimizer"
                 )
         return state_dict
 
-    # What a reader may ask for. Reading changes nothing; on a GPU it waits for the step to finish.
+    # Reading changes nothing; on a GPU it waits for the step to finish.
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         """A line per group: what was set, and where the coefficients are."""
         lines = []
         for group in self.param_groups:
@@ -205,25 +216,26 @@ class Stateful(Optimizer):
                 f"{name}={value:.4g}" for name, value in zip(self.domain, group["coefficients"].tolist(), strict=True)
             )
             size = sum(p.numel() for p in group["params"])
-            lines.append(f"    {size:,} elements: lr={float(group['lr']):g}, weight_decay={group['weight_decay']:g}, {q}, "
-                         f"learn={group['learn'] or None!r}")  # fmt: skip
+            settings = f"lr={float(group['lr']):g}, weight_decay={group['weight_decay']:g}"
+            lines.append(f"    {size:,} elements: {settings}, {q}, learn={group['learn'] or None!r}")
         return "\n".join([f"{type(self).__name__} (", *lines, ")"])
 
     @property
-    def coefficients(self):
+    def coefficients(self) -> dict[str, float] | list[dict[str, float]]:
         """{name: current value}; with per_group, or groups that have their own, a list of them, one per group."""
         return self.read("coefficients")
 
     @property
-    def hyper_gradients(self):
+    def hyper_gradients(self) -> dict[str, float] | list[dict[str, float]]:
         """{name: last hyper-gradient}: scaled, not yet clamped, 0 for what is not learned; with per_group, a list."""
         return self.read("hyper_gradients")
 
-    def read(self, key):
+    def read(self, key: str) -> dict[str, float] | list[dict[str, float]]:
+        """`key` of the groups, by coefficient; see `coefficients`."""
         values = [dict(zip(self.domain, group[key].tolist(), strict=True)) for group in self.param_groups]
         return values if self.param_groups[0]["per_group"] else values[0]
 
     @property
-    def skipped_steps(self):
+    def skipped_steps(self) -> int:
         """The number of steps that changed nothing because a gradient was not finite."""
         return int(self.param_groups[0]["skipped_steps"])

@@ -1,8 +1,10 @@
-"""A function of 0-D tensors, its derivatives included, as a list of elementwise operations."""
+"""Traces a function of 0-D tensors, its derivatives included, into a list of elementwise operations."""
 
+from collections.abc import Callable
 from functools import cache
 
 import torch
+from torch.fx import GraphModule, Node
 
 from .codegen import CONSTANTS, OPS
 
@@ -28,8 +30,8 @@ def subtract(x, y, *, alpha=1):
 
 
 @cache
-def decompositions():
-    """How operations that are not in the table are made of those that are: torch's ways, and a few of our own."""
+def decompositions() -> dict:
+    """How to make operations that are not in the table of those that are: torch's ways, and a few of our own."""
     from torch._decomp import core_aten_decompositions, get_decompositions
 
     ours = {
@@ -48,12 +50,12 @@ def decompositions():
     return {op: way for op, way in torchs.items() if op not in KNOWN} | ours
 
 
-def operations(trace):
+def operations(trace: GraphModule) -> list[Node]:
     return [node for node in trace.graph.nodes if node.op == "call_function"]
 
 
-def traced(function, count):
-    """The torch.fx graph module of `function` of `count` 0-D tensors, which returns a list of such.
+def traced(function: Callable, count: int) -> GraphModule:
+    """The torch.fx graph module of `function`, which takes `count` 0-D tensors and returns a list of such.
 
     Raises ValueError naming an operation that is not elementwise: a loop over elements cannot run it.
     """
@@ -70,8 +72,8 @@ def traced(function, count):
     except RuntimeError as error:
         reason = str(error).split(". ")[0].split(" - ")[0]
         raise ValueError(
-            "the rule cannot be traced: it must be made of torch's elementwise operations, with torch.where in place of `if`, and "
-            f"change nothing in place ({reason})"
+            "the rule cannot be traced: it must be made of torch's elementwise operations, with torch.where instead of "
+            f"`if`, and change nothing in place ({reason})"
         ) from error
     if any(node.target not in KNOWN or node.kwargs.get("alpha", 1) != 1 for node in operations(trace)):
         trace = record(decompositions())

@@ -6,10 +6,10 @@ INNER = ("optimizer", "_optimizer", "optim")  # accelerate and DeepSpeed, Lightn
 
 
 def coefficients(optimizer: Any) -> dict[str, float] | list[dict[str, float]]:
-    """The coefficients of the optimizer that is under any number of wrappers, as its `.coefficients` has them.
+    """The `.coefficients` of the optimizer under any number of wrappers.
 
-    optimizer: MADA or another one of this package, or what accelerate, Lightning, DeepSpeed or the like made of it; or
-    an object with `.optimizer`, such as a Trainer. Raises TypeError where there is none of ours under it.
+    optimizer: MADA or another optimizer of this package; what accelerate, Lightning, DeepSpeed or the like made of it;
+    or an object with `.optimizer`, such as a Trainer. Raises TypeError if none of this package is under it.
     """
     inner, seen = optimizer, []
     while inner is not None and not any(inner is x for x in seen):
@@ -18,4 +18,4 @@ def coefficients(optimizer: Any) -> dict[str, float] | list[dict[str, float]]:
         seen.append(inner)
         inner = next((getattr(inner, name) for name in INNER if getattr(inner, name, None) is not None), None)
     names = " around ".join(type(x).__name__ for x in seen)
-    raise TypeError(f"there are no coefficients in {names}: it is not around MADA or another optimizer of this package")
+    raise TypeError(f"there are no coefficients in {names}: none of these wraps an optimizer of this package")

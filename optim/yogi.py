@@ -3,6 +3,8 @@
 from types import MappingProxyType
 
 import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
 from .engine import ParameterizedOptimizer
 
@@ -20,7 +22,16 @@ class Yogi(ParameterizedOptimizer):
     domain = MappingProxyType({"beta1": (0.0, 1.0), "beta2": (0.0, 1.0)})
     rule = staticmethod(yogi)
 
-    def __init__(self, params, lr=1e-2, betas=(0.9, 0.999), *, eps=1e-3, weight_decay=0.0, max_grad_norm=None):
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-2,
+        betas: tuple[float, float] = (0.9, 0.999),
+        *,
+        eps: float = 1e-3,
+        weight_decay: float = 0.0,
+        max_grad_norm: float | None = None,
+    ) -> None:
         super().__init__(
             params,
             lr=lr,

@@ -55,10 +55,7 @@ def growth(rho_at: Callable[[int], float], T: int = 2000, beta2: float = BETA2) 
             bias3=one,
             t=t * one,
             eps=0.0,
-            lion_betas=(0.95, 0.98),
             yogi=False,
-            rule="paper",
-            second_moment="avgrad",
         )
         size = 1 / torch.sqrt(t * (rho * state["v"] + (1 - rho) * state["s"]))
         if last is not None:

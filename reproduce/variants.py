@@ -9,10 +9,8 @@ from torch.func import jacfwd
 
 import optim
 from optim.build import clip_or_skip
-from optim.mada import MADA, mada
+from optim.mada import BUFFERS, MADA, mada
 from settings import UserError
-
-BUFFERS = ("m", "v", "s", "n", "l", "g_prev")
 
 
 def build(variant: str, name: str, params: list[dict], *, lr: float, max_grad_norm: float, **settings):
@@ -104,8 +102,7 @@ class Eager(torch.optim.Optimizer):
         names = dict(
             zip((*MADA.domain, "bias1", "bias2", "bias3"), torch.cat([q, weights]).to(g.dtype).unbind(), strict=True)
         )
-        d, new = mada(g, **buffers, **names, t=t, eps=1e-8, lion_betas=(0.95, 0.98), yogi=True, rule="paper",
-                      second_moment="avgrad")  # fmt: skip
+        d, new = mada(g, **buffers, **names, t=t)
         return d, (d, new, weights)
 
     @torch.no_grad()

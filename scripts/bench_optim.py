@@ -39,8 +39,8 @@ SHAPES = {
 INTERIOR = {"beta3": 0.5, "rho": 0.5, "c": 0.5, "gamma": 0.5}
 VARIANTS = {  # first the one that the others are compared with
     "adamw": ("adam", {}),
-    "adamw, bare": (optim.AdamW, {"fused": True}),  # without the gradient's norm
-    "adamw, foreach": (optim.AdamW, {"foreach": True}),
+    "adamw, bare": (torch.optim.AdamW, {"fused": True}),  # without the gradient's norm
+    "adamw, foreach": (torch.optim.AdamW, {"foreach": True}),
     "mada": ("mada", {}),
     "mada, without lion": ("mada", {"learn": ("beta1", "beta2", "beta3", "rho", "c")}),
     "mada, bfloat16 state": ("mada", {"state_dtype": "bfloat16"}),

@@ -25,7 +25,7 @@ import metrics
 import settings
 from devices import hardware
 from optim.fuse import Loop, Rows
-from optim.mada import MADA, mada
+from optim.mada import BUFFERS, MADA, mada
 from settings import Count, Finished, UserError
 
 # -- folder [once, free]
@@ -50,10 +50,9 @@ rule: Literal["paper", "authors"] = "paper"  # of optim/mada.py
 
 SETTINGS = settings.declared(__file__)
 NAMES = tuple(MADA.domain)
-BUFFERS = ("m", "v", "s", "n", "l", "g_prev", "v_mixed")
 VELOCITY = tuple(f"velocity_{name}" for name in NAMES)
 WEIGHTS = ("w1", "w2", "w3")
-STATE = ("x", "regret", "g", *BUFFERS, *WEIGHTS, *NAMES, *VELOCITY)
+STATE = ("x", "regret", "g", *BUFFERS, "v_mixed", *WEIGHTS, *NAMES, *VELOCITY)
 FORMS = {  # of one optimizer: what it may say, its default first
     "second_moment": ("avgrad", "amsgrad"),
     "rule": ("paper", "authors"),
@@ -125,9 +124,9 @@ def step(buffers, rule, hyper_scale, debias, schedule, *arguments):
 
 def loop(second_moment, rule, hyper_scale, debias, schedule):
     """The fused step of all optimizers that have these forms."""
-    buffers = tuple(name for name in BUFFERS if name != "v_mixed" or second_moment == "amsgrad")
-    constants = {"eps": 1e-8, "lion_betas": (0.95, 0.98), "yogi": True, "rule": rule, "second_moment": second_moment}
-    function = partial(step, buffers, partial(mada, **constants), hyper_scale, debias, schedule)
+    buffers = (*BUFFERS, *["v_mixed"] * (second_moment == "amsgrad"))
+    update = partial(mada, rule=rule, second_moment=second_moment)
+    function = partial(step, buffers, update, hyper_scale, debias, schedule)
     return Loop(function, (*STATE, "lr", *HYPER), ("grad", "t"), STATE)
 
 

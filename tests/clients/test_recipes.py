@@ -42,7 +42,7 @@ def run(title, folder, model=None, **more):
     }
     names |= {"batches": list(loader), "loss_of": nn.functional.mse_loss, "dataset": dataset} | more
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", message=".*seem to be clipped")
+        warnings.filterwarnings("error", message=".*appear to be clipped")
         exec(compile(RECIPES[title], title, "exec"), names)  # noqa: S102
     return types.SimpleNamespace(**names)
 
@@ -172,7 +172,7 @@ def test_clipping_outside_is_noticed_once(limit, dtype):
 
 @pytest.mark.parametrize("scale", ["relative", "raw"])
 def test_what_clipping_outside_costs(scale, recwarn):
-    """Nothing under the default, whose hyper-gradients are of one size; under "raw" they shrink by what was clipped off."""
+    """Nothing under the default, whose hyper-gradients keep their size; under "raw" they shrink as the gradients do."""
     learned = []
     for outside in (False, True):
         p = torch.zeros(1000, dtype=torch.float64, requires_grad=True)

@@ -37,8 +37,8 @@ def descends(form):
     return [("allreduce", rows * (coefficients + 1) * NUMBER)] if coefficients else []
 
 
-# Under DDP every rank has the whole gradient and takes its norm alone. Under FSDP2 the norm comes first and by itself: no
-# buffer may be completed before it is known whether the gradient is finite.
+# Under DDP every rank has the whole gradient and takes its norm alone. Under FSDP2 the norm comes first and by itself:
+# no buffer may be completed before it is known whether the gradient is finite.
 EXPECTED = {
     "ddp": {form: descends(form) for form in FORMS},
     "fsdp2": {form: [("allreduce", GROUPS * NUMBER), *descends(form)] for form in FORMS},

@@ -68,7 +68,7 @@ def test_raw_hyper_gradients_know_all_three(gradients):
 @pytest.mark.parametrize("optimizer", [MADA, HyperAdam])
 @pytest.mark.parametrize("debias, size", [("weights", 1.0), ("powers", 6.0)])
 def test_a_moved_beta1_does_not_change_the_size_of_an_update(optimizer, debias, size):
-    """On constant gradients Adam's step is lr. At step 10 beta1 moves from 0.9 to 0.99; 1 - beta^t makes that six steps."""
+    """On constant gradients Adam's step is lr; when beta1 goes from 0.9 to 0.99 at step 10, 1 - beta^t makes it six."""
     p = torch.zeros(3, dtype=torch.float64, requires_grad=True)
     ours = optimizer([p], lr=0.01, eps=TINY, debias=debias, hyper_lr=0.0)
     for t in range(1, 13):

@@ -317,7 +317,7 @@ RULES = {
     "returns none, and the buffers are m": lambda g, *, m, beta1, bias1, t, eps: (g, {}),
     "returns m, extra, and": lambda g, *, m, beta1, bias1, t, eps: (g, {"m": m, "extra": m}),
     "raises RuntimeError": lambda g, *, m, beta1, bias1, t, eps: (g @ g, {"m": m}),
-    "torch.where in place of `if`": lambda g, *, m, beta1, bias1, t, eps: (g if m > 0 else -g, {"m": m}),
+    "torch.where instead of `if`": lambda g, *, m, beta1, bias1, t, eps: (g if m > 0 else -g, {"m": m}),
     "change nothing in place": lambda g, *, m, beta1, bias1, t, eps: (g, {"m": m.mul_(beta1)}),
 }
 

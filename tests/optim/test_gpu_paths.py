@@ -1,4 +1,4 @@
-"""What loops do on a GPU, as far as it shows without one: chunks, sums of chunks, mixed tensors, a Triton that cannot compile.
+"""What a CPU can show of loops on a GPU: chunks, sums of chunks, mixed tensors, a Triton that cannot compile.
 
 python -m pytest tests/optim/test_gpu_paths.py
 """
@@ -58,7 +58,7 @@ def test_a_chunk_of_another_size_changes_no_more_than_rounding(dtypes, monkeypat
 
 
 def test_tensors_of_several_dtypes_are_bound_once(monkeypatch, loops):
-    """Each alone is what it is among others, as long as nothing is learned together; and no step makes tables anew."""
+    """Each alone is what it is among others, as long as nothing is learned together; and no step makes tables again."""
     calls = []
     bind = fuse.Loop.bind
 

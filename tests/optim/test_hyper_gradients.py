@@ -159,7 +159,7 @@ def test_trajectory_of_hyperadam(settings, form):
 @pytest.mark.parametrize("start", [INTERIOR, ADAM, dict(ADAM, gamma=0.0)], ids=["interior", "adam", "lion"])
 @pytest.mark.parametrize("learn", SUBSETS, ids="+".join)
 def test_any_subset_can_be_learned(learn, start):
-    """What is not learned stays put; what is learned goes where it goes in the reference, which always has all parts."""
+    """What is not learned stays put; what is learned moves as in the reference, which always has all parts."""
     form = FORMS["relative, weights" if start is INTERIOR else "raw, powers"]
     end = assert_same_trajectory(start, {**HYPER, **form, "learn": learn, "hyper_lr": 0.1}, steps=4, variant=1)
     assert all(end[name] == start[name] for name in ALL if name not in learn)
@@ -178,10 +178,10 @@ def test_parameters_without_gradient(frozen, form):
 
 
 def loss_after(coefficients, name, move, at, settings):
-    """The loss of step at + 1, `coefficients[name]` having been moved by about `move` for the update of step `at` alone.
+    """The loss of step at + 1 when `coefficients[name]` is moved by about `move` for the update of step `at` alone.
 
-    The optimizer itself does that, by public settings: hyper_start keeps still until the step `at`, where it goes by
-    -hyper_lr h, and h is known from a run that does not move. Returns the coefficient, the loss and h_name of step at + 1.
+    The optimizer itself does that, by public settings: hyper_start keeps it still until step `at`, where it moves by
+    -hyper_lr h; h is known from a run that does not move. Returns the coefficient, the loss and h_name of step at + 1.
     """
     push = {key: 0.0 for key in coefficients}
     if move:
@@ -203,7 +203,7 @@ def loss_after(coefficients, name, move, at, settings):
 @pytest.mark.parametrize("settings", [{}, {"max_grad_norm": 0.3}, {"hyper_momentum": 0.5}], ids=str)
 @pytest.mark.parametrize("name", ALL)
 def test_central_differences(name, settings, second_moment, debias):
-    """Three runs that differ in one coefficient of the last update: the middle one's h is the slope of the other two."""
+    """Three runs that differ in one coefficient of the last update: the middle run's h is the others' slope."""
     settings = dict(settings, second_moment=second_moment, debias=debias, hyper_scale="raw")
     (low, f_low, _), (_, _, h), (high, f_high, _) = (
         loss_after(INTERIOR, name, move, 7, settings) for move in (0, DELTA, 2 * DELTA)

@@ -49,7 +49,7 @@ def test_every_optimizer_and_every_pass_is_among_the_kernels():
 
 
 def test_bytes_of_an_element_are_counted_by_hand():
-    """MADA: look back reads grad, g and six buffers and writes these six; move reads grad, x and the six, and writes x and g.
+    """MADA: look back reads grad, g and six buffers and writes the six; move reads grad, x and the six and writes x, g.
     With bfloat16 state, g and all buffers but v and s have 2 bytes."""
     by_name = {kernel.name: kernel for kernel in kernels.kernels()}
 

@@ -89,7 +89,7 @@ def all_finite(params, optimizer):
 
 
 def vectors(optimizer, shapes, steps, layout=lambda x: x, **settings):
-    """Train tensors of these shapes on quadratic losses that change with t; gradients are given by hand, laid out so."""
+    """Train tensors of these shapes and this layout on quadratic losses that change with t, with gradients by hand."""
     params = [layout(problem.wave(shape, 0.7 + i, 0.1, 0.5)).requires_grad_() for i, shape in enumerate(shapes)]
     optimizer = optimizer(params, **settings)
     for t in range(1, steps + 1):
@@ -277,7 +277,7 @@ def test_gradients_laid_out_unlike_their_parameter(name):
 
 @pytest.mark.parametrize("name", OURS)
 def test_large_tensors_equal_their_pieces(name):
-    """One tensor of 200,003 elements, longer than what is worked on at once, against the same numbers as small tensors."""
+    """One tensor of 200,003 elements, more than is worked on at once, against the same numbers in small tensors."""
     size, (optimizer, args) = 200_003, OURS[name]
     whole = [problem.wave((size,), 0.7, 0.1, 0.5).requires_grad_()]
     pieces = [x.clone().requires_grad_() for x in whole[0].detach().split(30_001)]
@@ -676,7 +676,7 @@ def linear_loss(model, t, share):
 
 @pytest.mark.slow
 def test_two_ranks(tmp_path):
-    """Coefficients are bit-equal on both ranks, even where gradients are not; with DDP they are those of one process."""
+    """Coefficients are bit-equal on both ranks, even if gradients are not; under DDP they are those of one process."""
     torch.multiprocessing.spawn(worker, (2, str(tmp_path)), nprocs=2)
     zero, one = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert zero == one

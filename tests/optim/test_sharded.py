@@ -1,5 +1,5 @@
-"""Parameters in parts on two processes (FSDP2, tensor parallelism): the steps of one process, and checkpoints after which
-they go on exactly.
+"""Parameters in parts on two processes (FSDP2, tensor parallelism): the steps of one process, and checkpoints from
+which they go on exactly.
 
 python -m pytest tests/optim/test_sharded.py
 """

@@ -30,8 +30,8 @@ FORMS |= {name: ("mada", settings) for name, settings in MADA_FORMS.items()}
 
 
 class NoReading(TorchDispatchMode):
-    """Inside, whatever would wait on a GPU is an error: a number from a tensor, indices that depend on values, or, once a plan
-    is `made`, a tensor from Python's numbers, indices in a list among them."""
+    """Inside, whatever would wait on a GPU is an error: a number from a tensor, indices that depend on values, or, once
+    a plan is `made`, a tensor from Python's numbers, including indices in a list."""
 
     FORBIDDEN = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "unique_consecutive", "repeat_interleave")
 
@@ -98,7 +98,7 @@ class Counting(TorchDispatchMode):
 
 @pytest.mark.parametrize("form", [name for name in FORMS if "muon" not in name and name not in ("adam", "amsgrad")])
 def test_a_step_calls_no_more_operations_for_more_tensors(form):
-    """With new gradients each time, as after zero_grad(): what grows with the number of tensors is Python's work alone."""
+    """With new gradients each time, as after zero_grad(): only Python's work grows with the number of tensors."""
     name, settings = FORMS[form]
     counts = []
     for tensors in (3, 40):
@@ -168,7 +168,7 @@ def test_the_baseline_goes_on_from_a_checkpoint_of_an_adamw_that_is_not_fused(se
 
 def test_where_the_kernel_does_not_listen_the_baseline_has_no_gradients(monkeypatch):
     """As on MPS; here the word that the CPU's kernel would listen to is taken back."""
-    monkeypatch.setattr("optim.adamw.DEAF", ("cpu",))
+    monkeypatch.setattr("optim.adamw.IGNORES_FOUND_INF", ("cpu",))
     params, optimizer = made("adam", max_grad_norm=0.3)
     optimizer.register_step_pre_hook(lambda *_: setattr(optimizer, "found_inf", None))
     for t in (1, 2, 3):

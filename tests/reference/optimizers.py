@@ -1,4 +1,4 @@
-"""Optimizers written down from their papers, one tensor at a time, slow and plain. Nothing here is imported from optim/.
+"""Optimizers written down from their papers, one tensor at a time, slow and plain. It imports nothing from optim/.
 
 `HyperDescent` is Algorithm 1 of MADA's paper with the graph of the last update really kept: autograd differentiates the
 next loss through it. It takes any rule (g, state, q, t, eps) -> (direction, new state) with coefficients q.
@@ -54,7 +54,7 @@ class AVGrad(Plain):
 
 
 class Yogi(Plain):
-    """Zaheer et al. (2018), Algorithm 2: v <- v - (1 - b2) sign(v - g^2) g^2; from v = 0, with Adam's bias corrections."""
+    """Zaheer et al. (2018), Algorithm 2: v <- v - (1 - b2) sign(v - g^2) g^2; from v = 0, Adam's bias corrections."""
 
     defaults = MappingProxyType({"betas": (0.9, 0.999), "eps": 1e-3})
 
@@ -118,7 +118,7 @@ def mada(g, state, q, t, bias, eps, second_moment="avgrad", lion_betas=(0.95, 0.
 
 
 def mada_with_muon(g, state, q, t, bias, eps, **settings):
-    """`mada`, and for matrices the share mu of Muon's direction (Jordan et al., 2024), which is a constant to all of q."""
+    """`mada`, and for matrices the share mu of Muon's direction (Jordan et al., 2024), a constant to all of q."""
     *six, mu = q.values()
     direction, new = mada(g, state, dict(zip(q, six)), t, bias, eps, **settings)
     if g.dim() < 2:
@@ -146,11 +146,11 @@ def adam(g, state, q, t, bias, eps):
 class HyperDescent:
     """Hyper-gradient descent on the coefficients of `rule`: coefficients first, then parameters.
 
-    params: {name: leaf tensor}; coefficients: {name: float}, their `domain` is DOMAIN's; lr, weight_decay: {name: float}
-    by parameter; hyper_lr, hyper_momentum: {coefficient: float}. debias: "powers", 1 - beta^t, or "weights", the sum of
+    params: {name: leaf tensor}; coefficients: {name: float}, with DOMAIN's `domain`; lr, weight_decay: {name: float} by
+    parameter; hyper_lr, hyper_momentum: {coefficient: float}. debias: "powers", 1 - beta^t, or "weights", the sum of
     the weights that a parameter's average has given to its gradients so far, 1 - prod of the betas that were current.
-    hyper_scale: "raw", or "relative" to sum lr |g|_1, where 1 - beta2 moves by a factor. After `step`, the parameters in `x` hang on the graph of
-    the last update, in which the coefficients `q` are leaves.
+    hyper_scale: "raw", or "relative" to sum lr |g|_1, where 1 - beta2 moves by a factor. After `step`, the parameters
+    in `x` hang on the graph of the last update, in which the coefficients `q` are leaves.
     """
 
     def __init__(
@@ -195,7 +195,7 @@ class HyperDescent:
         return {name: value.item() for name, value in self.q.items()}
 
     def step(self, loss, lr_factor=1.0, frozen=()):
-        """loss: {name: tensor} -> 0-D tensor; parameters in `frozen` have no gradient in this step. Returns the loss."""
+        """loss: {name: tensor} -> 0-D tensor; those in `frozen` have no gradient in this step. Returns the loss."""
         x = {name: p.detach() if name in frozen else p for name, p in self.x.items()}
         active = [name for name in x if name not in frozen]
         value = loss(x)

@@ -1,6 +1,6 @@
-"""A tiny training problem made of sines: no random numbers, so the same float64 numbers on any machine and torch version.
+"""A tiny training problem made of sines: no random numbers, so the same float64 numbers on any machine and torch.
 
-A two-layer tanh network with parameters W (5, 4), b (5,), U (3, 5) and a new mini-batch of 8 at every step t = 1, 2, ...
+A two-layer tanh network with parameters W (5, 4), b (5,), U (3, 5) and a new mini-batch of 8 at each step t = 1, 2, ...
 The runs in authors_code.json are runs of the MADA authors' released code on it.
 """
 

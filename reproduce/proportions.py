@@ -39,6 +39,9 @@ LANGUAGE = {  # of train.py's settings
     "context": lambda cfg: cfg["block_size"],
     "steps": lambda cfg: cfg["max_iters"],
     "sequences per step": lambda cfg: cfg["batch_size"],
+    "tokens seen per weight of the blocks": lambda cfg: (
+        cfg["max_iters"] * cfg["batch_size"] * cfg["block_size"] / (12 * cfg["n_layer"] * cfg["n_embd"] ** 2)
+    ),
     "% of the schedule that is run": lambda cfg: 100 * cfg["max_iters"] / schedule(cfg),
     "warm-up as % of the schedule": lambda cfg: 100 * cfg["warmup_iters"] / schedule(cfg),
     "hyper_start as % of the schedule": lambda cfg: waiting(cfg, schedule(cfg)),

@@ -1,7 +1,7 @@
 """What the tables and the profile say of the paper's claims."""
 
 from reproduce.findings import Finding, listed
-from reproduce.outcomes import text
+from reproduce.outcomes import spread, text
 from reproduce.published import PUBLISHED
 
 
@@ -19,16 +19,23 @@ def claimed(rows: dict) -> str:
     return next(label for label in rows if label.startswith("MADA"))
 
 
+def beside(row: dict, base: dict, key: str) -> list[dict]:
+    """The spreads of a row and of the baseline over the seeds that both have."""
+    values = [each["ours"][key]["values"] for each in (row, base)]
+    both = [seed for seed in values[0] if seed in values[1]]
+    return [spread({seed: each[seed] for seed in both}) for each in values]
+
+
 def losses(it: dict, name: str, contest: str, **_) -> Finding:
     rows, key = it["rows"], it["columns"][0]
     digits, label = 2 if key == "accuracy" else 4, claimed(it["rows"])
     row, base, numbers = rows[label], rows["Adam"], PUBLISHED[name].get(contest) or PUBLISHED[name]["rows"]
-    gap, groups = row["gaps"][key], judged(rows, key)
+    gap, groups, (ours, adams) = row["gaps"][key], judged(rows, key), beside(row, base, key)
     better = gap["clear"] and "better" in gap["words"]
     sentences = [
         (
-            f"At {it['rates']} learning rate {label} ends at {text(row['ours'][key], digits)} and Adam at "
-            f"{text(base['ours'][key], digits)}: {gap['words']}."
+            f"At {it['rates']} learning rate {label} ends at {text(ours, digits)} and Adam at "
+            f"{text(adams, digits)}: {gap['words']}."
         ),
         (
             f"Against Adam {listed(groups['better'])} end better, {listed(groups['worse'])} worse; "
@@ -45,7 +52,7 @@ def losses(it: dict, name: str, contest: str, **_) -> Finding:
         sentences.append(counted(it["ngrams"], base["ours"][key]["mean"]))
     return Finding(
         f"{label} {numbers[label][0]:g}, Adam {numbers['Adam'][0]:g}",
-        f"{label} {row['ours'][key]['mean']:.{digits}f}, Adam {base['ours'][key]['mean']:.{digits}f}: {gap['words']}",
+        f"{label} {ours['mean']:.{digits}f}, Adam {adams['mean']:.{digits}f}: {gap['words']}",
         {f"{label} is better than Adam in {key} by more than two paired standard errors": better},
         sentences,
     )
@@ -130,7 +137,8 @@ def perplexities(it: dict, name: str, contest: str, **_) -> Finding | None:
     columns = [column for column in it["columns"] if rows[label]["gaps"][column]]
     if not columns:
         return None
-    row, base, key = rows[label], rows["Adam"], columns[0]
+    row, key = rows[label], columns[0]
+    ours, adams = beside(row, rows["Adam"], key)
     good = {column: row["gaps"][column]["clear"] and "better" in row["gaps"][column]["words"] for column in columns}
     ahead = [
         other
@@ -142,8 +150,7 @@ def perplexities(it: dict, name: str, contest: str, **_) -> Finding | None:
         f"{label} {numbers[label][0]:g}"
         + (f", Adam {numbers['Adam'][0]:g}" if "Adam" in numbers else "")
         + f" ({key})",
-        f"{label} {row['ours'][key]['mean']:.4f}, Adam {base['ours'][key]['mean']:.4f} ({key}): "
-        f"{row['gaps'][key]['words']}",
+        f"{label} {ours['mean']:.4f}, Adam {adams['mean']:.4f} ({key}): {row['gaps'][key]['words']}",
         {
             f"{label} is below Adam in {column} by more than two paired standard errors": it
             for column, it in good.items()

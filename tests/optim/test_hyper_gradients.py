@@ -34,9 +34,13 @@ LR = {"W": 0.02, "b": 0.05, "U": 0.01}
 DECAY = {"W": 0.1, "b": 0.0, "U": 0.3}
 
 
+def group(name, p):
+    return {"params": [p], "lr": LR[name], "weight_decay": DECAY[name]}
+
+
 def build(coefficients, params, **settings):
     """MADA or HyperAdam, whichever has these coefficients; a param group for each parameter."""
-    groups = [{"params": [p], "lr": LR[name], "weight_decay": DECAY[name]} for name, p in params.items()]
+    groups = [group(name, p) for name, p in params.items()]
     optimizer, rest = (HyperAdam, {}) if set(coefficients) == {"beta1", "beta2"} else (MADA, dict(coefficients))
     return optimizer(
         groups,
@@ -50,10 +54,13 @@ def by_name(value, names):
     return value if isinstance(value, dict) else dict.fromkeys(names, value)
 
 
-def assert_same_trajectory(coefficients, settings, steps, variant=0, frozen=lambda t: ()):
-    """Ours and the reference, step by step; the parameters that frozen(t) names have no gradient at step t."""
+def assert_same_trajectory(coefficients, settings, steps, variant=0, frozen=lambda t: (), joins=1):
+    """Ours and the reference, step by step.
+
+    The parameters that frozen(t) names have no gradient at step t; U comes with a group of its own at step `joins`.
+    """
     params = problem.parameters(variant)
-    ours = build(coefficients, params, **settings)
+    ours = build(coefficients, {name: p for name, p in params.items() if name != "U" or joins == 1}, **settings)
     theirs = plain.HyperDescent(
         plain.mada if "rho" in coefficients else plain.adam,
         problem.parameters(variant),
@@ -68,16 +75,21 @@ def assert_same_trajectory(coefficients, settings, steps, variant=0, frozen=lamb
         },
     )
     for t in range(1, steps + 1):
+        if 1 < t == joins:
+            ours.add_param_group(group("U", params["U"]))
         factor = problem.learning_rate(t, 1.0, steps)
-        for group, lr in zip(ours.param_groups, LR.values(), strict=True):
-            group["lr"] = lr * factor
+        for at, lr in zip(ours.param_groups, LR.values(), strict=t >= joins):
+            at["lr"] = lr * factor
         loss = problem.loss(params, t, variant)
         ours.zero_grad()
         loss.backward()
         for name in frozen(t):
             params[name].grad = None
         ours.step()
-        expected = theirs.step(lambda x, t=t: problem.loss(x, t, variant), factor, frozen(t))
+        away = frozen(t) if t >= joins else ("U",)
+        expected = theirs.step(lambda x, t=t: problem.loss(x, t, variant), factor, away)
+        if t < joins:
+            theirs.last_lr["U"] = 0.0  # it has had no step
         torch.testing.assert_close(
             {"loss": loss.item(), "h": ours.hyper_gradients, "q": ours.coefficients},
             {"loss": expected, "h": theirs.hyper_gradients, "q": theirs.coefficients},
@@ -175,6 +187,12 @@ def test_parameters_without_gradient(frozen, form):
     """They stand still with their state, count no step, and have no part in the hyper-gradient."""
     settings = {**HYPER, **FORMS[form], "max_grad_norm": 0.5, "hyper_lr": 0.1}
     assert_same_trajectory(INTERIOR, settings, steps=12, frozen=frozen)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_parameters_of_a_group_that_is_added_later(form):
+    """Their averages, the weights of these and their steps begin with them."""
+    assert_same_trajectory(INTERIOR, {**HYPER, **FORMS[form], "hyper_lr": 0.1}, steps=12, joins=6)
 
 
 def loss_after(coefficients, name, move, at, settings):

@@ -81,7 +81,25 @@ def test_hidden_matrices_of_our_gpt_are_those_of_its_blocks():
     }
 
 
-def test_hidden_matrices_of_transformers_gpt2_and_bert():
+def test_hidden_matrices_of_timms_vision_transformer():
+    model = pytest.importorskip("timm").create_model("vit_tiny_patch16_224", depth=1)
+    names = {p: name for name, p in model.named_parameters()}
+    assert {names[p].removeprefix("blocks.0.") for p in hidden_matrices(model)} == {
+        "attn.qkv.weight", "attn.proj.weight", "mlp.fc1.weight", "mlp.fc2.weight"}  # fmt: skip
+
+
+def test_hidden_matrices_of_transformers_bert():
+    transformers = pytest.importorskip("transformers")
+    sizes = {"vocab_size": 11, "hidden_size": 8, "intermediate_size": 16, "num_attention_heads": 2}
+    bert = transformers.BertForMaskedLM(transformers.BertConfig(**sizes, num_hidden_layers=1))
+    names = {p: name for name, p in bert.named_parameters()}
+    inside = ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense",
+              "intermediate.dense", "output.dense")  # fmt: skip
+    expected = {f"bert.encoder.layer.0.{name}.weight" for name in inside} | {"cls.predictions.transform.dense.weight"}
+    assert {names[p] for p in hidden_matrices(bert)} == expected  # the decoder is tied to the embedding
+
+
+def test_hidden_matrices_of_transformers_gpt2():
     transformers = pytest.importorskip("transformers")
     sizes = {"vocab_size": 11, "n_positions": 8, "n_embd": 8, "n_layer": 1, "n_head": 2}
     gpt2 = transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes, bos_token_id=0, eos_token_id=0))

@@ -174,10 +174,10 @@ def test_the_authors_own_logs_pass_the_checks_that_ours_are_put_to():
     assert phases([0.0, 0.01, 0.0]) == 0 and phases([0.0, 0.5, 0.49, 0.6]) == 1 and phases([0.0, 0.5, 0.4]) == 2
 
 
-@pytest.mark.parametrize("path", sorted(RESULTS.glob("*/cpu/table.md")), ids=lambda path: path.parts[-3])
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*/*/table.md")), ids=lambda path: "-".join(path.parts[-3:-1]))
 def test_a_reduced_table_begins_with_what_is_reduced(path):
-    first = path.read_text().splitlines()[0]
-    assert first.startswith(("Reduced (cpu), ours and in brackets the paper's: ", "Full scale. ", "T = 2,000 steps"))
+    first, scale = path.read_text().splitlines()[0], path.parent.name
+    assert first.startswith((f"Reduced ({scale}), ours and in brackets the paper's: ", "Full scale. ", "T = 2,000 steps"))
 
 
 def test_what_depends_on_the_numbers_is_said_where_it_is_so():

@@ -1,8 +1,8 @@
 """A learning rate that is set far too small: what does it cost, where it may grow, and what if it was right?
 
-MADA(grow_lr=True) at fractions and multiples of AdamW's best rate in the contest, beside AdamW and MADA at the same rates,
-and beside optimizers that ask for no rate (Prodigy) or no schedule (schedule-free AdamW). Its one setting, hyper_lr 0.3, was
-chosen on digits, factorization and shakespeare, with seeds 1337 and 1338 (shakespeare: 1337).
+MADA(grow_lr=True) at fractions and multiples of AdamW's best rate in the contest, beside AdamW and MADA at the same
+rates, and beside optimizers that ask for no rate (Prodigy) or no schedule (schedule-free AdamW). Its one setting,
+hyper_lr 0.3, was chosen on digits, factorization and shakespeare, with seeds 1337 and 1338 (shakespeare: 1337).
 """
 
 from reproduce import contest

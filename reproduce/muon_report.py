@@ -10,8 +10,8 @@ from reproduce.markdown import markdown
 from reproduce.muon import TASKS
 
 CONVOLUTIONS = (
-    "On the CNN Muon has the fully connected layers alone: convolutions stay with AdamW, since torch's Muon takes nothing but "
-    "matrices."
+    "On the CNN Muon has the fully connected layers alone: convolutions stay with AdamW, since torch's Muon takes "
+    "nothing but matrices."
 )
 OURS, RIVALS = "MADA from Muon's corner", ("Muon", "AdamW")
 ADAMS = {"way to Muon from Adam's corner": "MADA from Adam's corner",
@@ -86,7 +86,7 @@ def better_than_both(name: str, kept: dict) -> bool:
 def goals(kept: dict[str, dict]) -> list[verdict.Goal]:
     """What was asked of Muon's corner, and what came of it."""
     counts = [(rival, *no_worse(kept, rival)) for rival in RIVALS]
-    both = [name for name, values in kept.items() if better_than_both(name, values)]
+    both = sum(better_than_both(name, values) for name, values in kept.items())
     ways = {
         row: {name: median(it) for name, values in kept.items() if (it := shares(values, row))}
         for row in ADAMS.values()
@@ -96,7 +96,7 @@ def goals(kept: dict[str, dict]) -> list[verdict.Goal]:
     return [
         *(verdict.Goal(f"no worse than {rival} in at least 95 % of the cells", share(fine, n), fine >= 0.95 * n)
           for rival, fine, n in counts if n),
-        verdict.Goal("better than both on at least 2 tasks, each at its best rate", f"{len(both)} of {len(kept)}", len(both) > 1),
+        verdict.Goal("better than both on at least 2 tasks, each at its best rate", f"{both} of {len(kept)}", both > 1),
         verdict.Goal("from Adam's corner at least 80 % of the way to Muon", f"{slow}; with mu ten times as fast {fast}",
                      bool(gone) and min(gone) >= 0.8),
     ]  # fmt: skip
@@ -119,7 +119,8 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
         contest_drawing.task({("learning rate, from betas (0.9, 0.95)", True): curves}, folder / f"{name}.png",
                              task.title, task.unit, task.higher, "Means over the seeds, and their range.")  # fmt: skip
         parts.append(
-            f"## {task.title}\n\n{task.unit}: mean ± standard deviation (seeds)\n\n![{name}]({name}.png)\n\n{table(name, values)}"
+            f"## {task.title}\n\n{task.unit}: mean ± standard deviation (seeds)\n\n"
+            f"![{name}]({name}.png)\n\n{table(name, values)}"
         )
     counts = {rival: no_worse(kept, rival) for rival in RIVALS}
     head = [
@@ -135,8 +136,9 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
     counted = {name: [rate for task, rate in gaps(kept, "AdamW") if task == name] for name in kept}
     wide = [round(max(rates) / min(rates)) for rates in counted.values() if rates]
     sentence = (
-        f"Started at Muon's corner, learning beta1, beta2 and mu, MADA is {said} (at most two paired standard errors or "
-        f"0.5 %; cells with two seeds or more), at learning rates over a factor of {span(wide)}, on {len(wide)} task{'s' * (len(wide) > 1)}. It is worse than "
+        f"Started at Muon's corner, learning beta1, beta2 and mu, MADA is {said} (at most two paired standard errors "
+        f"or 0.5 %; cells with two seeds or more), at learning rates over a factor of {span(wide)}, on {len(wide)} "
+        f"task{'s' * (len(wide) > 1)}. It is worse than "
         + "; than ".join(f"{rival}: {where_worse(kept, rival)}" for rival in RIVALS)
         + "."
     )

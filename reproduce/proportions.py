@@ -20,7 +20,7 @@ def waiting(cfg: dict, of: float) -> float | None:
 
 
 def decayed(cfg: dict) -> float:
-    """Weight decay times the schedule's sum of learning rates: by how much, to first order, decay shrinks a weight in all."""
+    """Weight decay times the schedule's sum of learning rates: to first order, by how much decay shrinks a weight."""
     rise, peak, last = cfg["warmup_iters"], cfg["learning_rate"], cfg["min_lr"]
     return cfg["weight_decay"] * (rise * peak / 2 + (schedule(cfg) - rise) * (peak + last) / 2)
 
@@ -92,7 +92,7 @@ def whose_rate(contest: str, scale: str) -> str:
 
 
 def sentence(name: str, scale: str, contest: str | None = None, labels: tuple = ()) -> tuple[bool, str]:
-    """Whether a name, or these rows of a contest, keep the paper's proportions at a scale; and the sentence that says so."""
+    """Whether a name, or these rows of a contest, keep the paper's proportions at a scale; and a sentence about it."""
     kind, contests, rest, _ = NAMES[name]
     if kind == "grid":
         ours, paper = (cells(os.path.join(ROOT, GRID[at][0]), [])[0] for at in (scale, "paper"))

@@ -110,8 +110,8 @@ def accuracies(rows: dict, numbers: dict) -> list[str]:
         rows["Adam"]["ours"]["accuracy"],
     )
     crops = [
-        f"Random crops and mirror images take Adam to {value:.2f} after as many epochs, where it has {plain['values'][seed]:.2f} "
-        f"without in the same seed."
+        f"Random crops and mirror images take Adam to {value:.2f} after as many epochs, where it has "
+        f"{plain['values'][seed]:.2f} without in the same seed."
         for seed, value in (augmented or {"values": {}})["values"].items()
     ]
     return [
@@ -122,9 +122,9 @@ def accuracies(rows: dict, numbers: dict) -> list[str]:
         f"{max(gain):.1f} points, "
         f"and takes {sgd} from place {rank['last']} to place {rank['best']} of {len(last)}.",
         (
-            "A best epoch here looks at the test images (`--held_out=5000` would choose it on training images, at the price of "
-            "training on fewer). The images are JPEG copies of CIFAR-10 with halved chroma, which may be what is left of the "
-            "distance: without lossless ones that cannot be settled."
+            "A best epoch here looks at the test images (`--held_out=5000` would choose it on training images, at "
+            "the price of training on fewer). The images are JPEG copies of CIFAR-10 with halved chroma, which may be "
+            "what is left of the distance: without lossless ones that cannot be settled."
         ),
         *crops,
     ]

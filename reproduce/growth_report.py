@@ -66,7 +66,7 @@ def said(gap: verdict.Gap | None) -> str:
 
 
 def counted(found: dict[str, dict[float, verdict.Gap]]) -> str:
-    """In a sentence: in how many cells the mean costs at most the goal, and in how many more by two errors."""
+    """In words: how many cells cost at most the goal in the mean, and how many are beyond it by two errors."""
     gaps = [gap for each in found.values() for gap in each.values()]
     fine = sum(gap.mean <= GOAL * abs(gap.base) for gap in gaps)
     bad = sum(gap.mean - 2 * gap.error > GOAL * abs(gap.base) for gap in gaps)

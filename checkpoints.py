@@ -65,8 +65,10 @@ def hold(out_dir: str) -> Iterator[None]:
         try:
             lock.acquire(blocking=False)
         except Timeout:
+            owner = ""
             with contextlib.suppress(OSError, UnicodeDecodeError), open(path) as file:
-                raise UserError(f"out_dir={out_dir!r} is in use by {file.read() or 'another process'}") from None
+                owner = file.read()
+            raise UserError(f"out_dir={out_dir!r} is in use by {owner or 'another process'}") from None
         with open(path, "w") as file:
             file.write(f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}")
     try:

@@ -363,6 +363,15 @@ def test_a_second_process_says_who_has_the_folder(folder):
     assert torch.load("out/ckpt_last.pt")["iter"] == step + 1
 
 
+def test_a_folder_whose_holder_has_just_removed_its_lock_is_refused(monkeypatch):
+    def acquire(*_, **__):
+        raise checkpoints.Timeout("out/train.lock")
+
+    monkeypatch.setattr(checkpoints.FileLock, "acquire", acquire)
+    with pytest.raises(UserError, match="'out' is in use by another process"), checkpoints.hold("out"):
+        pass
+
+
 def test_auto_starts_goes_on_and_ends():
     tiny.run(out_dir="straight")
     tiny.run(init_from="auto", max_iters=4)

@@ -166,8 +166,14 @@ def start(own, cfg):
 def train(cfg, given=()):
     """All optimizers of one setting. cfg: all settings, a dict; given: names of those that were set rather than defaulted.
 
-    Returns the last average regret of the last optimizer, or None if it was stopped before the end. Raises UserError.
+    Returns the last average regret of the last optimizer, or None if it was stopped before its end. Raises UserError.
     """
+    with checkpoints.hold(cfg["out_dir"]):
+        return run(cfg, given)
+
+
+def run(cfg, given):
+    """`train`, in a folder that is ours."""
     checkpoint, cfg = checkpoints.start(cfg, given, SETTINGS, ("columns", "iter", "config"))
     if not -1 <= cfg["x0"] <= 1:
         raise UserError("x0 must lie in [-1, 1]")
@@ -188,6 +194,8 @@ def train(cfg, given=()):
         columns, it = checkpoint["columns"], checkpoint["iter"]
         if it >= cfg.steps:
             raise Finished(f"the run in {cfg.out_dir} has all its {it} steps")
+    else:
+        checkpoints.clear(cfg.out_dir)  # of a run that is overwritten
     log = metrics.Metrics(
         cfg.out_dir,
         {

@@ -378,7 +378,7 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
             logging = evaluating or it == 1 or it % cfg.log_interval == 0
             stopping = stop.is_set() or processes.orphaned()
             if cfg.check_interval and it % cfg.check_interval == 0:
-                coefficients = (x for g in optimizer.param_groups for x in g.values() if isinstance(x, torch.Tensor))
+                coefficients = [group["coefficients"] for group in optimizer.param_groups if "coefficients" in group]
                 processes.check_equal([*model.parameters(), *coefficients])
             writer.check()
             if logging:

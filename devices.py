@@ -190,7 +190,8 @@ class Processes:
     def check_equal(self, tensors: Iterable[torch.Tensor]) -> None:
         """Raises UserError naming the processes whose tensors are not those of the others. All of them call it.
 
-        Compared are torch.hash_tensor's hashes of the bits, and whether all is finite; shards are not compared.
+        Compared are torch.hash_tensor's hashes, an XOR of the elements' bits, which misses what occurs an even number of
+        times, and whether all is finite. Shards are not compared.
         """
         if self.ranks == 1:
             return

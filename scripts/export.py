@@ -23,9 +23,9 @@ from settings import UserError, one_line_errors
 
 def note(name, model, meta):
     """The README.md of the exported folder."""
-    own, known = model.config.vocab_size, meta["vocab_size"]
+    own, known, size = model.config.vocab_size, meta["vocab_size"], sum(p.numel() for p in model.parameters())
     lines = [
-        f"A GPT-2 of {model.num_params():,} parameters, from {os.path.basename(name)}, trained on {meta.get('source')}.",
+        f"A GPT-2 of {size:,} parameters, from {os.path.basename(name)}, trained on {meta.get('source')}.",
         f"Its tokens are {meta['tokenizer']}'s, {known:,} of them; `AutoTokenizer` has them from this folder.",
     ]
     if own > known:

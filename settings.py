@@ -287,12 +287,12 @@ def fill_standard_streams():
 def main(run: Callable, script: str) -> None:
     """Run `run(settings, given)` of a flat script with the settings of its command line; see one_line_errors.
 
-    It returns None if it was stopped before its end: then the exit status is STOPPED. So it is where SIGTERM comes before
-    `run` heeds it.
+    It returns None if it was stopped before its end: then the exit status is STOPPED, as it is where SIGTERM comes while
+    `run` does not handle it.
     """
 
     def leave(*_):
-        report(f"{os.path.basename(script)}: stopped before it began", sys.stderr)
+        report(f"{os.path.basename(script)}: stopped", sys.stderr)
         sys.exit(STOPPED)
 
     with one_line_errors(script):

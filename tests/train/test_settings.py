@@ -204,12 +204,12 @@ def test_a_name_may_look_like_a_number():
     assert parse(settings, ["--wandb_run_name=None", "--max_iters=7"])[1] == {"wandb_run_name": None, "max_iters": 7}
 
 
-def test_a_run_that_is_stopped_before_it_began_is_to_be_resumed(monkeypatch, capsys):
+def test_a_run_that_heeds_no_sigterm_is_to_be_resumed(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["train.py"])
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as end:
         main(lambda *_: os.kill(os.getpid(), signal.SIGTERM), train.__file__)
-    assert end.value.code == STOPPED and capsys.readouterr().err == "train.py: stopped before it began\n"
+    assert end.value.code == STOPPED and capsys.readouterr().err == "train.py: stopped\n"
     assert signal.getsignal(signal.SIGTERM) == before
 
 

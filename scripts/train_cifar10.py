@@ -221,7 +221,7 @@ def run(cfg, given):
             max_grad_norm=cfg.grad_clip,
             **settings.section(SETTINGS, "hyperparameters", resolved),
         )
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise UserError(str(error)) from None
     it, best = 0, 0.0
     steps = math.ceil(count / cfg.batch_size)

@@ -287,7 +287,7 @@ def run(cfg):
             max_grad_norm=cfg.grad_clip,
             **settings.section(SETTINGS, "hyperparameters", resolved),
         )
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise UserError(str(error)) from None
     log = metrics.Metrics(
         cfg.out_dir,

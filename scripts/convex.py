@@ -9,11 +9,10 @@ setting `optimizers`, where 0 keeps a coefficient where it is. They are elements
 fused loop: 2,000,000 steps of a scalar cannot each wait for Python's plumbing. tests/reproduce/test_convex.py compares with optim/.
 """
 
-import signal
 import sys
+from contextlib import closing
 from functools import partial
 from pathlib import Path
-from threading import Event
 from types import SimpleNamespace
 from typing import Literal
 
@@ -23,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import checkpoints
 import metrics
 import settings
-from devices import hardware
+from devices import hardware, stop_signals
 from optim.fuse import Loop, Rows
 from optim.mada import MADA, mada
 from settings import Count, Finished, UserError
@@ -222,10 +221,8 @@ def run(cfg, given):
         }
         return {name: found[name] for name in cfg.optimizers}
 
-    stop = Event()  # set by SIGTERM or ctrl-C: save and leave
-    handlers = {name: signal.signal(name, lambda *_: stop.set()) for name in (signal.SIGTERM, signal.SIGINT)}
     regret = {}
-    try:
+    with closing(log), stop_signals() as stop:
         while it < cfg.steps and not stop.is_set():
             it += 1
             scalars[0, 0], scalars[0, 1] = gradient(it), it
@@ -236,10 +233,6 @@ def run(cfg, given):
                 log.write({"iter": it, "x": values("x"), "regret": regret} | {name: values(name) for name in NAMES})
             if it % (50 * cfg.log_interval) == 0 or it == cfg.steps or stop.is_set():
                 checkpoints.save({"columns": columns, "iter": it, "config": resolved}, cfg.out_dir)
-    finally:
-        for name, handler in handlers.items():
-            signal.signal(name, handler)
-        log.close()
     return list(regret.values())[-1] if it == cfg.steps else None
 
 

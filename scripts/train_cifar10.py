@@ -12,11 +12,10 @@ A run that is stopped goes on from its last whole epoch, and computes what one s
 
 import json
 import math
-import signal
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
-from threading import Event
 from types import SimpleNamespace
 from typing import Literal
 
@@ -30,7 +29,7 @@ import checkpoints
 import metrics
 import optim
 import settings
-from devices import hardware, usable
+from devices import hardware, stop_signals, usable
 from settings import Count, Diverged, Finished, Natural, Nonnegative, UserError
 
 # -- folder [once, free]
@@ -274,10 +273,8 @@ def run(cfg, given):
         return loss.item() / len(labels), 100 * right.item() / len(labels)
 
     # the loop
-    stop = Event()  # set by SIGTERM or ctrl-C: leave; the epoch that is under way is done again by --init_from=resume
-    handlers = {name: signal.signal(name, lambda *_: stop.set()) for name in (signal.SIGTERM, signal.SIGINT)}
     accuracy = math.nan
-    try:
+    with closing(log), stop_signals() as stop:  # a resumed run does the epoch under way again
         for epoch in range(first, end + 1):
             start, total = time.perf_counter(), torch.zeros((), device=device)
             model.train()
@@ -322,10 +319,6 @@ def run(cfg, given):
                 },
                 cfg.out_dir,
             )
-    finally:
-        for name, handler in handlers.items():
-            signal.signal(name, handler)
-        log.close()
     return accuracy
 
 

@@ -11,6 +11,7 @@ episodes so far (cartpole, acrobot). It is lower for a better one.
 
 import math
 import sys
+from contextlib import closing
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -303,7 +304,7 @@ def run(cfg):
         0,
         total,
     )
-    try:
+    with closing(log):
         for it in range(1, total + 1):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate_at(it, total, cfg)
@@ -316,8 +317,6 @@ def run(cfg):
                 log.write(record | {"coefficients": getattr(optimizer, "coefficients", {})})
                 if not math.isfinite(record["train_loss"]) or not math.isfinite(record["value"]):
                     raise Diverged(f"the loss is not finite at step {it}; a lower learning_rate may help")
-    finally:
-        log.close()
     return record["value"]
 
 

@@ -30,7 +30,7 @@ import metrics
 import optim
 import settings
 from devices import hardware, stop_signals, usable
-from settings import Count, Diverged, Finished, Natural, Nonnegative, UserError
+from settings import Count, Diverged, Finished, Fraction, Fractions, Names, Natural, Nonnegative, Rates, UserError
 
 # -- folder [once, free]
 out_dir = "out/cifar10"  # folder of metrics.jsonl and ckpt_last.pt
@@ -54,19 +54,19 @@ schedule: Literal["constant", "one_cycle"] = "constant"  # or torch's OneCycleLR
 weight_decay: Nonnegative = 0.0  # the paper names none
 grad_clip: Nonnegative = 0.0  # global norm to clip the gradient to; 0 for no clipping
 # -- hyperparameters [kept]: the optimizer's own, by its names for them; None keeps its default
-beta1: float | None = None  # initial values where they are learned
+beta1: float | None = None  # betas, in the optimizer's own convention (docs/optimizers.md); initial ones where learned
 beta2: float | None = None  # decay of the second moment for Adam and MADA
 beta3: float | None = None  # Adan's part in MADA; decay of the second moment for Adan
 rho: float | None = None  # MADA: AVGrad 0 ... 1 Adam
 c: float | None = None  # MADA: Yogi 0 ... 1 Adam
 gamma: float | None = None  # MADA: Lion 0 ... 1 the adaptive family
 mu: float | None = None  # MADA: Adam and the rest 0 ... 1 Muon, for hidden matrices
-eps: float | None = None  # added to the root of the second moment
-momentum: float | None = None  # sgd
-learn: tuple | None = None  # names of the coefficients to learn; () for none
-hyper_lr: float | dict | None = None  # learning rate of the coefficients: a number, or {name: number}
-hyper_momentum: float | dict | None = None  # momentum of the coefficients, likewise
-hyper_start: int | None = None  # steps before the coefficients begin to move
+eps: Nonnegative | None = None  # added to the root of the second moment; the paper has 1e-6 on OpenWebText
+momentum: Fraction | None = None  # sgd
+learn: Names | None = None  # names of the coefficients to learn; () for none
+hyper_lr: Nonnegative | Rates | None = None  # learning rate of the coefficients: a number, or {name: number}
+hyper_momentum: Fraction | Fractions | None = None  # momentum of the coefficients, likewise
+hyper_start: Natural | None = None  # steps before the coefficients begin to move
 debias: str | None = None  # what moving averages are divided by: "weights" that they gathered, or "powers", 1 - beta^t
 hyper_scale: str | None = None  # of the hyper-gradients: "relative", or "raw" as in the paper
 grow_lr: bool | None = None  # MADA, HyperAdam: learn a factor on the learning rate that only grows

@@ -293,6 +293,15 @@ def test_on_the_command_line_it_stays_an_error():
     assert not os.path.exists("out")
 
 
+@pytest.mark.parametrize("script", ["train_cifar10", "train_small"])
+def test_hyperparameters_are_the_same_settings_in_every_script(script):
+    theirs = declared(f"{tiny.ROOT}/scripts/{script}.py")
+    shared = [name for name, it in theirs.items() if it.section == "hyperparameters"]
+    assert len(shared) > 10
+    for name in shared:
+        assert theirs[name][:3] == SETTINGS[name][:3]  # default, type and reason
+
+
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_has_settings_that_adam_takes(config):
     cfg, left_out = train.fitting(*parsed(str(config), "--optimizer=adam"))

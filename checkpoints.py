@@ -27,7 +27,7 @@ from torch.utils._pytree import tree_leaves
 from devices import usable
 from model import GPT, GPTConfig
 from parallel import shared_out
-from settings import Setting, UserError, checked, shortened
+from settings import Setting, UserError, checked, first_rank, shortened
 
 LAST, PREVIOUS, BEST, DAMAGED = "ckpt_last.pt", "ckpt_prev.pt", "ckpt_best.pt", "ckpt_damaged.pt"
 TRAINING = ("model", "optimizer", "scaler", "iter", "best_val_loss", "config", "model_config")  # what train.py saves
@@ -51,7 +51,7 @@ def hold(out_dir: str) -> Iterator[None]:
 
     The kernel frees the lock when this process dies. Folders that were made here and are still empty at the end go again.
     """
-    if os.environ.get("RANK", "0") != "0":  # the first rank writes
+    if not first_rank():
         yield
         return
     path, made = os.path.join(out_dir, "train.lock"), []
@@ -304,7 +304,7 @@ def newest(out_dir, names):
         except Damaged as error:
             problems.append(str(error))
             continue
-        if os.environ.get("RANK", "0") == "0" and problems:
+        if first_rank() and problems:
             os.replace(os.path.join(out_dir, LAST), os.path.join(out_dir, DAMAGED))
             print(f"{problems[0]}; it is now {DAMAGED}, and the run goes on from {path}", file=sys.stderr)
         return checkpoint | {"path": path}
@@ -318,7 +318,7 @@ def newest(out_dir, names):
 def old_settings(config, settings, path):
     """The settings in a checkpoint, each of its type; those that there are no longer are dropped, and named."""
     gone = {name: value for name, value in config.items() if name not in settings and value is not None}
-    if gone and os.environ.get("RANK", "0") == "0":
+    if gone and first_rank():
         print(f"{path} has settings that there are no longer: {', '.join(map(shortened, gone))}", file=sys.stderr)
     return {name: checked(settings, name, value, path) for name, value in config.items() if name in settings}
 

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
-from settings import UserError
+from settings import UserError, one_line
 
 
 def usable(device: str) -> str:
@@ -81,7 +81,7 @@ def whether_to_compile(setting: bool | str, device: str) -> tuple[bool, str | No
         torch.compile(lambda x: x.sin() + 1)(torch.zeros(8, device=device))
         return True, None
     except Exception as error:  # noqa: BLE001 whatever a missing compiler, Triton or driver raises
-        problem = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        problem = one_line(error)
     if setting != "auto":
         raise UserError(f"compile=True: torch.compile does not work here: {problem}")
     return False, problem

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from settings import UserError
+from settings import UserError, one_line
 
 FILE = "metrics.jsonl"
 NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -259,10 +259,6 @@ def importing(package):
         raise UserError(f"{package}_log=True: {package} is not installed; pip install {package}") from None
     except Exception as error:  # noqa: BLE001 each has errors of its own kinds
         raise UserError(f"{package}_log=True: {one_line(error)}") from None
-
-
-def one_line(error):
-    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def numbers(record, prefix=""):

@@ -257,9 +257,19 @@ def one_line_errors(script: str):
         raise
 
 
+def one_line(error: BaseException) -> str:
+    """An error's type and the first line of its message."""
+    return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
+
+
+def first_rank() -> bool:
+    """Whether this process is the one that writes: torchrun's first, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def report(line, stream):
     """Print the line, once: torchrun has what the other ranks say. Nobody may be there to read it."""
-    if os.environ.get("RANK", "0") == "0" or "TORCHELASTIC_ERROR_FILE" not in os.environ:
+    if first_rank() or "TORCHELASTIC_ERROR_FILE" not in os.environ:
         with contextlib.suppress(OSError, ValueError):
             print(line, file=stream, flush=True)
 

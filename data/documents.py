@@ -10,7 +10,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
-from settings import UserError
+from settings import UserError, one_line
 
 SEPARATOR = "<|endoftext|>"
 PIECE_BYTES, PIECE_ROWS = 1 << 21, 512  # of a piece, about: some tenths of a second to tokenize
@@ -161,10 +161,6 @@ def txt_texts(path, start, stop):
             text.append(line)
     if text:
         yield "".join(text)
-
-
-def one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".partition("\n")[0]
 
 
 FORMATS = {  # suffix: (where a file may be cut, the texts between two cuts)

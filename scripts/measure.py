@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 import metrics
-from settings import UserError, declared, one_line_errors, parse
+from settings import UserError, declared, first_rank, one_line_errors, parse
 
 
 def child(out_dir, arguments):
@@ -36,7 +36,7 @@ def child(out_dir, arguments):
         if torch.cuda.is_available()
         else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     )
-    if os.environ.get("RANK", "0") == "0":
+    if first_rank():
         Path(out_dir, "peak.json").write_text(json.dumps(peak / 1e9))
 
 

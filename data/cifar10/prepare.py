@@ -16,9 +16,9 @@ from PIL import Image
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from data.documents import UNREADABLE, one_line, parquet_rows
+from data.documents import UNREADABLE, parquet_rows
 from data.prepared import arguments, check_sha256, data_set, hub_file, report, sha256
-from settings import UserError, one_line_errors
+from settings import UserError, one_line, one_line_errors
 
 HUB = ("uoft-cs/cifar10", "0b2714987fa478483af9968de7c934580d0bb9a2")
 HUB_SHA256 = {

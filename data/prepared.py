@@ -23,6 +23,9 @@ from tqdm import tqdm
 
 from settings import UserError
 
+SAMPLED_PAGES, PAGE = 64, 4096  # of a file, to tell whether it has changed; bytes
+TIMEOUT = 15  # seconds that a server may take to answer
+
 
 class Arguments(argparse.ArgumentParser):
     """Whose errors are UserErrors: one line."""
@@ -50,12 +53,12 @@ def sha256(path: Path) -> str:
         raise UserError(f"{path}: {error.strerror}") from None
 
 
-def sampled(path: str | Path, count: int = 64, size: int = 4096) -> tuple[bytes, str]:
-    """At most `count` pages of a file, evenly spread, first and last among them -> their content, its sha256."""
+def sampled(path: str | Path) -> tuple[bytes, str]:
+    """At most SAMPLED_PAGES of a file, evenly spread, first and last among them -> their content, its sha256."""
     with open(path, "rb", buffering=0) as file:
-        pages = -(-os.fstat(file.fileno()).st_size // size)
-        chosen = sorted({i * (pages - 1) // max(1, count - 1) for i in range(count)}) if pages else []
-        content = b"".join(os.pread(file.fileno(), size, page * size) for page in chosen)
+        pages = -(-os.fstat(file.fileno()).st_size // PAGE)
+        chosen = sorted({i * (pages - 1) // (SAMPLED_PAGES - 1) for i in range(SAMPLED_PAGES)}) if pages else []
+        content = b"".join(os.pread(file.fileno(), PAGE, page * PAGE) for page in chosen)
     return content, hashlib.sha256(content).hexdigest()
 
 
@@ -65,15 +68,15 @@ def check_sha256(path: Path, expected: str) -> None:
         raise UserError(f"{path}: sha256 {found[:8]}…, not {expected[:8]}…: another file, or a truncated one")
 
 
-def download(url: str, path: Path, expected: str | None = None, timeout: float = 15) -> None:
+def download(url: str, path: Path, expected: str | None = None) -> None:
     """Fetch url to path, through path.part, so that path is always whole. Raises UserError, with path untouched.
 
-    expected: sha256. timeout: seconds without an answer.
+    expected: sha256.
     """
     part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with urllib.request.urlopen(url, timeout=timeout) as answer, new(part) as file:
+        with urllib.request.urlopen(url, timeout=TIMEOUT) as answer, new(part) as file:
             size = int(answer.headers.get("Content-Length", 0))
             with tqdm(total=size or None, unit="B", unit_scale=True, desc=path.name, disable=None) as bar:
                 while block := answer.read(1 << 20):

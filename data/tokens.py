@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from data.prepared import sampled, sha256
-from settings import UserError
+from settings import UserError, one_line
 
 FOLDER = os.path.dirname(os.path.abspath(__file__))
 
@@ -112,16 +112,17 @@ def split(dataset: str, name: str, block_size: int, verify: bool = False) -> Tok
     """
     try:
         found = Tokens(dataset, name, block_size)
-        kind, size = np.dtype(found.meta["dtype"]).kind, found.meta["vocab_size"]
-        if kind not in "ui" or type(size) is not int or not 1 <= size < 2**32:
-            raise ValueError("of dtype or vocab_size")
+        meta, size = found.meta, found.meta["vocab_size"]
+        if np.dtype(meta["dtype"]).kind not in "ui" or type(size) is not int or not 1 <= size < 2**32:
+            raise ValueError("dtype or vocab_size")
+        if type(meta["counts"][name]) is not int or type(meta["source"]) is not str:
+            raise ValueError("counts or source")
         found.check(name, verify)
-        f"{found.meta['counts'][name]:,} {found.meta['source']}"
     except UserError:
         raise
     except Exception as error:  # noqa: BLE001 a file may be wrong in more ways than there are names for
-        what = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise UserError(f"dataset={dataset!r}: its meta.json is damaged ({what}): prepare it again") from None
+        what = f"its meta.json is damaged ({one_line(error)})"
+        raise UserError(f"dataset={dataset!r}: {what}: prepare it again") from None
     return found
 
 

@@ -105,10 +105,10 @@ def adopt(source, out):
     )
 
 
-def chunks(path, size=1 << 24):
-    """The ids of a .bin file, uint16, `size` at a time."""
+def chunks(path):
+    """The ids of a .bin file, uint16, 32 MiB at a time."""
     with open(path, "rb") as file:
-        while len(ids := np.fromfile(file, np.uint16, size)):
+        while len(ids := np.fromfile(file, np.uint16, 1 << 24)):
             yield ids
 
 

@@ -22,7 +22,6 @@ import math
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +35,7 @@ import metrics
 from checkpoints import load
 from data.tokenizers import kind
 from data.tokens import Tokens
-from devices import hardware
+from devices import hardware, number_format
 from model import GPT
 from settings import UserError, one_line_errors
 
@@ -66,7 +65,7 @@ class Evaluation:
 
     def __init__(self, model: GPT, batch_size: int = 8, dtype: str = "float32"):
         self.model, self.batch_size, self.device = model, batch_size, model.lm_head.weight.device
-        self.autocast = nullcontext() if dtype == "float32" else torch.autocast(self.device.type, getattr(torch, dtype))
+        _, self.autocast = number_format(dtype, self.device.type)
 
     @torch.no_grad()
     def logits(self, tokens: torch.Tensor) -> torch.Tensor:

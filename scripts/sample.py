@@ -14,7 +14,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from checkpoints import load
 from data.documents import SEPARATOR
 from data.tokenizers import tokenizer
-from devices import usable
 from settings import UserError, one_line_errors
 
 
@@ -42,11 +41,10 @@ def main():
     if args.prompt == "":
         raise UserError("--prompt must have at least one character")
 
-    device = usable(args.device)
-    model, meta = load(args.model, device)
+    model, meta = load(args.model, args.device)
     words = tokenizer(meta)
     prompt = args.prompt or ("\n" if words.end is None else SEPARATOR)
-    tokens = torch.tensor([words.encode(prompt)], device=device)
+    tokens = torch.tensor([words.encode(prompt)], device=model.lm_head.weight.device)
     torch.manual_seed(args.seed)
     out = model.generate(tokens, args.tokens, args.temperature, args.top_k, meta["vocab_size"])[0]
     print(prompt.removeprefix(SEPARATOR) + words.decode(out[tokens.size(1) :].tolist()).partition(SEPARATOR)[0])

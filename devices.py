@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
+import metrics
 from settings import UserError, one_line
 
 
@@ -41,6 +42,16 @@ def hardware(device: str) -> str:
         with open("/proc/cpuinfo") as file:
             name = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), name)
     return f"{name}, {os.cpu_count()} cores"
+
+
+def here(device: str) -> dict:
+    """What a run's header says of where it runs: commit, version of torch, hardware and CPU threads."""
+    return {
+        "git": metrics.git_revision(),
+        "torch": torch.__version__,
+        "device": hardware(device),
+        "cpu_threads": torch.get_num_threads(),
+    }
 
 
 def check_memory(size: int, what: str) -> None:
@@ -112,24 +123,22 @@ class Processes:
 
     def __init__(self, device: str):
         try:
-            self.ranks, self.rank, local_rank, here = (
+            self.ranks, self.rank, local_rank, local_ranks = (
                 int(os.environ.get(name, default))
                 for name, default in (("WORLD_SIZE", 1), ("RANK", 0), ("LOCAL_RANK", 0), ("LOCAL_WORLD_SIZE", 1))
             )
         except ValueError as error:
             raise UserError(f"WORLD_SIZE, RANK and LOCAL_RANK are torchrun's, and must be numbers: {error}") from None
         if self.ranks > 1 and device in ("auto", "cuda") and torch.cuda.is_available():
-            if here > torch.cuda.device_count():
-                raise UserError(
-                    f"{here} processes but {torch.cuda.device_count()} GPUs on this machine: lower --nproc_per_node"
-                )
+            if local_ranks > (gpus := torch.cuda.device_count()):
+                raise UserError(f"{local_ranks} processes but {gpus} GPUs on this machine: lower --nproc_per_node")
             device = f"cuda:{local_rank}"
         self.device = usable(device)
         self.device_type = self.device.partition(":")[0]
         if self.device.startswith("cuda:"):
             torch.cuda.set_device(self.device)  # what asks for the current one is to mean this one
         self.first = self.rank == 0  # the one that writes
-        self.alone = here == self.ranks  # on one machine
+        self.alone = local_ranks == self.ranks  # on one machine
         self.parent = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
 
     def join(self, timeout_minutes: int) -> None:

@@ -25,11 +25,11 @@ import numpy as np
 import torch
 
 import checkpoints
+import devices
 import metrics
 import optim
 import settings
 from data.tokens import splits
-from devices import Processes, check_memory, enough_memory, hardware, number_format, stop_signals, whether_to_compile
 from model import GPT, GPTConfig, peak_flops
 from parallel import Parallel, attention, on_cpu
 from settings import Count, Diverged, Finished, Fraction, Fractions, Names, Natural, Nonnegative, Rates, UserError
@@ -131,8 +131,8 @@ def make_model(cfg, checkpoint, vocab_size, given=()):
         if checkpoint or cfg.init_from == "scratch":
             sizes = section("model", vars(cfg)) | {"vocab_size": cfg.vocab_size or vocab_size}
             config = GPTConfig(**(checkpoint["model_config"] if checkpoint else sizes))
-            check_memory(4 * config.matrix_entries(), f"a model of {config.matrix_entries():,} parameters")
-            with enough_memory():
+            devices.check_memory(4 * config.matrix_entries(), f"a model of {config.matrix_entries():,} parameters")
+            with devices.enough_memory():
                 model = GPT(config)
             if checkpoint:
                 model.load_state_dict(checkpoint["model"])
@@ -206,15 +206,15 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
             raise Finished(f"the run in {cfg.out_dir} has all its {it} steps; to go on, raise --max_iters")
 
         # processes: what each computes on, and its share of a batch
-        processes = Processes(cfg.device)
+        processes = devices.Processes(cfg.device)
         ranks, rank, device, device_type = processes.ranks, processes.rank, processes.device, processes.device_type
         if cfg.shard and ranks == 1:
             raise UserError("shard=True splits the model over several processes: start them with torchrun")
-        dtype, autocast = number_format(cfg.dtype, device_type)
+        dtype, autocast = devices.number_format(cfg.dtype, device_type)
         torch.set_float32_matmul_precision("high")
         accumulation, micro = processes.share(cfg.batch_size, cfg.micro_batch_size)
         share = accumulation * micro * (cfg.block_size + 1)
-        check_memory(20 * share, f"batch_size={cfg.batch_size}: {share:,} tokens of this step and the next")
+        devices.check_memory(20 * share, f"batch_size={cfg.batch_size}: {share:,} tokens of this step and the next")
         at_end.enter_context(attention(device))
 
         # data
@@ -234,7 +234,7 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
         model.checkpoint_activations = cfg.checkpoint_activations
         if cfg.init_from not in ("scratch", "resume"):  # the sizes come with the weights
             resolved |= dataclasses.asdict(model.config) | {"block_size": cfg.block_size}
-        compiled, problem = whether_to_compile(cfg.compile, device)
+        compiled, problem = devices.whether_to_compile(cfg.compile, device)
         at_end.callback(processes.leave)
         processes.join(cfg.timeout_minutes)
         parallel = Parallel(model, processes, cfg.shard, compiled, dtype)
@@ -250,16 +250,14 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
             best = checkpoint["best_val_loss"]
 
         # record: only now is anything written
-        log, parameters = metrics.Nobody(), sum(p.numel() for p in model.parameters())
+        log, hardware = metrics.Nobody(), devices.hardware(device)
+        parameters = sum(p.numel() for p in model.parameters())
         if processes.first:
             header = {
                 "config": resolved,
-                "git": metrics.git_revision(),
                 "seed": cfg.seed,
-                "torch": torch.__version__,
-                "device": hardware(device),
+                **devices.here(device),
                 "ranks": ranks,
-                "cpu_threads": torch.get_num_threads(),
                 "dtype": dtype,
                 "compile": compiled,
                 "accumulation": accumulation,
@@ -277,7 +275,7 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
             log.say(f"without torch.compile, which does not work here: {problem}")
         if left_out:
             log.say(f"left out of the config: {', '.join(left_out)}, which {cfg.optimizer} has not")
-        log.say(f"{parameters:,} parameters, optimizer {cfg.optimizer}, on {ranks} x {hardware(device)}, {dtype}")
+        log.say(f"{parameters:,} parameters, optimizer {cfg.optimizer}, on {ranks} x {hardware}, {dtype}")
         log.say(f"{cfg.dataset}: {meta['counts']['train']:,} + {meta['counts']['val']:,} tokens from {meta['source']}")
         log.say(
             f"each step: {accumulation} micro-steps x {ranks} processes x {micro} sequences of {cfg.block_size} tokens; next "
@@ -288,7 +286,7 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
             new = [name for name in given if not SETTINGS[name].once and resolved[name] != before.get(name)]
             changes = f", with {', '.join(f'{name}={resolved[name]!r}' for name in new)}" * bool(new)
             log.say(f"goes on after step {it:,} of {cfg.max_iters:,}, from {checkpoint['path']}{changes}")
-        peak = peak_flops(hardware(device))
+        peak = peak_flops(hardware)
 
         @torch.no_grad()
         def mean_loss(split):
@@ -332,8 +330,8 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
             )
 
         # the loop
-        at_end.enter_context(enough_memory())
-        stop = at_end.enter_context(stop_signals())
+        at_end.enter_context(devices.enough_memory())
+        stop = at_end.enter_context(devices.stop_signals())
         writer = at_end.enter_context(checkpoints.Writer(log.say))
         loader = ThreadPoolExecutor(max_workers=1)
         at_end.callback(loader.shutdown, cancel_futures=True)

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import checkpoints
 import metrics
 import settings
-from devices import hardware, stop_signals
+from devices import here, stop_signals
 from optim.fuse import Loop, Rows
 from optim.mada import MADA, mada
 from settings import Count, Finished, UserError
@@ -195,19 +195,8 @@ def run(cfg, given):
             raise Finished(f"the run in {cfg.out_dir} has all its {it} steps")
     else:
         checkpoints.clear(cfg.out_dir)  # of a run that is overwritten
-    log = metrics.Metrics(
-        cfg.out_dir,
-        {
-            "config": resolved,
-            "git": metrics.git_revision(),
-            "torch": torch.__version__,
-            "device": hardware("cpu"),
-            "cpu_threads": 1,
-            "dtype": "float64",
-        },
-        it,
-        cfg.steps,
-    )
+    header = {"config": resolved, **here("cpu"), "cpu_threads": 1, "dtype": "float64"}
+    log = metrics.Metrics(cfg.out_dir, header, it, cfg.steps)
     loops = {kind: loop(*kind, cfg.schedule) for kind in members}
     scalars = torch.zeros(1, 2, dtype=torch.float64)  # gradient and t
     rows = {kind: Rows([columns[kind]]) for kind in loops}

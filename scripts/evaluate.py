@@ -31,11 +31,10 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import data.tokens
-import metrics
 from checkpoints import load
 from data.tokenizers import kind
 from data.tokens import Tokens
-from devices import hardware, number_format
+from devices import here, number_format
 from model import GPT
 from settings import UserError, one_line_errors
 
@@ -247,9 +246,7 @@ def main():
                     "block_size": block_size,
                     "stride": stride,
                     "dtype": dtype,
-                    "device": hardware(device),
-                    "torch": torch.__version__,
-                    "git": metrics.git_revision(),
+                    **here(device),
                     "date": f"{datetime.date.today()}",
                     "data": results,
                 },

@@ -29,7 +29,7 @@ import checkpoints
 import metrics
 import optim
 import settings
-from devices import hardware, stop_signals, usable
+from devices import here, stop_signals, usable
 from settings import Count, Diverged, Finished, Fraction, Fractions, Names, Natural, Nonnegative, Rates, UserError
 
 # -- folder [once, free]
@@ -241,11 +241,8 @@ def run(cfg, given):
         cfg.out_dir,
         {
             "config": resolved,
-            "git": metrics.git_revision(),
             "seed": cfg.seed,
-            "torch": torch.__version__,
-            "device": hardware(device),
-            "cpu_threads": torch.get_num_threads(),
+            **here(device),
             "dtype": "float32",
             "parameters": parameters,
             "data": {

@@ -28,7 +28,7 @@ import checkpoints
 import metrics
 import optim
 import settings
-from devices import hardware
+from devices import here
 from reproduce import variants
 from settings import Count, Diverged, Fraction, Fractions, Names, Natural, Nonnegative, Rates, UserError
 
@@ -294,11 +294,8 @@ def run(cfg):
         cfg.out_dir,
         {
             "config": resolved,
-            "git": metrics.git_revision(),
             "seed": cfg.seed,
-            "torch": torch.__version__,
-            "device": hardware("cpu"),
-            "cpu_threads": torch.get_num_threads(),
+            **here("cpu"),
             "parameters": sum(p.numel() for p in task.model.parameters()),
         },
         0,

@@ -24,9 +24,9 @@ import torch
 from filelock import FileLock, Timeout
 from torch.utils._pytree import tree_leaves
 
-from devices import usable
+from devices import resolve_device
 from model import GPT, GPTConfig
-from parallel import shared_out
+from parallel import shard_like
 from settings import Setting, UserError, checked, first_rank, shortened
 
 LAST, PREVIOUS, BEST, DAMAGED = "ckpt_last.pt", "ckpt_prev.pt", "ckpt_best.pt", "ckpt_damaged.pt"
@@ -344,7 +344,7 @@ def load(name: str, device: str = "cpu") -> tuple[GPT, dict]:
     It is on the device ("auto": see devices.py), and without dropout. Raises UserError where there is no such model,
     checkpoint or device.
     """
-    device = usable(device)
+    device = resolve_device(device)
     name = os.path.join(name, BEST) if os.path.exists(os.path.join(name, BEST)) else name
     try:
         if name.endswith(".pt"):
@@ -389,7 +389,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict) -> None:
             raise ValueError(f"the {name} of its optimizer is not a tensor for every parameter")
         if len({x.shape for x, _ in tensors}) > 1 and any(x.shape != p.shape for x, p in tensors):
             raise ValueError(f"the {name} of its optimizer has not the parameters' shapes")
-    optimizer.load_state_dict(shared_out(saved, params))
+    optimizer.load_state_dict(shard_like(saved, params))
     lost = [
         name
         for new, group in zip(fresh["param_groups"], optimizer.param_groups, strict=True)

@@ -18,7 +18,7 @@ import metrics
 from settings import UserError, one_line
 
 
-def usable(device: str) -> str:
+def resolve_device(device: str) -> str:
     """ "auto" -> the first of "cuda", "mps" and "cpu" that there is; any other name as it is, once it has been tried.
 
     Raises UserError where it cannot be used.
@@ -62,7 +62,7 @@ def check_memory(size: int, what: str) -> None:
 
 
 @contextmanager
-def enough_memory() -> Iterator[None]:
+def report_out_of_memory() -> Iterator[None]:
     """Around what may need more memory than there is, on the device or beside it: that becomes a UserError."""
     try:
         yield
@@ -74,14 +74,14 @@ def enough_memory() -> Iterator[None]:
         raise UserError(f"there is not enough memory ({what}); {advice}") from error
 
 
-def number_format(dtype: str, device_type: str) -> tuple[str, AbstractContextManager]:
+def resolve_dtype(dtype: str, device_type: str) -> tuple[str, AbstractContextManager]:
     """The dtype of products ("auto": bfloat16 on GPUs that have it), and the context in which a model computes in it."""
     if dtype == "auto":
         dtype = "float32" if device_type != "cuda" else "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
     return dtype, nullcontext() if dtype == "float32" else torch.autocast(device_type, getattr(torch, dtype))
 
 
-def whether_to_compile(setting: bool | str, device: str) -> tuple[bool, str | None]:
+def resolve_compile(setting: bool | str, device: str) -> tuple[bool, str | None]:
     """The setting compile -> whether the model is compiled, and why it is not though "auto" would have it, in one line.
 
     Raises UserError where it was asked for and does not work.
@@ -133,7 +133,7 @@ class Processes:
             if local_ranks > (gpus := torch.cuda.device_count()):
                 raise UserError(f"{local_ranks} processes but {gpus} GPUs on this machine: lower --nproc_per_node")
             device = f"cuda:{local_rank}"
-        self.device = usable(device)
+        self.device = resolve_device(device)
         self.device_type = self.device.partition(":")[0]
         if self.device.startswith("cuda:"):
             torch.cuda.set_device(self.device)  # what asks for the current one is to mean this one

@@ -162,8 +162,8 @@ class Metrics:
     def write(self, record: dict) -> None:
         """One logged step: a dict with "iter"; nested dicts and numbers."""
         words = [f"{name} {record[name]:.4f}" for name in ("train_loss", "val_loss") if name in record]
-        numbers = record.get("coefficients") or record.get("x") or {}  # x: of scripts/convex.py
-        words += [f"{name} {value:.3f}" for name, value in numbers.items()]
+        shown = record.get("coefficients") or record.get("x") or {}  # x: of scripts/convex.py
+        words += [f"{name} {value:.3f}" for name, value in shown.items()]
         words += [f"skipped {record['skipped_steps']}"] if record.get("skipped_steps") else []
         if self.bar is not None:
             with contextlib.suppress(OSError, ValueError):
@@ -283,7 +283,7 @@ class Silence:
         return False
 
 
-class Nobody:
+class NullMetrics:
     """What a rank that does not write has for a Metrics."""
 
     def say(self, line: str) -> None: ...

@@ -82,7 +82,7 @@ def on_cpu(state: dict, keep: bool = True) -> dict:
     return tree_map(copy, state)
 
 
-def shared_out(state: dict, params: list) -> dict:
+def shard_like(state: dict, params: list) -> dict:
     """An optimizer's state dict, its tensors sharded as the parameters they belong to: undoes `on_cpu`."""
 
     def like(x, p):

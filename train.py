@@ -132,7 +132,7 @@ def make_model(cfg, checkpoint, vocab_size, given=()):
             sizes = section("model", vars(cfg)) | {"vocab_size": cfg.vocab_size or vocab_size}
             config = GPTConfig(**(checkpoint["model_config"] if checkpoint else sizes))
             devices.check_memory(4 * config.matrix_entries(), f"a model of {config.matrix_entries():,} parameters")
-            with devices.enough_memory():
+            with devices.report_out_of_memory():
                 model = GPT(config)
             if checkpoint:
                 model.load_state_dict(checkpoint["model"])
@@ -171,7 +171,7 @@ def make_optimizer(cfg, model):
         raise UserError(str(error)) from None
 
 
-def fitting(cfg, given):
+def drop_foreign_settings(cfg, given):
     """The settings less those in config files that the optimizer does not have, and the names of these."""
     try:
         known = optim.flat(cfg["optimizer"])
@@ -194,7 +194,7 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
     """
     with ExitStack() as at_end:
         # settings: those given, and of a run that goes on its own
-        cfg, left_out = fitting(cfg, given)
+        cfg, left_out = drop_foreign_settings(cfg, given)
         at_end.enter_context(checkpoints.hold(cfg["out_dir"]))
         checkpoint, resolved = checkpoints.start(cfg, given, SETTINGS)
         cfg = SimpleNamespace(**resolved)
@@ -210,7 +210,7 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
         ranks, rank, device, device_type = processes.ranks, processes.rank, processes.device, processes.device_type
         if cfg.shard and ranks == 1:
             raise UserError("shard=True splits the model over several processes: start them with torchrun")
-        dtype, autocast = devices.number_format(cfg.dtype, device_type)
+        dtype, autocast = devices.resolve_dtype(cfg.dtype, device_type)
         torch.set_float32_matmul_precision("high")
         accumulation, micro = processes.share(cfg.batch_size, cfg.micro_batch_size)
         share = accumulation * micro * (cfg.block_size + 1)
@@ -234,7 +234,7 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
         model.checkpoint_activations = cfg.checkpoint_activations
         if cfg.init_from not in ("scratch", "resume"):  # the sizes come with the weights
             resolved |= dataclasses.asdict(model.config) | {"block_size": cfg.block_size}
-        compiled, problem = devices.whether_to_compile(cfg.compile, device)
+        compiled, problem = devices.resolve_compile(cfg.compile, device)
         at_end.callback(processes.leave)
         processes.join(cfg.timeout_minutes)
         parallel = Parallel(model, processes, cfg.shard, compiled, dtype)
@@ -250,7 +250,7 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
             best = checkpoint["best_val_loss"]
 
         # record: only now is anything written
-        log, hardware = metrics.Nobody(), devices.hardware(device)
+        log, hardware = metrics.NullMetrics(), devices.hardware(device)
         parameters = sum(p.numel() for p in model.parameters())
         if processes.first:
             header = {
@@ -330,14 +330,17 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
             )
 
         # the loop
-        at_end.enter_context(devices.enough_memory())
+        at_end.enter_context(devices.report_out_of_memory())
         stop = at_end.enter_context(devices.stop_signals())
         writer = at_end.enter_context(checkpoints.Writer(log.say))
         loader = ThreadPoolExecutor(max_workers=1)
         at_end.callback(loader.shutdown, cancel_futures=True)
         coming = loader.submit(batch, it + 1)
-        val_loss, blind, since = math.nan, 0, None  # blind: evaluations in a row whose loss was not finite
-        row, longest = torch.zeros((), device=device), torch.zeros((), device=device)  # of steps that were not finite
+        val_loss, timed_from = math.nan, None
+        bad_evaluations = 0  # in a row: their loss was not finite
+        bad_streak = longest_streak = torch.zeros(
+            (), device=device
+        )  # steps in a row, likewise: now, and since the last log
         model.train()
         if not gc.get_freeze_count():  # else the caller has done it
             gc.collect()
@@ -367,8 +370,8 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
             optimizer.step()  # not scaler.step: it skips by itself, and counts, what is not finite
             scaler.update()
             optimizer.zero_grad()
-            row = (row + 1) * ~(train_loss.isfinite() & optimizer.grad_norm.isfinite())
-            longest = torch.maximum(longest, row)
+            bad_streak = (bad_streak + 1) * ~(train_loss.isfinite() & optimizer.grad_norm.isfinite())
+            longest_streak = torch.maximum(longest_streak, bad_streak)
 
             # what the step was, now and then
             done = it == cfg.max_iters
@@ -386,8 +389,8 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
                     "lr": lr,
                     "grad_norm": float(optimizer.grad_norm),
                 }
-                if since is not None:  # the first step, which compiles and allocates, is not timed
-                    seconds = (time.perf_counter() - since[1]) / (it - since[0])
+                if timed_from is not None:  # the first step, which compiles and allocates, is not timed
+                    seconds = (time.perf_counter() - timed_from[1]) / (it - timed_from[0])
                     tokens_per_s = cfg.batch_size * cfg.block_size / seconds
                     record |= {"step_ms": 1e3 * seconds, "tokens_per_s": tokens_per_s}
                     if peak:
@@ -399,28 +402,28 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
                     record["val_loss"] = val_loss = mean_loss(val_data)
                     if cfg.eval_train:
                         record["eval_train_loss"] = mean_loss(train_data)
-                stopping, worst = processes.most(stopping, longest)
+                stopping, worst_streak = processes.most(stopping, longest_streak)
                 log.write(record)
-                longest = row
-                since = it, time.perf_counter()
+                longest_streak = bad_streak
+                timed_from = it, time.perf_counter()
             elif ranks > 1:
                 stopping = False  # they agree on it when they log
 
             # what is worth keeping, and when to end
-            if logging and worst >= cfg.max_bad_steps:
-                raise diverged(f"loss or its gradient, for {worst:.0f} steps in a row,")
+            if logging and worst_streak >= cfg.max_bad_steps:
+                raise diverged(f"loss or its gradient, for {worst_streak:.0f} steps in a row,")
             if done and not math.isfinite(record["train_loss"]):
                 raise diverged("loss")
             if evaluating:
-                blind = 0 if math.isfinite(val_loss) else blind + 1
-                if blind == 2 or blind and done:
+                bad_evaluations = 0 if math.isfinite(val_loss) else bad_evaluations + 1
+                if bad_evaluations == 2 or bad_evaluations and done:
                     raise diverged("validation loss")
-            if evaluating and not blind:
+            if evaluating and not bad_evaluations:
                 is_best, best = val_loss < best, min(best, val_loss)
                 saved = save(is_best)
             elif evaluating:
                 log.say(f"step {it}: the validation loss is {val_loss}: no checkpoint is written")
-            elif stopping and not blind and math.isfinite(record["train_loss"] if logging else train_loss.item()):
+            elif stopping and not bad_evaluations and math.isfinite(record["train_loss"] if logging else train_loss):
                 saved = save(False)
             if stopping and not done:
                 log.say(f"stopped after step {it}; go on with --init_from=auto --out_dir={cfg.out_dir}")

@@ -167,7 +167,7 @@ def new(part: Path) -> BinaryIO:
     return open(part, "xb")
 
 
-def unlinked(path: str, flags: int) -> int:
+def no_follow(path: str, flags: int) -> int:
     """An opener for `open` of a file to go on with. Raises OSError where it is a link."""
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 

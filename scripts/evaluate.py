@@ -34,7 +34,7 @@ import data.tokens
 from checkpoints import load
 from data.tokenizers import kind
 from data.tokens import Tokens
-from devices import here, number_format
+from devices import here, resolve_dtype
 from model import GPT
 from settings import UserError, one_line_errors
 
@@ -64,7 +64,7 @@ class Evaluation:
 
     def __init__(self, model: GPT, batch_size: int = 8, dtype: str = "float32"):
         self.model, self.batch_size, self.device = model, batch_size, model.lm_head.weight.device
-        _, self.autocast = number_format(dtype, self.device.type)
+        _, self.autocast = resolve_dtype(dtype, self.device.type)
 
     @torch.no_grad()
     def logits(self, tokens: torch.Tensor) -> torch.Tensor:

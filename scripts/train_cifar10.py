@@ -29,7 +29,7 @@ import checkpoints
 import metrics
 import optim
 import settings
-from devices import here, stop_signals, usable
+from devices import here, resolve_device, stop_signals
 from settings import Count, Diverged, Finished, Fraction, Fractions, Names, Natural, Nonnegative, Rates, UserError
 
 # -- folder [once, free]
@@ -172,7 +172,7 @@ def run(cfg, given):
     resolved, cfg = cfg, SimpleNamespace(**cfg)
 
     # device
-    device = usable(cfg.device)
+    device = resolve_device(cfg.device)
     torch.set_float32_matmul_precision("high")
 
     # data: all of it on the device

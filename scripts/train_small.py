@@ -257,12 +257,12 @@ def value(task, optimizer):
 def train(cfg, given=()):
     """One training run; cfg: all settings, a dict. Returns the task's value. Raises UserError on bad settings, Diverged."""
     with checkpoints.hold(cfg["out_dir"]):
-        if another_scripts(cfg["out_dir"]):
+        if holds_another_script(cfg["out_dir"]):
             raise UserError(f"out_dir={cfg['out_dir']!r} holds a run of another script: name another --out_dir")
         return run(cfg)
 
 
-def another_scripts(out_dir):
+def holds_another_script(out_dir):
     """Whether a folder holds the record of a run that is not this script's."""
     try:
         return "task" not in metrics.read(out_dir)[0].get("config", {})

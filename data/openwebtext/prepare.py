@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from data.documents import count_documents, document_files, documents, pieces
-from data.prepared import arguments, hub_file, need_disk, publish, report, sync, unlinked, whole_file, write_tokens
+from data.prepared import arguments, hub_file, need_disk, no_follow, publish, report, sync, whole_file, write_tokens
 from data.tokenizers import GPT2
 from settings import UserError, one_line_errors
 
@@ -63,7 +63,7 @@ def main():
             raise UserError(f"--max_docs: {args.source} holds tokens already split, which are taken whole")
         return adopt(args.source, args.out)
     local = document_files(args.source) if args.source else None
-    say_needs(args, local)
+    print_requirements(args, local)
     GPT2()  # its files are there before the workers ask for them
     counts, total = tokenize(args.out, local or hub_files(args.max_docs), args.max_docs, args.workers)
     source = f"local files, {args.source.name}" if local else f"OpenWebText ({HUB[0]})"
@@ -112,7 +112,7 @@ def chunks(path):
             yield ids
 
 
-def say_needs(args, local):
+def print_requirements(args, local):
     """Print what disk and memory it takes. Raises UserError where there is less, of memory where the system tells."""
     wanted = min(args.max_docs or DOCUMENTS, DOCUMENTS)
     if local:
@@ -178,7 +178,7 @@ def tokenize(out, files, max_docs, workers):
         if done := state["documents"]:
             print(f"going on after document {done:,}")
 
-        train, val = (stack.enter_context(open(part, "ab", opener=unlinked)) for part in parts)
+        train, val = (stack.enter_context(open(part, "ab", opener=no_follow)) for part in parts)
         bar = stack.enter_context(tqdm(total=total, initial=done, unit="doc", unit_scale=True, disable=None))
         for file, size in zip((train, val), state["bytes"]):
             file.truncate(size)

@@ -282,7 +282,7 @@ def test_what_it_needs_is_said_and_too_little_refused(source, tmp_path, monkeypa
 
 def test_a_partial_export_is_refused_by_its_count(tmp_path, monkeypatch):
     loaded = module("openwebtext")
-    monkeypatch.setattr(loaded, "say_needs", lambda *arguments: None)
+    monkeypatch.setattr(loaded, "print_requirements", lambda *arguments: None)
     monkeypatch.setattr(loaded, "hub_file", lambda *arguments: (Path(arguments[-1]), "commit"))
     monkeypatch.setattr(loaded, "count_documents", lambda path: 100_000)
     monkeypatch.setattr(sys, "argv", ["prepare.py", "--out", str(tmp_path)])

@@ -97,7 +97,7 @@ def test_attention_takes_the_fastest_that_the_card_has(monkeypatch):
 def test_a_named_gpu_is_the_current_one(monkeypatch):
     """`--device=cuda:1` in one process: what asks torch for the current device must not read the first card's."""
     current = []
-    monkeypatch.setattr(devices, "usable", lambda device: device)
+    monkeypatch.setattr(devices, "resolve_device", lambda device: device)
     monkeypatch.setattr(torch.cuda, "set_device", current.append)
     assert devices.Processes("cuda:1").device == "cuda:1" and current == ["cuda:1"]
     assert devices.Processes("cpu").device == "cpu" and current == ["cuda:1"]

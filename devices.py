@@ -205,6 +205,8 @@ class Processes:
         if self.ranks == 1:
             return
         whole = [x.detach() for x in tensors if not isinstance(x, DTensor)]
+        if not whole:
+            return
         finite = torch.stack([x.isfinite().all() for x in whole]).all()
         hashes = torch.stack([torch.hash_tensor(x).view(torch.int64) for x in whole] + [finite.long()])
         everyone = [torch.empty_like(hashes) for _ in range(self.ranks)]

@@ -296,6 +296,11 @@ def test_ranks_that_disagree_stop_and_the_reason_of_one_that_fails_stands_last(f
     assert last_step() == 4  # not the state of ranks that disagree
 
 
+def test_ranks_that_have_nothing_but_shards_have_nothing_to_compare(folder):
+    status, _, error = run(folder, torchrun=True, optimizer="adam", shard=True, check_interval=2, max_iters=4)
+    assert status == 0, error[-3000:]
+
+
 def test_more_ranks_or_fewer_keep_the_order_of_the_data(folder):
     run(folder, torchrun=True, max_iters=4)
     tiny.run(init_from="resume")

@@ -58,8 +58,8 @@ def call(*arguments: str) -> tuple[int, str, str]:
 
 def fault(status: int, out: str, error: str) -> str | None:
     """What is wrong with an end, or None."""
-    lines = [line for line in error.splitlines() if " settings that there are no longer" not in line]
-    lines = [line for line in lines if "the run goes on from" not in line]
+    lines = [line for line in error.splitlines() if " settings that no longer exist" not in line]
+    lines = [line for line in lines if "the run resumes from" not in line]
     if status not in (0, 2):
         return f"status {status}: {error[-300:]}"
     if status == 2 and (len(lines) != 1 or not lines[0].startswith("train.py: ")):

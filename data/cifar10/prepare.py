@@ -3,8 +3,8 @@
     python data/cifar10/prepare.py [--source FOLDER] [--out DIR]
 
 Writes {train,test}_images.npy, uint8 (N, 32, 32, 3), {train,test}_labels.npy, uint8 (N,), and meta.json.
-Expected: train 50,000 and test 10,000 images of 10 classes. FOLDER holds train*.parquet and test*.parquet with the hub's
-columns `img` (encoded bytes) and `label`; other encodings of the images are accepted, and meta.json says so.
+Expected: train 50,000 and test 10,000 images of 10 classes. FOLDER has train*.parquet and test*.parquet with the hub's
+columns `img` (encoded bytes) and `label`; other encodings of the images are accepted and noted in meta.json.
 """
 
 import io
@@ -37,7 +37,7 @@ def parquet_file(source, split):
         return path
     found = sorted(source.glob(f"{split}*.parquet"))
     if len(found) != 1:
-        raise UserError(f"{source}: {len(found)} files {split}*.parquet there, one is needed")
+        raise UserError(f"{source}: {len(found)} files {split}*.parquet, but one is needed")
     return found[0]
 
 

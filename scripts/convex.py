@@ -1,12 +1,12 @@
 """The convex problem that Adam fails (Reddi et al., 2018; eq. (33) of the paper): Figure 9.
 
-    python scripts/convex.py config/convex.py        # T = 2,000,000, all optimizers at once; 3 minutes on a free CPU core
+    python scripts/convex.py config/convex.py    # T = 2,000,000, all optimizers at once; 3 minutes on a free CPU core
 
-f_t(x) = 1010 x where t mod 101 = 1, else -10 x, for x in [-1, 1]: the sum falls with x, the best x is -1, and every step is
-followed by a projection on [-1, 1]. metrics.jsonl has, by optimizer, x, the average regret sum_s (f_s(x_s) - f_s(-1)) / t,
-and the coefficients. All optimizers are the one rule of optim/mada.py from a corner, with the hyper-learning-rates of the
-setting `optimizers`, where 0 keeps a coefficient where it is. They are elements of one tensor, and the whole step is one
-fused loop: 2,000,000 steps of a scalar cannot each wait for Python's plumbing. tests/reproduce/test_convex.py compares with optim/.
+f_t(x) = 1010 x where t mod 101 = 1, else -10 x, for x in [-1, 1]: the best x is -1, and every step is followed by a
+projection on [-1, 1]. metrics.jsonl has, by optimizer, x, the average regret sum_s (f_s(x_s) - f_s(-1)) / t, and the
+coefficients. All optimizers are the one rule of optim/mada.py from a corner, with the hyper-learning-rates of the
+setting `optimizers`, where 0 fixes a coefficient. They are elements of one tensor, and a whole step is one fused loop:
+2,000,000 steps of a scalar cannot each wait for Python. tests/reproduce/test_convex.py compares with optim/.
 """
 
 import sys
@@ -29,9 +29,9 @@ from settings import Count, Finished, UserError
 
 # -- folder [once, free]
 out_dir = "out/convex"  # folder of metrics.jsonl and ckpt_last.pt
-overwrite = False  # start anew in an out_dir that holds another run, which is lost
+overwrite = False  # start over in an out_dir that holds another run, which is lost
 # -- start [once]
-init_from: Literal["scratch", "resume", "auto"] = "scratch"  # "resume": go on from out_dir's ckpt_last.pt
+init_from: Literal["scratch", "resume", "auto"] = "scratch"  # "resume": continue from out_dir's ckpt_last.pt
 # -- evaluation
 log_interval: Count = 2020  # steps between lines in metrics.jsonl: whole periods of 101, since x moves within each
 # -- problem [kept]
@@ -83,7 +83,7 @@ def domain(hyper_scale):
 
 
 def step(buffers, rule, hyper_scale, debias, schedule, *arguments):
-    """One step of the online problem for one optimizer, in the order of optim/engine.py: look back, learn, move. 0-D tensors."""
+    """One step of the online problem for one optimizer, on 0-D tensors, in optim/engine.py's order."""
     named = dict(zip((*STATE, "lr", *HYPER, "grad", "t"), arguments, strict=True))
     state, q, w = ({name: named[name] for name in names} for names in (buffers, NAMES, WEIGHTS))
     x, grad, t = (named[name] for name in ("x", "grad", "t"))
@@ -131,14 +131,14 @@ def loop(second_moment, rule, hyper_scale, debias, schedule):
 
 
 def forms(own, cfg):
-    """What an optimizer's settings say of FORMS, a tuple. rule="authors" has forms of its own."""
+    """An optimizer's choice of each of FORMS, a tuple. rule="authors" has other defaults."""
     rule = own.get("rule", cfg.rule)
     own = {"hyper_scale": "raw", "debias": "powers"} | own if rule == "authors" else own
     return tuple(({"rule": rule} | own).get(name, choices[0]) for name, choices in FORMS.items())
 
 
 def start(own, cfg):
-    """{name: value} of what one optimizer starts from. Raises UserError."""
+    """{name: value} that one optimizer starts from. Raises UserError."""
     rates, momenta = own.get("hyper_lr", {}), own.get("hyper_momentum", {})
     rates = rates if isinstance(rates, dict) else dict.fromkeys(NAMES, rates)
     values = dict.fromkeys((*STATE, *HYPER), 0.0)
@@ -163,7 +163,7 @@ def start(own, cfg):
 
 
 def train(cfg, given=()):
-    """All optimizers of one setting. cfg: all settings, a dict; given: names of those that were set rather than defaulted.
+    """Run all optimizers. cfg: all settings, a dict; given: names of those that were set rather than defaulted.
 
     Returns the last average regret of the last optimizer, or None if it was stopped before its end. Raises UserError.
     """

@@ -23,7 +23,7 @@ from settings import UserError, declared, first_rank, one_line_errors, parse
 
 
 def child(out_dir, arguments):
-    """Train, quietly; the first rank leaves its peak memory in GB."""
+    """Train quietly; the first rank writes its peak memory in GB."""
     import torch
 
     import train
@@ -43,7 +43,7 @@ def child(out_dir, arguments):
 def measure(arguments, ranks=1):
     """arguments as of train.py -> {"peak_gb" of the first rank, "seconds" per step, "steps" timed, what it ran on}.
 
-    ranks: processes that share the work, on a GPU each where there are GPUs. Raises UserError.
+    ranks: processes that share the work, each on its own GPU if there are GPUs. Raises UserError.
     """
     arguments = [name if name.startswith("--") else str(ROOT / name) for name in arguments]
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] * (ranks > 1)

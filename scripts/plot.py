@@ -1,8 +1,8 @@
-"""Draw runs from their metrics.jsonl: losses, and the optimizers' coefficients where they learn any; or a figure of the paper.
+"""Draw runs from their metrics.jsonl: losses, and coefficients if the optimizers learn any; or a figure of the paper.
 
 python scripts/plot.py out/a                  # writes out/a/curves.png
 python scripts/plot.py out/a out/b out/c      # together: out/curves.png, or wherever --out says
-python scripts/plot.py out/a out/b --follow   # again every 10 seconds, until both are at their end or Ctrl-C
+python scripts/plot.py out/a out/b --follow   # again every 10 seconds, until both have ended or Ctrl-C
 python scripts/plot.py results/fig5/cpu       # again from the metrics in results/: reproduce.py fig5 --scale cpu --draw
 """
 
@@ -22,7 +22,7 @@ from settings import UserError, one_line_errors
 
 
 def read(folders, live=False):
-    """{name: (header, records)} of runs; live: those that have not begun yet are left out. Raises UserError."""
+    """{name: (header, records)} of runs; live: without those that have not begun. Raises UserError."""
     runs = {}
     for folder in folders:
         name = folder if len(folders) == 1 else os.path.relpath(folder, common(folders))
@@ -37,14 +37,14 @@ def read(folders, live=False):
 
 
 def common(folders):
-    """The folder that has all of them."""
+    """The folder that contains all of them."""
     if len({os.path.isabs(folder) for folder in folders}) > 1:
         folders = map(os.path.abspath, folders)
     return os.path.commonpath(folders) or "."
 
 
 def draw(runs, path):
-    """Write the picture. Raises UserError where it cannot be written."""
+    """Write the picture. Raises UserError if it cannot be written."""
     try:
         curves.draw(runs, path)
     except OSError as error:
@@ -54,7 +54,7 @@ def draw(runs, path):
 
 
 def at_end(run):
-    """Whether a run has made all its steps, or has diverged: its last loss is not finite."""
+    """Whether a run has done all its steps, or has diverged: its last loss is not finite."""
     header, records = run
     total = header.get("total") or header["config"].get("max_iters", math.inf)  # older records have no total
     last = records[-1] if records else {"iter": 0}
@@ -62,7 +62,7 @@ def at_end(run):
 
 
 def follow(folders, path, seconds):
-    """Draw the runs whenever they have gone on, until all are at their end."""
+    """Draw the runs whenever they have progressed, until all have ended."""
     drawn, ended = None, False
     while not ended:
         runs = read(folders, live=True)
@@ -78,7 +78,7 @@ def follow(folders, path, seconds):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", metavar="OUT_DIR", help="folder of a run, or one folder of results/")
-    parser.add_argument("--out", help="PNG file to write (default: curves.png in the folder that has all of them)")
+    parser.add_argument("--out", help="PNG file to write (default: curves.png in their common folder)")
     parser.add_argument(
         "--follow", nargs="?", type=float, const=10.0, metavar="SECONDS", help="draw live runs again and again"
     )
@@ -97,7 +97,7 @@ def main():
     if args.follow is None:
         draw(read(folders), path)
     else:
-        print(f"{path} is drawn every {args.follow:g} seconds, until the runs are at their end or Ctrl-C", flush=True)
+        print(f"{path} is drawn every {args.follow:g} seconds, until the runs have ended or Ctrl-C", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             follow(folders, path, args.follow)
     print(path)

@@ -22,7 +22,7 @@ def main():
     parser.add_argument("model", help="a checkpoint, a run's out_dir, or gpt2, gpt2-medium, gpt2-large, gpt2-xl")
     parser.add_argument(
         "--prompt",
-        help="text to go on from; default: the start of a document, <|endoftext|>, or for a character model a new line",
+        help="text to continue; default: the start of a document, <|endoftext|>, or for a character model a new line",
     )
     parser.add_argument(
         "--tokens", type=int, default=500, help="tokens to write; <|endoftext|> ends the text before that"

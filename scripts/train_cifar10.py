@@ -5,9 +5,9 @@
     python scripts/train_cifar10.py config/cifar10_resnet9_mada.py           # ResNet-9: wants a GPU
     python scripts/train_cifar10.py --init_from=auto --out_dir=out/cifar10-cnn-mada
 
-`--help` lists the settings. metrics.jsonl has a line per epoch; `val_loss` and `accuracy` (%) are on the 10,000 test images,
-`held_out_accuracy` on training images that were held out, by which an epoch can be chosen.
-A run that is stopped goes on from its last whole epoch, and computes what one straight run would.
+`--help` lists the settings. metrics.jsonl has a line per epoch; `val_loss` and `accuracy` (%) are on the 10,000 test
+images, `held_out_accuracy` on training images that were held out, by which an epoch can be chosen. A run that is
+stopped resumes from its last complete epoch, and computes what an uninterrupted run would.
 """
 
 import json
@@ -34,16 +34,16 @@ from settings import Count, Diverged, Finished, Fraction, Fractions, Names, Natu
 
 # -- folder [once, free]
 out_dir = "out/cifar10"  # folder of metrics.jsonl and ckpt_last.pt
-overwrite = False  # start anew in an out_dir that holds another run, which is lost
+overwrite = False  # start over in an out_dir that holds another run, which is lost
 # -- start [once]
-init_from: Literal["scratch", "resume", "auto"] = "scratch"  # "resume": go on from out_dir's ckpt_last.pt
+init_from: Literal["scratch", "resume", "auto"] = "scratch"  # "resume": continue from out_dir's ckpt_last.pt
 stop_after: Count | None = None  # leave after this epoch, with the schedule of all of them
 # -- data [kept]
 seed: Natural = 1337  # of the initial weights, the order of the images, their augmentation and dropout
 dataset = "cifar10"  # a folder of data/, made by its prepare.py
 model: Literal["cnn", "resnet9"] = "cnn"  # appendix C.2
-images: Count | None = None  # train, and test, on the first so many images only; None: on all 50,000, and 10,000
-held_out: Natural = 0  # the last so many of these training images are not trained on; their accuracy is logged
+images: Count | None = None  # train, and test, on the first N images only; None: on all 50,000, and 10,000
+held_out: Natural = 0  # the last N of these training images are not trained on; their accuracy is logged
 batch_size: Count = 256  # images per step; the last batch of an epoch may be smaller
 epochs: Count = 50  # passes through the training images
 augment = False  # random crops out of a reflected border of 4 pixels, and mirror images
@@ -108,7 +108,7 @@ def block(before, after, *pool):
 
 
 def resnet9():
-    """ResNet-9, which appendix C.2 points to: eight convolutions with batch norm and a linear layer, 6.6M parameters."""
+    """ResNet-9, which appendix C.2 points to: eight convolutions with batch norm, a linear layer, 6.6M parameters."""
     return nn.Sequential(
         block(3, 64),
         block(64, 128, nn.MaxPool2d(2)),
@@ -142,11 +142,14 @@ def learning_rate_at(it, total, cfg):
 
 
 def load(folder, split, count=None):
-    """The first `count` images of a split in a folder, (N, 32, 32, 3) uint8, and their labels, (N,) int64. Raises UserError."""
+    """The first `count` images of a split in a folder, (N, 32, 32, 3) uint8, and their labels, (N,) int64.
+
+    Raises UserError.
+    """
     try:
         arrays = [np.load(folder / f"{split}_{kind}.npy", mmap_mode="r")[:count] for kind in ("images", "labels")]
     except (OSError, ValueError) as error:
-        raise UserError(f"CIFAR-10 is not there: {error}; run: python data/cifar10/prepare.py") from None
+        raise UserError(f"CIFAR-10 is missing: {error}; run: python data/cifar10/prepare.py") from None
     return torch.from_numpy(arrays[0].copy()), torch.from_numpy(arrays[1].astype(np.int64))
 
 
@@ -158,8 +161,8 @@ def source(folder):
 def train(cfg, given=()):
     """One training run. cfg: all settings, a dict; given: names of those that were set rather than defaulted.
 
-    Returns the last test accuracy in %, or None if it was stopped before its end. Raises UserError on bad settings, before
-    anything is written; Diverged where the loss is no longer finite; Finished where there is nothing left to resume.
+    Returns the last test accuracy in %, or None if it was stopped before its end. Raises UserError on bad settings,
+    before anything is written; Diverged if the loss is no longer finite; Finished if there is nothing left to resume.
     """
     with checkpoints.hold(cfg["out_dir"]):
         return run(cfg, given)
@@ -287,7 +290,7 @@ def run(cfg, given):
                 optimizer.zero_grad()
                 total += loss.detach() * len(y)
                 if stop.is_set():
-                    log.say(f"stopped in epoch {epoch}; go on with --init_from=auto --out_dir={cfg.out_dir}")
+                    log.say(f"stopped in epoch {epoch}; resume with --init_from=auto --out_dir={cfg.out_dir}")
                     return None
             record = {
                 "iter": it,

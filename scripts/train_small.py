@@ -1,12 +1,12 @@
-"""Small problems that are not language, with any optimizer of optim/: seconds each, for the contest. In the style of train.py.
+"""Small problems other than language, with any optimizer of optim/: seconds each, for the contest. In train.py's style.
 
     python scripts/train_small.py --task=digits                              # an MLP on scikit-learn's digits
     python scripts/train_small.py --task=factorization --optimizer=adam      # matrix completion, which is not convex
     python scripts/train_small.py --task=cartpole                            # REINFORCE; acrobot likewise
 
-`--help` lists the settings. metrics.jsonl has a line every 50 steps; the last has `value`, by which optimizers are compared:
-the validation loss (digits), the mean squared error of held-out entries (factorization), or minus the mean return of all
-episodes so far (cartpole, acrobot). It is lower for a better one.
+`--help` lists the settings. metrics.jsonl has a line every 50 steps; the last has `value`, by which optimizers are
+compared, lower is better: the validation loss (digits), the mean squared error of held-out entries (factorization), or
+minus the mean return of all episodes so far (cartpole, acrobot).
 """
 
 import math
@@ -34,7 +34,7 @@ from settings import Count, Diverged, Fraction, Fractions, Names, Natural, Nonne
 
 # what and where
 out_dir = "out/small"  # folder of metrics.jsonl
-init_from: Literal["scratch"] = "scratch"  # a run takes seconds: one that is stopped starts anew
+init_from: Literal["scratch"] = "scratch"  # a run takes seconds: one that is stopped starts over
 seed: Natural = 1337  # of the initial weights, the data and the batches
 task: Literal["digits", "factorization", "cartpole", "acrobot"] = "digits"  # TASKS below
 # -- optimizer
@@ -100,7 +100,7 @@ class Digits:
 
 
 class Factorization:
-    """U V^T against 40 % of the entries of a noisy 100 x 80 matrix of rank 5, in batches of 256; the rest is held out."""
+    """U V^T against 40 % of the entries of a noisy 100 x 80 matrix of rank 5, in batches of 256; the others test it."""
 
     steps = 600
 
@@ -188,7 +188,7 @@ class CartPole(PolicyGradient):
 class Acrobot(PolicyGradient):
     """gymnasium's Acrobot-v1, 500 steps an episode at most: its own dynamics, of all episodes at once.
 
-    An action is held for 4 steps, without which a new policy hardly ever reaches the goal, and there is nothing to learn from.
+    An action is held for 4 steps; otherwise a new policy hardly ever reaches the goal, and has nothing to learn from.
     """
 
     steps, limit, hold = 80, 125, 4
@@ -255,7 +255,7 @@ def value(task, optimizer):
 
 
 def train(cfg, given=()):
-    """One training run; cfg: all settings, a dict. Returns the task's value. Raises UserError on bad settings, Diverged."""
+    """One training run; cfg: all settings, a dict. Returns the task's value. Raises UserError or Diverged."""
     with checkpoints.hold(cfg["out_dir"]):
         if holds_another_script(cfg["out_dir"]):
             raise UserError(f"out_dir={cfg['out_dir']!r} holds a run of another script: name another --out_dir")
@@ -263,7 +263,7 @@ def train(cfg, given=()):
 
 
 def holds_another_script(out_dir):
-    """Whether a folder holds the record of a run that is not this script's."""
+    """Whether a folder holds the record of another script's run."""
     try:
         return "task" not in metrics.read(out_dir)[0].get("config", {})
     except (OSError, UserError):

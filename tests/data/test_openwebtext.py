@@ -172,7 +172,7 @@ def test_progress_within_a_piece_is_taken_up(source, straight, tmp_path):
     assert "continuing after document 100\n" in done.stdout and same(straight, read(tmp_path))
 
 
-def test_other_documents_start_anew(source, tmp_path):
+def test_other_documents_start_over(source, tmp_path):
     for name in ("train.bin.part", "val.bin.part"):
         (tmp_path / name).write_bytes(b"xx" * 1000)
     before = {"of": [["documents.jsonl", 1], N], "documents": 5, "bytes": [2000, 2000]}

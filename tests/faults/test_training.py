@@ -1,4 +1,4 @@
-"""A run through whatever happens around it: closed streams, full disks, numbers that are not finite, ranks that disagree.
+"""A run through what may happen around it: closed streams, full disks, numbers that are not finite, ranks that differ.
 
 python -m pytest -q tests/faults/test_training.py        # half a minute
 """

@@ -350,7 +350,7 @@ def test_help_into_a_closed_pipe_is_quiet():
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_config_of_the_repository(path):
-    """It parses, its optimizer takes its settings, its sizes make a model, and its batch goes on 1, 2, 4 and 8 processes."""
+    """It parses, its optimizer takes its settings, its sizes make a model, its batch fits 1, 2, 4 and 8 processes."""
     settings = parsed(str(path))[0]
     module = torch.nn.Linear(3, 2)
     module(torch.ones(1, 3)).sum().backward()

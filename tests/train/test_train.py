@@ -131,8 +131,8 @@ def test_the_micro_batch_is_no_part_of_the_mathematics(micro):
 
 def test_checkpointed_activations_change_nothing():
     tiny.run(out_dir="kept", dropout=0.2)
-    tiny.run(out_dir="anew", dropout=0.2, checkpoint_activations=True)
-    assert tiny.same(state("kept"), state("anew"))
+    tiny.run(out_dir="again", dropout=0.2, checkpoint_activations=True)
+    assert tiny.same(state("kept"), state("again"))
 
 
 @pytest.mark.slow
@@ -166,7 +166,7 @@ def test_two_processes_compute_what_one_does(folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["mada", "adam"])
 def test_a_sharded_model_computes_what_a_whole_one_does(folder, optimizer):
-    """FSDP2 over two processes, 5 steps; then one process goes on from its checkpoint, as if it had always been alone."""
+    """FSDP2 over two processes, 5 steps; then one process resumes its checkpoint, as if it had always been alone."""
     settings = {"out_dir": "shards", "optimizer": optimizer, "micro_batch_size": 2, "grad_clip": 0.5, "n_layer": 2}
     torchrun = start(
         sys.executable,

@@ -110,7 +110,7 @@ tensorboard_log = False  # also write TensorBoard's event files to out_dir: tens
 SETTINGS = settings.declared(__file__)
 
 
-def section(title, cfg):
+def section(title: str, cfg: dict) -> dict:
     """The settings of one section: {name: value}."""
     return settings.section(SETTINGS, title, cfg)
 
@@ -124,10 +124,10 @@ def learning_rate_at(it: int, cfg: SimpleNamespace) -> float:
     return cfg.min_lr + 0.5 * (1 + math.cos(math.pi * progress)) * (cfg.learning_rate - cfg.min_lr)
 
 
-def make_model(cfg, checkpoint, vocab_size, given=()):
+def make_model(cfg: SimpleNamespace, checkpoint: dict | None, vocab_size: int, given: Collection[str] = ()) -> GPT:
     """The model to train: the checkpoint's, a new one, or a pretrained one.
 
-    vocab_size: the data's; given: names of the settings that were set.
+    vocab_size: the data's; given: names of the settings that were set. Raises UserError.
     """
     torch.manual_seed(cfg.seed)
     try:
@@ -160,8 +160,8 @@ def make_model(cfg, checkpoint, vocab_size, given=()):
     return model
 
 
-def make_optimizer(cfg, model):
-    """The optimizer that the settings ask for, without state. Weight decay is for matrices only."""
+def make_optimizer(cfg: SimpleNamespace, model: GPT) -> torch.optim.Optimizer:
+    """The optimizer that the settings ask for, without state. Only matrices decay. Raises UserError."""
     try:
         return optim.build(
             cfg.optimizer,
@@ -175,8 +175,11 @@ def make_optimizer(cfg, model):
         raise UserError(str(error)) from None
 
 
-def drop_foreign_settings(cfg, given):
-    """The settings, without those from config files that the optimizer does not have, and the names of these."""
+def drop_foreign_settings(cfg: dict, given: Collection[str]) -> tuple[dict, list[str]]:
+    """The settings, without those from config files that the optimizer does not have, and the names of these.
+
+    Raises UserError if there is no such optimizer.
+    """
     try:
         known = optim.flat(cfg["optimizer"])
     except ValueError as error:

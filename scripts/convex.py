@@ -10,6 +10,7 @@ setting `optimizers`, where 0 fixes a coefficient. They are elements of one tens
 """
 
 import sys
+from collections.abc import Collection
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -62,7 +63,7 @@ FORMS = {  # of one optimizer: what it may say, its default first
 HYPER = (*[f"hyper_{name}" for name in NAMES], *[f"momentum_{name}" for name in NAMES])
 
 
-def gradient(t):
+def gradient(t: int) -> float:
     return 1010.0 if t % 101 == 1 else -10.0
 
 
@@ -162,7 +163,7 @@ def start(own, cfg):
     return values
 
 
-def train(cfg, given=()):
+def train(cfg: dict, given: Collection[str] = ()) -> float | None:
     """Run all optimizers. cfg: all settings, a dict; given: names of those that were set rather than defaulted.
 
     Returns the last average regret of the last optimizer, or None if it was stopped before its end. Raises UserError.

@@ -19,10 +19,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from checkpoints import load
 from data.prepared import writing
 from data.tokenizers import tokenizer
+from model import GPT
 from settings import UserError, one_line_errors
 
 
-def note(name, model, meta):
+def note(name: str, model: GPT, meta: dict) -> str:
     """The README.md of the exported folder."""
     own, known, size = model.config.vocab_size, meta["vocab_size"], sum(p.numel() for p in model.parameters())
     lines = [
@@ -34,7 +35,7 @@ def note(name, model, meta):
     return "\n\n".join(lines) + "\n"
 
 
-def for_transformers(model, meta):
+def for_transformers(model: GPT, meta: dict) -> tuple:
     """transformers' model and tokenizer, which end a text where this one does, and generate only ids of tokens."""
     ours, theirs = tokenizer(meta), model.to_transformers()
     for config in (theirs.config, theirs.generation_config):

@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,7 +23,7 @@ import metrics
 from settings import UserError, declared, first_rank, one_line_errors, parse
 
 
-def child(out_dir, arguments):
+def child(out_dir: str, arguments: Sequence[str]) -> None:
     """Train quietly; the first rank writes its peak memory in GB."""
     import torch
 
@@ -40,7 +41,7 @@ def child(out_dir, arguments):
         Path(out_dir, "peak.json").write_text(json.dumps(peak / 1e9))
 
 
-def measure(arguments, ranks=1):
+def measure(arguments: Sequence[str], ranks: int = 1) -> dict:
     """arguments as of train.py -> {"peak_gb" of the first rank, "seconds" per step, "steps" timed, what it ran on}.
 
     ranks: processes that share the work, each on its own GPU if there are GPUs. Raises UserError.

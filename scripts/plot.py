@@ -13,6 +13,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -21,7 +22,7 @@ from reproduce import curves, laboratory
 from settings import UserError, one_line_errors
 
 
-def read(folders, live=False):
+def read(folders: Sequence[str], live: bool = False) -> dict[str, tuple[dict, list[dict]]]:
     """{name: (header, records)} of runs; live: without those that have not begun. Raises UserError."""
     runs = {}
     for folder in folders:
@@ -36,14 +37,14 @@ def read(folders, live=False):
     return runs
 
 
-def common(folders):
+def common(folders: Sequence[str]) -> str:
     """The folder that contains all of them."""
     if len({os.path.isabs(folder) for folder in folders}) > 1:
         folders = map(os.path.abspath, folders)
     return os.path.commonpath(folders) or "."
 
 
-def draw(runs, path):
+def draw(runs: dict, path: str) -> None:
     """Write the picture. Raises UserError if it cannot be written."""
     try:
         curves.draw(runs, path)
@@ -53,7 +54,7 @@ def draw(runs, path):
         raise UserError(f"{' '.join(runs)}: no metrics of a training run, which has an optimizer and losses") from None
 
 
-def at_end(run):
+def at_end(run: tuple[dict, list[dict]]) -> bool:
     """Whether a run has done all its steps, or has diverged: its last loss is not finite."""
     header, records = run
     total = header.get("total") or header["config"].get("max_iters", math.inf)  # older records have no total
@@ -61,7 +62,7 @@ def at_end(run):
     return last["iter"] >= total or not math.isfinite(last.get("train_loss", 0.0))
 
 
-def follow(folders, path, seconds):
+def follow(folders: Sequence[str], path: str, seconds: float) -> None:
     """Draw the runs whenever they have progressed, until all have ended."""
     drawn, ended = None, False
     while not ended:

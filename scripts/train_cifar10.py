@@ -14,6 +14,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Collection
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -80,7 +81,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "data"
 SETTINGS = settings.declared(__file__)
 
 
-def cnn():
+def cnn() -> nn.Sequential:
     """Appendix C.2: two convolutions with 6 and 16 channels, three linear layers, 62,006 parameters. (N, 3, 32, 32)"""
     return nn.Sequential(
         nn.Conv2d(3, 6, 5),
@@ -107,7 +108,7 @@ def block(before, after, *pool):
     return nn.Sequential(nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU(), *pool)
 
 
-def resnet9():
+def resnet9() -> nn.Sequential:
     """ResNet-9, which appendix C.2 points to: eight convolutions with batch norm, a linear layer, 6.6M parameters."""
     return nn.Sequential(
         block(3, 64),
@@ -126,7 +127,7 @@ def resnet9():
 MODELS = {"cnn": cnn, "resnet9": resnet9}
 
 
-def learning_rate_at(it, total, cfg):
+def learning_rate_at(it: int, total: int, cfg: SimpleNamespace) -> float:
     """The learning rate of step it = 1 ... total."""
 
     def cosine(start, end, part):
@@ -141,7 +142,7 @@ def learning_rate_at(it, total, cfg):
     return cosine(peak, peak / 25e4, (it - 1 - rise) / (total - 1 - rise))
 
 
-def load(folder, split, count=None):
+def load(folder: Path, split: str, count: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """The first `count` images of a split in a folder, (N, 32, 32, 3) uint8, and their labels, (N,) int64.
 
     Raises UserError.
@@ -153,12 +154,12 @@ def load(folder, split, count=None):
     return torch.from_numpy(arrays[0].copy()), torch.from_numpy(arrays[1].astype(np.int64))
 
 
-def source(folder):
+def source(folder: Path) -> str:
     """What meta.json says about where the images come from."""
     return json.loads((folder / "meta.json").read_text())["source"] if (folder / "meta.json").exists() else "unknown"
 
 
-def train(cfg, given=()):
+def train(cfg: dict, given: Collection[str] = ()) -> float | None:
     """One training run. cfg: all settings, a dict; given: names of those that were set rather than defaulted.
 
     Returns the last test accuracy in %, or None if it was stopped before its end. Raises UserError on bad settings,

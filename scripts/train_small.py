@@ -11,6 +11,7 @@ minus the mean return of all episodes so far (cartpole, acrobot).
 
 import math
 import sys
+from collections.abc import Collection
 from contextlib import closing
 from functools import partial
 from itertools import pairwise
@@ -234,7 +235,7 @@ class Acrobot(PolicyGradient):
 TASKS = {"digits": Digits, "factorization": Factorization, "cartpole": CartPole, "acrobot": Acrobot}
 
 
-def learning_rate_at(it, total, cfg):
+def learning_rate_at(it: int, total: int, cfg: SimpleNamespace) -> float:
     """The learning rate of step it = 1 ... total."""
     warm = round(cfg.warmup * total)
     if it <= warm:
@@ -254,7 +255,7 @@ def value(task, optimizer):
     return found
 
 
-def train(cfg, given=()):
+def train(cfg: dict, given: Collection[str] = ()) -> float:
     """One training run; cfg: all settings, a dict. Returns the task's value. Raises UserError or Diverged."""
     with checkpoints.hold(cfg["out_dir"]):
         if holds_another_script(cfg["out_dir"]):
@@ -262,7 +263,7 @@ def train(cfg, given=()):
         return run(cfg)
 
 
-def holds_another_script(out_dir):
+def holds_another_script(out_dir: str) -> bool:
     """Whether a folder holds the record of another script's run."""
     try:
         return "task" not in metrics.read(out_dir)[0].get("config", {})

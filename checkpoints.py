@@ -91,7 +91,7 @@ def writing(out_dir: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (OSError, ValueError, RecursionError, NotImplementedError) as error:  # of impossible names, too
+    except (OSError, ValueError, RecursionError, NotImplementedError) as error:  # names can be impossible, too
         reason = "it is a file" if isinstance(error, FileExistsError) else getattr(error, "strerror", None) or error
         raise UserError(f"out_dir={out_dir!r} cannot be written: {reason}") from error
 
@@ -326,7 +326,7 @@ def fitting(path: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except Exception as error:  # noqa: BLE001 torch raises whatever the line does that first meets the wrong thing
+    except Exception as error:  # noqa: BLE001 torch has no error of its own for what does not fit
         what = " ".join((str(error).strip() or type(error).__name__).splitlines()[:2])  # torch's first says little
         raise UserError(f"{path} does not fit the run that it describes: {what}") from None
 

@@ -82,7 +82,7 @@ def resolve_dtype(dtype: str, device_type: str) -> tuple[str, AbstractContextMan
 
 
 def resolve_compile(setting: bool | str, device: str) -> tuple[bool, str | None]:
-    """The setting compile -> whether to compile the model, and why "auto" does not although it would, in one line.
+    """The setting compile -> whether to compile the model, and in one line what keeps "auto" from it, or None.
 
     Raises UserError if it was asked for and does not work.
     """
@@ -152,7 +152,7 @@ class Processes:
             dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.ranks, timeout=timeout)
 
     def share(self, batch_size: int, micro_batch_size: int | None) -> tuple[int, int]:
-        """A batch is ranks x micro-steps x micro-batch -> micro-steps, micro-batch. Raises UserError if it is not."""
+        """A batch is ranks x micro-steps x micro-batch -> micro-steps, micro-batch. Raises UserError if it does not divide."""
         share, left = divmod(batch_size, self.ranks)
         micro = micro_batch_size or share or 1
         if left or share % micro:

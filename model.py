@@ -39,7 +39,11 @@ REVISIONS = {  # the commits of openai-community/NAME that the names below stand
 
 @dataclass
 class GPTConfig:
-    """Sizes. (layers, heads, width) of GPT-2: 124M (12, 12, 768), 355M (24, 16, 1024), 1.5B (48, 25, 1600)."""
+    """The sizes of a model.
+
+    (n_layer, n_head, n_embd): 11M (6, 6, 384) with 65 characters; GPT-2's 124M (12, 12, 768), 355M (24, 16, 1024) and
+    1.5B (48, 25, 1600).
+    """
 
     block_size: int = 1024
     vocab_size: int = 50304  # GPT-2's 50257 rounded up to a multiple of 64, which matrix units like better

@@ -363,7 +363,7 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
             lr = learning_rate_at(it, cfg)
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            # dropout, like the batch, depends on the seed and the step; ranks have other sequences, and draw others
+            # dropout, like the batch, depends on the seed and the step; each rank draws its own, for its own sequences
             torch.manual_seed(int(np.random.SeedSequence((cfg.seed, it, rank)).generate_state(1)[0]))
             train_loss = torch.zeros((), device=device)
             with parallel.step():

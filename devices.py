@@ -152,7 +152,10 @@ class Processes:
             dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.ranks, timeout=timeout)
 
     def share(self, batch_size: int, micro_batch_size: int | None) -> tuple[int, int]:
-        """A batch is ranks x micro-steps x micro-batch -> micro-steps, micro-batch. Raises UserError if it does not divide."""
+        """The micro-steps and the micro-batch of a batch = ranks x micro-steps x micro-batch.
+
+        Raises UserError, naming what would divide it, if it cannot be divided so.
+        """
         share, left = divmod(batch_size, self.ranks)
         micro = micro_batch_size or share or 1
         if left or share % micro:

@@ -84,7 +84,7 @@ def compiles(monkeypatch):
     return calls
 
 
-def test_a_damaged_file_is_made_again(cache, monkeypatch):
+def test_a_damaged_file_is_made_anew(cache, monkeypatch):
     calls = compiles(monkeypatch)
     compile.compile_c(SOURCE)
     (path,) = cache.iterdir()
@@ -181,7 +181,7 @@ def test_steps_after_a_fork():
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_compiled_function_may_step():
-    """The step is one opaque call in it; the rest is compiled (here by the eager backend, which needs no compiler)."""
+    """The step is one opaque call in it; what is around it is compiled (here by the eager backend, which needs no compiler)."""
 
     def train(wrap):
         torch.manual_seed(0)

@@ -172,7 +172,7 @@ def test_clipping_outside_is_noticed_once(limit, dtype):
 
 @pytest.mark.parametrize("scale", ["relative", "raw"])
 def test_what_clipping_outside_costs(scale, recwarn):
-    """Nothing under the default, whose hyper-gradients have one size; under "raw" they shrink by what was clipped."""
+    """Nothing under the default, whose hyper-gradients are of one size; under "raw" they shrink by what was clipped off."""
     learned = []
     for outside in (False, True):
         p = torch.zeros(1000, dtype=torch.float64, requires_grad=True)

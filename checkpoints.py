@@ -1,8 +1,9 @@
 """Checkpoints of the training scripts: files of whole tensors and plain containers, whatever the number of processes.
 
-OUT_DIR/ckpt_last.pt is the newest, ckpt_prev.pt the one before it, ckpt_best.pt (the same file under another name, where it
-is one of these) that of the lowest validation loss. A file is whole and on the disk before it has its name, so that
-a process may be killed, or a machine lose power, at any time. It is torch.save's zip file, whose checksums `read` checks.
+OUT_DIR/ckpt_last.pt is the newest, ckpt_prev.pt the one before it, ckpt_best.pt that of the lowest validation loss; if
+this is one of the other two, it is the same file under another name. A file is whole and on the disk before it gets its
+name, so that a process may be killed, or a machine lose power, at any time. It is a zip file of torch.save, whose
+checksums `read` checks.
 """
 
 import contextlib
@@ -24,10 +25,10 @@ import torch
 from filelock import FileLock, Timeout
 from torch.utils._pytree import tree_leaves
 
-from devices import usable
+from devices import resolve_device
 from model import GPT, GPTConfig
-from parallel import shared_out
-from settings import Setting, UserError, checked, shortened
+from parallel import shard_like
+from settings import Setting, UserError, checked, first_rank, shortened
 
 LAST, PREVIOUS, BEST, DAMAGED = "ckpt_last.pt", "ckpt_prev.pt", "ckpt_best.pt", "ckpt_damaged.pt"
 TRAINING = ("model", "optimizer", "scaler", "iter", "best_val_loss", "config", "model_config")  # what train.py saves
@@ -39,7 +40,7 @@ PLAIN = {  # what must be true of an entry, whichever script wrote it
 
 
 class Damaged(UserError):
-    """A file that is no whole checkpoint."""
+    """A file that is not a complete checkpoint."""
 
 
 # one process per folder
@@ -47,11 +48,12 @@ class Damaged(UserError):
 
 @contextlib.contextmanager
 def hold(out_dir: str) -> Iterator[None]:
-    """Make out_dir and keep every other process out of it, as long as this lasts. Raises UserError where one is in it.
+    """Make out_dir and keep every other process out of it inside the block. Raises UserError if one is using it.
 
-    The kernel frees the lock when this process dies. Folders that were made here and are still empty at the end go again.
+    The kernel frees the lock when this process dies. Folders that were made here and are still empty at the end are
+    removed.
     """
-    if os.environ.get("RANK", "0") != "0":  # the first rank writes
+    if not first_rank():
         yield
         return
     path, made = os.path.join(out_dir, "train.lock"), []
@@ -65,15 +67,17 @@ def hold(out_dir: str) -> Iterator[None]:
         try:
             lock.acquire(blocking=False)
         except Timeout:
+            owner = ""
             with contextlib.suppress(OSError, UnicodeDecodeError), open(path) as file:
-                raise UserError(f"out_dir={out_dir!r} is in use by {file.read() or 'another process'}") from None
+                owner = file.read()
+            raise UserError(f"out_dir={out_dir!r} is in use by {owner or 'another process'}") from None
         with open(path, "w") as file:
             file.write(f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}")
     try:
         yield
     finally:
         with contextlib.suppress(OSError):
-            os.remove(path)  # whoever has opened it meanwhile sees that it has no name, and opens the next
+            os.remove(path)  # a process that has opened it meanwhile sees that it has no name, and opens the next
         lock.release()
         with contextlib.suppress(OSError):
             for folder in made:
@@ -82,12 +86,12 @@ def hold(out_dir: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def writing(out_dir: str) -> Iterator[None]:
-    """Around what writes into out_dir: what the system says against it becomes a UserError of one line."""
+    """Around what writes into out_dir: an error of the system becomes a UserError of one line."""
     try:
         yield
     except UserError:
         raise
-    except (OSError, ValueError, RecursionError, NotImplementedError) as error:  # of names that cannot be, too
+    except (OSError, ValueError, RecursionError, NotImplementedError) as error:  # names can be impossible, too
         reason = "it is a file" if isinstance(error, FileExistsError) else getattr(error, "strerror", None) or error
         raise UserError(f"out_dir={out_dir!r} cannot be written: {reason}") from error
 
@@ -96,10 +100,10 @@ def writing(out_dir: str) -> Iterator[None]:
 
 
 def save(state: dict, out_dir: str, best: bool = False) -> None:
-    """Make `state` OUT_DIR/ckpt_last.pt, and what that was ckpt_prev.pt; with `best`, make it ckpt_best.pt, too.
+    """Write `state` as OUT_DIR/ckpt_last.pt, the former one becoming ckpt_prev.pt; with `best`, as ckpt_best.pt, too.
 
     Killed at any time, this leaves a ckpt_last.pt or a ckpt_prev.pt that is whole, and the best state so far as
-    ckpt_best.pt. Raises UserError where it cannot be written: what there was stands.
+    ckpt_best.pt. Raises UserError if it cannot be written; the former checkpoints are then still there.
     """
     with writing(out_dir):
         try:
@@ -129,10 +133,9 @@ def write(state, out_dir, best):
 
 
 class Writer:
-    """Saves while training goes on: one state at a time, in a thread, which files and locks outlast when this block ends.
+    """Saves in the background: one state at a time, in a thread that has finished when the block ends.
 
-    What fails there is raised by whatever is called next here, as `save` would have raised it; in a block that ends with
-    an error of its own, it is given to `say`.
+    The next call raises what `save` raised there; a block that ends with an error of its own passes it to `say`.
     """
 
     def __init__(self, say: Callable[[str], None]):
@@ -152,24 +155,24 @@ class Writer:
             self.thread.shutdown()
 
     def wait(self) -> None:
-        """Until what is being written is on the disk. Raises what `save` does."""
+        """Wait until what is being written is on the disk. Raises what `save` does."""
         writing, self.writing = self.writing, None
         if writing is not None:
             writing.result()
 
     def check(self) -> None:
-        """Raises what `save` did, once it has, and does not wait."""
+        """Raises what `save` has raised so far; does not wait."""
         if self.writing is not None and self.writing.done():
             self.wait()
 
     def save(self, state: dict, out_dir: str, best: bool = False) -> None:
-        """`save` of a state that nobody changes meanwhile."""
+        """`save` a state that does not change meanwhile."""
         self.wait()
         self.writing = self.thread.submit(save, state, out_dir, best)
 
 
 def write_part(state, part):
-    """torch.save to a new file, and onto the disk. Raises OSError."""
+    """torch.save to a new file, and sync it to the disk. Raises OSError."""
     with contextlib.suppress(FileNotFoundError):
         os.remove(part)  # of a process that was killed; were it a link, it would not be followed
     with open(part, "xb") as file:
@@ -182,7 +185,7 @@ def write_part(state, part):
 
 
 def rename_copy(source, target):
-    """Give the file a second name, target, in one step. Where the file system has no links, a copy gets it."""
+    """Give a file a second name, target, in one step. If the file system has no links, a copy gets the name."""
     with contextlib.suppress(FileNotFoundError):
         os.remove(target + ".part")
     try:
@@ -195,7 +198,7 @@ def rename_copy(source, target):
 
 
 def sync_folder(folder):
-    """Bring the names in a folder onto the disk, where the system can."""
+    """Sync the names in a folder to the disk, if the system can."""
     with contextlib.suppress(OSError):
         number = os.open(folder, os.O_RDONLY)
         try:
@@ -216,7 +219,7 @@ def clear(out_dir: str) -> None:
 
 
 def read(path: str, names: Iterable[str] = TRAINING) -> dict:
-    """What `save` wrote under these names, on the CPU. Raises Damaged, or UserError where the system cannot read it."""
+    """What `save` wrote under these names, on the CPU. Raises Damaged, or UserError if the system cannot read it."""
     try:
         with open(path, "rb") as file:
             content = file if os.path.getsize(path) else io.BytesIO()
@@ -229,11 +232,11 @@ def read(path: str, names: Iterable[str] = TRAINING) -> dict:
         found = {name: checkpoint[name] for name in names}
         for name, value in found.items():
             if name in PLAIN and not PLAIN[name](value):
-                raise Damaged(f"{path} is not a checkpoint of this script: its {name} makes no sense")
+                raise Damaged(f"{path} is not a checkpoint of this script: its {name} is invalid")
             if name in ("model", "optimizer") and any(
                 isinstance(x, torch.Tensor) and x.isnan().any() for x in tree_leaves(value)
             ):
-                raise Damaged(f"{path} is damaged: its {name} has NaN in it, which no run saves")
+                raise Damaged(f"{path} is damaged: its {name} contains NaN, which no run saves")
         return found
     except UserError:
         raise
@@ -241,11 +244,9 @@ def read(path: str, names: Iterable[str] = TRAINING) -> dict:
         kind = Damaged if error.errno == errno.EINVAL else UserError  # it says that something in it is before its start
         raise kind(f"{path} cannot be read: {error.strerror or error}") from None
     except zipfile.BadZipFile:
-        raise Damaged(
-            f"{path} is damaged, or no checkpoint: it is empty, cut off or not a file of torch.save's"
-        ) from None
+        raise Damaged(f"{path} is damaged, or not a checkpoint: empty, cut off, or not written by torch.save") from None
     except UnpicklingError:
-        raise Damaged(f"{path} is not a checkpoint of this script: it holds other things than tensors") from None
+        raise Damaged(f"{path} is not a checkpoint of this script: it contains other things than tensors") from None
     except KeyError as error:
         raise Damaged(f"{path} is not a checkpoint of this script: it has no {error}") from None
     except Exception as error:  # noqa: BLE001 a file may be wrong in more ways than torch.load has names for
@@ -257,22 +258,20 @@ def start(
 ) -> tuple[dict | None, dict]:
     """Where a run starts, by its settings init_from, out_dir and overwrite: (checkpoint to resume or None, settings).
 
-    A resumed run has its own settings, but those in `given`, which must not contradict the kept ones. Where its newest
-    checkpoint is damaged, that is said, set aside, and the one before it taken. Raises UserError.
+    A resumed run has its own settings, except for those in `given`, which must not contradict the kept ones. If its
+    newest checkpoint is damaged, this says so, sets it aside, and takes the one before it. Raises UserError.
     """
     out_dir, mode = cfg["out_dir"], cfg["init_from"]
     found = [name for name in (LAST, PREVIOUS, BEST) if os.path.lexists(os.path.join(out_dir, name))]
     if mode == "auto":
         if cfg["overwrite"]:
-            raise UserError(
-                "init_from='auto' goes on with the run that overwrite=True would delete: leave one of them out"
-            )
+            raise UserError("init_from='auto' resumes the run that overwrite=True would delete: leave one of them out")
         mode = "resume" if found else "scratch"
     if mode != "resume":
         if found and not cfg["overwrite"]:
             raise UserError(
-                f"out_dir={out_dir!r} holds another run: go on with --init_from=resume, name another "
-                "--out_dir, or lose it with --overwrite=True"
+                f"out_dir={out_dir!r} holds another run: resume it with --init_from=resume, name another "
+                "--out_dir, or delete it with --overwrite=True"
             )
         return None, cfg | {"init_from": mode}
     if not found:
@@ -283,16 +282,15 @@ def start(
     checkpoint = newest(out_dir, names)
     before = old_settings(checkpoint["config"], settings, checkpoint["path"])
     for name, setting in settings.items():
-        if setting.kept and name in given and cfg[name] != before.get(name, setting.default):
-            raise UserError(
-                f"{name}={cfg[name]!r}: a resumed run keeps its {name}={before.get(name, setting.default)!r}; leave it out"
-            )
+        had = before.get(name, setting.default)
+        if setting.kept and name in given and cfg[name] != had:
+            raise UserError(f"{name}={cfg[name]!r}: a resumed run keeps its {name}={had!r}; leave it out")
     theirs = {name: value for name, value in before.items() if name not in given and not settings[name].once}
     return checkpoint, cfg | {"init_from": mode} | theirs
 
 
 def newest(out_dir, names):
-    """The newest checkpoint that is whole, and its "path". Raises UserError, with what else there is to go on from."""
+    """The newest checkpoint that is whole, with its "path". Raises UserError, naming what else there is to resume."""
     problems = []
     there = [name for name in (LAST, PREVIOUS) if os.path.lexists(os.path.join(out_dir, name))]
     for name in there or [BEST]:  # a first save that was killed may have got as far as the best
@@ -302,47 +300,47 @@ def newest(out_dir, names):
         except Damaged as error:
             problems.append(str(error))
             continue
-        if os.environ.get("RANK", "0") == "0" and problems:
+        if first_rank() and problems:
             os.replace(os.path.join(out_dir, LAST), os.path.join(out_dir, DAMAGED))
-            print(f"{problems[0]}; it is now {DAMAGED}, and the run goes on from {path}", file=sys.stderr)
+            print(f"{problems[0]}; it is now {DAMAGED}, and the run resumes from {path}", file=sys.stderr)
         return checkpoint | {"path": path}
     best = os.path.join(out_dir, BEST)
     with contextlib.suppress(UserError):
         found = read(best, names)
-        problems.append(f"{best}, of step {found['iter']}, is whole: copy it to {LAST} to go on from there")
+        problems.append(f"{best}, of step {found['iter']}, is whole: copy it to {LAST} to resume from there")
     raise UserError("; ".join(problems or [f"there is no whole checkpoint in {out_dir}"]))
 
 
 def old_settings(config, settings, path):
-    """The settings in a checkpoint, each of its type; those that there are no longer are dropped, and named."""
+    """The settings in a checkpoint, each in its type. Those that no longer exist are dropped, with a note."""
     gone = {name: value for name, value in config.items() if name not in settings and value is not None}
-    if gone and os.environ.get("RANK", "0") == "0":
-        print(f"{path} has settings that there are no longer: {', '.join(map(shortened, gone))}", file=sys.stderr)
+    if gone and first_rank():
+        print(f"{path} has settings that no longer exist: {', '.join(map(shortened, gone))}", file=sys.stderr)
     return {name: checked(settings, name, value, path) for name, value in config.items() if name in settings}
 
 
 @contextlib.contextmanager
 def fitting(path: str) -> Iterator[None]:
-    """Around what takes a checkpoint's content to its place: whatever does not fit there is an error of one line."""
+    """Around what loads a checkpoint's content: whatever does not fit becomes a UserError of one line."""
     try:
         yield
     except UserError:
         raise
-    except Exception as error:  # noqa: BLE001 torch raises by way of whatever line first met the wrong thing
+    except Exception as error:  # noqa: BLE001 torch has no error of its own for what does not fit
         what = " ".join((str(error).strip() or type(error).__name__).splitlines()[:2])  # torch's first says little
         raise UserError(f"{path} does not fit the run that it describes: {what}") from None
 
 
-# what is read goes to its place
+# loading what was read
 
 
 def load(name: str, device: str = "cpu") -> tuple[GPT, dict]:
-    """A model to use, from a checkpoint of train.py, a run's out_dir (its best), or "gpt2", ... -> model, meta.json of its tokens.
+    """A checkpoint of train.py, a run's out_dir (its best one), or "gpt2", ... -> model, meta.json of its tokens.
 
-    It is on the device ("auto": see devices.py), and without dropout. Raises UserError where there is no such model,
+    The model is on the device ("auto": see devices.py), in evaluation mode. Raises UserError if there is no such model,
     checkpoint or device.
     """
-    device = usable(device)
+    device = resolve_device(device)
     name = os.path.join(name, BEST) if os.path.exists(os.path.join(name, BEST)) else name
     try:
         if name.endswith(".pt"):
@@ -356,17 +354,17 @@ def load(name: str, device: str = "cpu") -> tuple[GPT, dict]:
                 with open(exported) as file:
                     meta = json.load(file)
         if type(meta.get("vocab_size")) is not int or not 1 <= meta["vocab_size"] <= model.config.vocab_size:
-            raise ValueError(f"vocab_size={meta.get('vocab_size')!r} of its data makes no sense")
+            raise ValueError(f"vocab_size={meta.get('vocab_size')!r} of its data is invalid")
         return model.to(device).eval(), meta
-    except Exception as error:  # noqa: BLE001 the sizes of a file, or the library that fetches, may be wrong in any way
+    except Exception as error:  # noqa: BLE001 a file's sizes, or the library that downloads, may fail in any way
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].removeprefix(f"{name} ")
         raise UserError(f"{name}: no model can be read from it: {reason}") from None
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict) -> None:
-    """Give an optimizer the state that `parallel.on_cpu` left of one like it, sharded as its parameters are.
+    """Load into an optimizer the state that `parallel.on_cpu` made of one like it, sharded as its parameters are.
 
-    Raises ValueError where it is another optimizer's, or has no state for some parameter.
+    Raises ValueError if it is another optimizer's, or has no state for some parameter.
     """
     fresh, params = optimizer.state_dict(), [p for group in optimizer.param_groups for p in group["params"]]
     if len(saved["param_groups"]) != len(fresh["param_groups"]):
@@ -374,20 +372,21 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict) -> None:
     for new, old in zip(fresh["param_groups"], saved["param_groups"], strict=True):
         for name in new.keys() & old.keys():
             if not alike(new[name], old[name]):
-                raise ValueError(f"its optimizer has {name}={old[name]!r}, as none of this version has")
+                raise ValueError(f"its optimizer has {name}={old[name]!r}, which this version cannot load")
     entries = [saved["state"].get(i, {}) for i in range(len(params))]
-    if not all(entries) and any(group.get("momentum") != 0 for group in optimizer.param_groups):  # SGD without has none
+    # SGD without momentum keeps no state
+    if not all(entries) and any(group.get("momentum") != 0 for group in optimizer.param_groups):
         raise ValueError("its optimizer has no state for some parameters")
     muon = [bool(group.get("muon")) for group in optimizer.param_groups for _ in group["params"]]
     if len({(kind, *sorted(entry)) for kind, entry in zip(muon, entries, strict=True)}) > len({*muon}):
-        raise ValueError("its optimizer has not the same state for every parameter")
-    for name in {name for entry in entries for name in entry}:  # of the parameter's shape, or another one for all
+        raise ValueError("its optimizer does not have the same state for every parameter")
+    for name in {name for entry in entries for name in entry}:  # all have their parameter's shape, or all the same one
         tensors = [(entry[name], p) for entry, p in zip(entries, params, strict=True) if name in entry]
         if not all(isinstance(x, torch.Tensor) and x.is_floating_point() for x, _ in tensors):
             raise ValueError(f"the {name} of its optimizer is not a tensor for every parameter")
         if len({x.shape for x, _ in tensors}) > 1 and any(x.shape != p.shape for x, p in tensors):
-            raise ValueError(f"the {name} of its optimizer has not the parameters' shapes")
-    optimizer.load_state_dict(shared_out(saved, params))
+            raise ValueError(f"the {name} of its optimizer does not match the parameters' shapes")
+    optimizer.load_state_dict(shard_like(saved, params))
     lost = [
         name
         for new, group in zip(fresh["param_groups"], optimizer.param_groups, strict=True)
@@ -399,7 +398,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict) -> None:
 
 
 def alike(new, old):
-    """Whether a value in a param group may take the place of another."""
+    """Whether the value `old` may replace `new` in a param group."""
     if isinstance(new, torch.Tensor):
         return isinstance(old, torch.Tensor) and old.shape == new.shape and old.is_floating_point()
     number = (int, float, type(None))

@@ -1,4 +1,4 @@
-"""What a run runs on: the device that a setting names, what hardware that is, and the processes that share the work."""
+"""What a run runs on: the device that a setting names, the hardware it is, and the processes that share the work."""
 
 import os
 import platform
@@ -14,13 +14,14 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
-from settings import UserError
+import metrics
+from settings import UserError, one_line
 
 
-def usable(device: str) -> str:
-    """ "auto" -> the first of "cuda", "mps" and "cpu" that there is; any other name as it is, once it has been tried.
+def resolve_device(device: str) -> str:
+    """ "auto" -> the first of "cuda", "mps" and "cpu" that exists; any other name unchanged, once it has been tried.
 
-    Raises UserError where it cannot be used.
+    Raises UserError if the device cannot be used.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -33,7 +34,7 @@ def usable(device: str) -> str:
 
 
 def hardware(device: str) -> str:
-    """What a record says of a device: a GPU's name, or a CPU's and its number of cores."""
+    """A device in words: a GPU's name, or a CPU's and its number of cores."""
     if device != "cpu":
         return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
     name = platform.processor() or platform.machine()
@@ -43,16 +44,26 @@ def hardware(device: str) -> str:
     return f"{name}, {os.cpu_count()} cores"
 
 
+def here(device: str) -> dict:
+    """What a run's header says of where it runs: commit, version of torch, hardware and CPU threads."""
+    return {
+        "git": metrics.git_revision(),
+        "torch": torch.__version__,
+        "device": hardware(device),
+        "cpu_threads": torch.get_num_threads(),
+    }
+
+
 def check_memory(size: int, what: str) -> None:
-    """Raises UserError where this machine has not as many bytes of memory at all."""
+    """Raises UserError if `size` bytes are more than all the memory of this machine. `what`: takes them, in words."""
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if size > there:
-        raise UserError(f"{what} would take {size // 10**9:,} GB of memory; this machine has {there / 1e9:.0f}")
+        raise UserError(f"{what} would take {size // 10**9:,} GB of memory; this machine has {there / 1e9:.0f} GB")
 
 
 @contextmanager
-def enough_memory() -> Iterator[None]:
-    """Around what may need more memory than there is, on the device or beside it: that becomes a UserError."""
+def report_out_of_memory() -> Iterator[None]:
+    """Turns an out-of-memory error, on host or device, into a UserError."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:  # the CPU's allocator has no error of its own
@@ -63,17 +74,17 @@ def enough_memory() -> Iterator[None]:
         raise UserError(f"there is not enough memory ({what}); {advice}") from error
 
 
-def number_format(dtype: str, device_type: str) -> tuple[str, AbstractContextManager]:
-    """The dtype of products ("auto": bfloat16 on GPUs that have it), and the context in which a model computes in it."""
+def resolve_dtype(dtype: str, device_type: str) -> tuple[str, AbstractContextManager]:
+    """The dtype of products and the context in which a model computes in it; "auto": bfloat16 on GPUs that have it."""
     if dtype == "auto":
         dtype = "float32" if device_type != "cuda" else "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
     return dtype, nullcontext() if dtype == "float32" else torch.autocast(device_type, getattr(torch, dtype))
 
 
-def whether_to_compile(setting: bool | str, device: str) -> tuple[bool, str | None]:
-    """The setting compile -> whether the model is compiled, and why it is not though "auto" would have it, in one line.
+def resolve_compile(setting: bool | str, device: str) -> tuple[bool, str | None]:
+    """The setting compile -> whether to compile the model, and in one line what keeps "auto" from it, or None.
 
-    Raises UserError where it was asked for and does not work.
+    Raises UserError if it was asked for and does not work.
     """
     if not (setting if setting != "auto" else device.startswith("cuda")):
         return False, None
@@ -81,7 +92,7 @@ def whether_to_compile(setting: bool | str, device: str) -> tuple[bool, str | No
         torch.compile(lambda x: x.sin() + 1)(torch.zeros(8, device=device))
         return True, None
     except Exception as error:  # noqa: BLE001 whatever a missing compiler, Triton or driver raises
-        problem = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        problem = one_line(error)
     if setting != "auto":
         raise UserError(f"compile=True: torch.compile does not work here: {problem}")
     return False, problem
@@ -89,7 +100,7 @@ def whether_to_compile(setting: bool | str, device: str) -> tuple[bool, str | No
 
 @contextmanager
 def stop_signals() -> Iterator[Event]:
-    """An Event that SIGTERM, ctrl-C, SIGUSR1 (SLURM's warning) and SIGHUP set while this lasts: save and leave.
+    """An Event that SIGTERM, ctrl-C, SIGUSR1 (SLURM's warning) and SIGHUP set inside the block: save and leave.
 
     SIGHUP stays ignored under nohup.
     """
@@ -105,47 +116,46 @@ def stop_signals() -> Iterator[Event]:
 
 
 class Processes:
-    """The processes of a run, of which this is number `rank` of `ranks`, each with a device: as torchrun says, or one.
+    """The processes of a run, those of torchrun or this one alone. This is number `rank` of `ranks`, and has a device.
 
-    device: the setting. Raises UserError where that is not to be had for as many processes.
+    device: the setting. Raises UserError if it cannot be used, or not by this many processes.
     """
 
     def __init__(self, device: str):
         try:
-            self.ranks, self.rank, local_rank, here = (
+            self.ranks, self.rank, local_rank, local_ranks = (
                 int(os.environ.get(name, default))
                 for name, default in (("WORLD_SIZE", 1), ("RANK", 0), ("LOCAL_RANK", 0), ("LOCAL_WORLD_SIZE", 1))
             )
         except ValueError as error:
             raise UserError(f"WORLD_SIZE, RANK and LOCAL_RANK are torchrun's, and must be numbers: {error}") from None
         if self.ranks > 1 and device in ("auto", "cuda") and torch.cuda.is_available():
-            if here > torch.cuda.device_count():
-                raise UserError(
-                    f"{here} processes but {torch.cuda.device_count()} GPUs on this machine: lower --nproc_per_node"
-                )
+            if local_ranks > (gpus := torch.cuda.device_count()):
+                raise UserError(f"{local_ranks} processes but {gpus} GPUs on this machine: lower --nproc_per_node")
             device = f"cuda:{local_rank}"
-        self.device = usable(device)
+        self.device = resolve_device(device)
         self.device_type = self.device.partition(":")[0]
         if self.device.startswith("cuda:"):
-            torch.cuda.set_device(self.device)  # what asks for the current one is to mean this one
+            torch.cuda.set_device(self.device)  # for whatever asks for the current one
         self.first = self.rank == 0  # the one that writes
-        self.alone = here == self.ranks  # on one machine
+        self.alone = local_ranks == self.ranks  # on one machine
         self.parent = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
 
     def join(self, timeout_minutes: int) -> None:
-        """Wait for the others; that long here, and wherever they are waited for later."""
+        """Wait for the other processes, at most this long, here and at every later exchange."""
         if self.ranks > 1:
             store, _, _ = next(dist.rendezvous("env://", self.rank, self.ranks))
-            if self.alone:  # else what torchrun counts may differ by node
-                attempt = os.environ.get(
-                    "TORCHELASTIC_RESTART_COUNT", "0"
-                )  # the store still has the last one's addresses
-                store = dist.PrefixStore(f"attempt {attempt}", store)
+            if self.alone:  # else torchrun's count may differ by node
+                attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+                store = dist.PrefixStore(f"attempt {attempt}", store)  # which still has the last one's addresses
             backend, timeout = "nccl" if self.device_type == "cuda" else "gloo", timedelta(minutes=timeout_minutes)
             dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.ranks, timeout=timeout)
 
     def share(self, batch_size: int, micro_batch_size: int | None) -> tuple[int, int]:
-        """A batch is ranks x micro-steps x micro-batch -> micro-steps, micro-batch. Raises UserError, with what divides it."""
+        """The micro-steps and the micro-batch of a batch = ranks x micro-steps x micro-batch.
+
+        Raises UserError, naming what would divide it, if it cannot be divided so.
+        """
         share, left = divmod(batch_size, self.ranks)
         micro = micro_batch_size or share or 1
         if left or share % micro:
@@ -157,19 +167,20 @@ class Processes:
         return share // micro, micro
 
     def on_device(self, x: torch.Tensor) -> torch.Tensor:
-        """A tensor of the CPU's on this process's device; a GPU copies while the next line runs."""
+        """A CPU tensor on this process's device; a GPU copies it in the background."""
         return x.pin_memory().to(self.device, non_blocking=True) if self.device_type == "cuda" else x.to(self.device)
 
     def leave(self) -> None:
-        """End the exchange. Whoever frees gloo's process group waits for its thread and holds the interpreter's lock, which
-        that thread needs to free the tensors of the last exchange: it gets the lock while this one sleeps."""
+        """End the exchange."""
         if dist.is_initialized():
             if dist.get_backend() == "gloo":
+                # Freeing its group holds the GIL and waits for its thread, which needs the GIL to free the last
+                # exchange's tensors: it gets it while this one sleeps.
                 time.sleep(0.2)
             dist.destroy_process_group()
 
     def mean(self, value: torch.Tensor) -> float:
-        """The mean of a 0-D tensor over the processes. All of them call it; the tensor is used up."""
+        """The mean of a 0-D tensor over the processes. All of them call it; the tensor is overwritten."""
         return self.reduce(value, dist.ReduceOp.SUM).div(self.ranks).item()
 
     def most(self, *values: float) -> list[float]:
@@ -184,17 +195,18 @@ class Processes:
         return value
 
     def orphaned(self) -> bool:
-        """Whether the torchrun that started this process has died: then nobody looks after it."""
+        """Whether the torchrun that started this process has died, so that no one looks after it."""
         return self.parent is not None and os.getppid() != self.parent
 
     def check_equal(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Raises UserError naming the processes whose tensors are not those of the others. All of them call it.
+        """Raises UserError naming the processes whose tensors differ from the others'. All of them call it.
 
-        Compared are torch.hash_tensor's hashes of the bits, and whether all is finite; shards are not compared.
+        Compares whether all elements are finite, and torch.hash_tensor, the XOR of their bits: equal changes to two of
+        them go unnoticed. Shards are not compared.
         """
-        if self.ranks == 1:
-            return
         whole = [x.detach() for x in tensors if not isinstance(x, DTensor)]
+        if self.ranks == 1 or not whole:
+            return
         finite = torch.stack([x.isfinite().all() for x in whole]).all()
         hashes = torch.stack([torch.hash_tensor(x).view(torch.int64) for x in whole] + [finite.long()])
         everyone = [torch.empty_like(hashes) for _ in range(self.ranks)]

@@ -1,7 +1,7 @@
 """The record of a run: out_dir/metrics.jsonl, a progress bar on a terminal or plain lines elsewhere, wandb on request.
 
-The file is JSON lines: what the run was, then a dict per logged step. Numbers that are not finite, which JSON has not, are
-the strings "NaN", "Infinity" and "-Infinity"; `read` has them as floats again.
+The file is JSON lines: a header, then a dict per logged step. Numbers that are not finite, which JSON lacks, are the
+strings "NaN", "Infinity" and "-Infinity"; `read` makes them floats again.
 """
 
 import contextlib
@@ -15,14 +15,14 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from settings import UserError
+from settings import UserError, one_line
 
 FILE = "metrics.jsonl"
 NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 def git_revision() -> str | None:
-    """Commit of this checkout, with "+" after it where files differ from it; None outside a git checkout."""
+    """Commit of this checkout, with "+" after it if files differ from it; None outside a git checkout."""
     git = ["git", "-C", os.path.dirname(os.path.abspath(__file__))]
     try:
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
@@ -46,7 +46,7 @@ def to_line(record: dict) -> bytes:
 
 
 def from_line(line: bytes) -> dict:
-    """Undoes to_line; older files have bare NaN and Infinity. Raises ValueError where it is no JSON object."""
+    """Undoes to_line; older files have bare NaN and Infinity. Raises ValueError if it is not a JSON object."""
     record = json.loads(line)
     if not isinstance(record, dict):
         raise ValueError("not a JSON object")  # noqa: TRY004 the line is wrong, not its type
@@ -63,15 +63,15 @@ def mapped(change, x):
 
 
 def lines(out_dir):
-    """The whole lines of a run's file; a killed run may leave half a line at its end."""
+    """The complete lines of a run's file; a killed run may leave half a line at the end."""
     with open(os.path.join(out_dir, FILE), "rb") as file:
         return [line for line in file if line.endswith(b"\n")]
 
 
 def read(out_dir: str) -> tuple[dict, list[dict]]:
-    """A run's metrics.jsonl -> header, records: what the run was, and one dict per logged step.
+    """A run's metrics.jsonl -> header, records: what the run is, and one dict per logged step.
 
-    Raises OSError where there is none, and UserError naming the line that is damaged.
+    Raises OSError if there is none, and UserError naming the line that is damaged.
     """
     found = []
     for number, line in enumerate(lines(out_dir), 1):
@@ -80,9 +80,8 @@ def read(out_dir: str) -> tuple[dict, list[dict]]:
             if not isinstance(found[0], dict) or number > 1 and type(found[-1].get("iter")) is not int:
                 raise ValueError("not a record")
         except (ValueError, RecursionError):
-            raise UserError(
-                f"{os.path.join(out_dir, FILE)}: line {number} is damaged: it is no record of a run"
-            ) from None
+            path = os.path.join(out_dir, FILE)
+            raise UserError(f"{path}: line {number} is damaged: not a record of a run") from None
     if not found:
         raise UserError(f"{os.path.join(out_dir, FILE)} is empty: the run in {out_dir} has logged nothing")
     return found[0], found[1:]
@@ -101,7 +100,7 @@ def read_what_there_is(out_dir, last):
                     records.append(record)
             except (ValueError, TypeError, KeyError, RecursionError):
                 damaged += 1
-    except FileNotFoundError:  # only the checkpoint was brought here
+    except FileNotFoundError:  # only the checkpoint was copied here
         pass
     except OSError:
         damaged += 1
@@ -109,11 +108,12 @@ def read_what_there_is(out_dir, last):
 
 
 class Metrics:
-    """Writes the record of one run. A resumed run keeps the lines up to its checkpoint and goes on after them.
+    """Writes the record of one run. A resumed run keeps the lines up to its checkpoint and appends to them.
 
-    header: dict, the first line, less "total"; start: iter of the checkpoint that is resumed (0: a new run); total: steps in all.
-    others: who else is to have the records; `trackers` makes them. Raises UserError where the file cannot be written; later, what cannot
-    be written waits until it can, and where nobody reads what is printed, or a tracker fails, the run goes on.
+    header: dict, the first line, without "total"; start: iter of the checkpoint that is resumed (0: a new run); total:
+    steps in all; others: what else gets the records, see `trackers`. Raises UserError if the file cannot be written.
+    Later, what cannot be written waits until it can; if no one reads what is printed, or a tracker fails, the run
+    continues.
     """
 
     def __init__(self, out_dir: str, header: dict, start: int, total: int, others: list["Tracker"] | None = None):
@@ -143,7 +143,7 @@ class Metrics:
             self.say(f"{self.path}: {damaged} damaged lines are left out")
 
     def say(self, line: str) -> None:
-        """A line for whoever watches. Once nobody can be written to, that is noted in the record, and it is quiet."""
+        """Print a line. Once stdout cannot be written, this is noted in the record, and nothing is printed any more."""
         try:
             if sys.stdout is None:
                 raise OSError("it is closed")
@@ -152,18 +152,18 @@ class Metrics:
         except (OSError, ValueError) as error:  # closed, full, or without a reader
             if not isinstance(sys.stdout, Silence):
                 self.notes.append(f"stdout cannot be written: {getattr(error, 'strerror', None) or error}")
-                if sys.stdout is sys.__stdout__ is not None:  # what is in its buffer shall not be an error at exit
+                if sys.stdout is sys.__stdout__ is not None:  # its buffer must not be an error at exit
                     with contextlib.suppress(OSError, ValueError):
                         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 sys.stdout = Silence()
                 with contextlib.suppress(OSError, ValueError):
-                    print(f"{self.notes[-1]}; the run goes on, see {self.path}", file=sys.stderr, flush=True)
+                    print(f"{self.notes[-1]}; the run continues, see {self.path}", file=sys.stderr, flush=True)
 
     def write(self, record: dict) -> None:
-        """One logged step: a dict with "iter"; nested dicts and numbers."""
+        """Write one logged step: a dict of numbers and nested dicts, with "iter"."""
         words = [f"{name} {record[name]:.4f}" for name in ("train_loss", "val_loss") if name in record]
-        numbers = record.get("coefficients") or record.get("x") or {}  # x: of scripts/convex.py
-        words += [f"{name} {value:.3f}" for name, value in numbers.items()]
+        shown = record.get("coefficients") or record.get("x") or {}  # x: of scripts/convex.py
+        words += [f"{name} {value:.3f}" for name, value in shown.items()]
         words += [f"skipped {record['skipped_steps']}"] if record.get("skipped_steps") else []
         if self.bar is not None:
             with contextlib.suppress(OSError, ValueError):
@@ -178,15 +178,15 @@ class Metrics:
             self.tell(tracker, tracker.log, record)
 
     def tell(self, tracker, call, *arguments):
-        """Call a tracker; one that fails is told no more, since the run is worth more than its copy."""
+        """Call a tracker; one that fails is called no more, since the run is worth more than its copy."""
         try:
             call(*arguments)
         except Exception as error:  # noqa: BLE001 each has errors of its own kinds
             self.others.remove(tracker)
-            self.say(f"{tracker.name} fails, and gets no more of this run, which goes on: {one_line(error)}")
+            self.say(f"{tracker.name} failed and was turned off; the run continues: {one_line(error)}")
 
     def append(self, record):
-        """Add a line to the file, with those that waited; where the disk is full, none of it, and it waits."""
+        """Append a line and those that waited to the file; if the disk is full, none of them, and they wait."""
         waited, self.pending = bool(self.pending), self.pending + to_line(record)
         size = os.fstat(self.file.fileno()).st_size
         try:
@@ -197,12 +197,11 @@ class Metrics:
             with contextlib.suppress(OSError):
                 os.ftruncate(self.file.fileno(), size)
             if not waited:
-                self.say(
-                    f"{self.path} cannot be written: {error.strerror or error}; the run goes on to its next checkpoint"
-                )
+                reason = error.strerror or error
+                self.say(f"{self.path} cannot be written: {reason}; the run continues to its next checkpoint")
 
     def sync(self) -> None:
-        """Bring the file onto the disk, as a checkpoint will be."""
+        """Sync the file to the disk, before a checkpoint is."""
         with contextlib.suppress(OSError):
             os.fsync(self.file.fileno())
 
@@ -215,7 +214,7 @@ class Metrics:
 
 
 class Tracker(NamedTuple):
-    """Who else has the records of a run."""
+    """What else gets the records of a run."""
 
     name: str
     log: Callable[[dict], None]
@@ -223,10 +222,10 @@ class Tracker(NamedTuple):
 
 
 def trackers(out_dir: str, header: dict, start: int, wandb: dict | None, tensorboard: bool) -> list[Tracker]:
-    """Weights & Biases and TensorBoard, where they are asked for. Raises UserError where one cannot be had.
+    """Weights & Biases and TensorBoard, if they are asked for. Raises UserError if one of them does not work.
 
-    wandb: arguments of wandb.init, or None. TensorBoard's event files go to out_dir; what a run that is overwritten wrote
-    there, or this one after step `start`, is hidden.
+    wandb: arguments of wandb.init, or None. TensorBoard's event files go to out_dir; events of a run that is
+    overwritten, and this run's own after step `start`, are hidden.
     """
     found = []
     if wandb is not None:
@@ -252,7 +251,7 @@ def trackers(out_dir: str, header: dict, start: int, wandb: dict | None, tensorb
 
 @contextlib.contextmanager
 def importing(package):
-    """Around the start of a tracker: whatever is wrong with it is a UserError that names its setting."""
+    """Around the start of a tracker: any error becomes a UserError that names its setting."""
     try:
         yield
     except ImportError:
@@ -261,12 +260,8 @@ def importing(package):
         raise UserError(f"{package}_log=True: {one_line(error)}") from None
 
 
-def one_line(error):
-    return f"{type(error).__name__}: {error}".splitlines()[0]
-
-
 def numbers(record, prefix=""):
-    """The numbers of a record but its step, nested ones as group/name."""
+    """(name, number) for all numbers of a record except its step; nested ones as group/name."""
     for name, value in record.items():
         if isinstance(value, dict):
             yield from numbers(value, f"{prefix}{name}/")
@@ -275,7 +270,7 @@ def numbers(record, prefix=""):
 
 
 class Silence:
-    """In the place of a stdout that cannot be written any more."""
+    """Replaces a stdout that can no longer be written to."""
 
     def write(self, text):
         return len(text)
@@ -287,8 +282,8 @@ class Silence:
         return False
 
 
-class Nobody:
-    """What a rank that does not write has for a Metrics."""
+class NullMetrics:
+    """Stands in for Metrics on ranks that do not write."""
 
     def say(self, line: str) -> None: ...
     def write(self, record: dict) -> None: ...

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-# Dense bf16 peak of one device in FLOP/s, from the vendors' data sheets; the first key that is a word of its name counts.
+# Dense bf16 peak of a device in FLOP/s, from the vendors' data sheets; the first key that is a word of its name counts.
 PEAK_FLOPS = {
     "GH200": 989e12,
     "H200": 989e12,
@@ -39,7 +39,11 @@ REVISIONS = {  # the commits of openai-community/NAME that the names below stand
 
 @dataclass
 class GPTConfig:
-    """Sizes: 11M is (6, 6, 384) with 65 characters; GPT-2 124M (12, 12, 768), 355M (24, 16, 1024), 1.5B (48, 25, 1600)."""
+    """The sizes of a model.
+
+    (n_layer, n_head, n_embd): 11M (6, 6, 384) with 65 characters; GPT-2's 124M (12, 12, 768), 355M (24, 16, 1024) and
+    1.5B (48, 25, 1600).
+    """
 
     block_size: int = 1024
     vocab_size: int = 50304  # GPT-2's 50257 rounded up to a multiple of 64, which matrix units like better
@@ -50,26 +54,26 @@ class GPTConfig:
     bias: bool = True  # in linear layers and layer norms, as in GPT-2; without it is a bit better and faster
 
     def matrix_entries(self) -> int:
-        """The number of parameters but for biases and layer norms: what a model of these sizes at least has."""
+        """The number of parameters, excluding biases and layer norms: a lower bound."""
         return 12 * self.n_layer * self.n_embd**2 + (self.vocab_size + self.block_size) * self.n_embd
 
 
 class LayerNorm(nn.LayerNorm):
-    """Computed in the input's format, also where FSDP2 has gathered the weights in a smaller one."""
+    """Computed in the input's dtype, even if FSDP2 has gathered the weights in a smaller one."""
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return F.layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), bias, self.eps)
 
 
 class CausalSelfAttention(nn.Module):
-    def __init__(self, config):
+    def __init__(self, config: GPTConfig):
         super().__init__()
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
         self.n_head, self.dropout = config.n_head, config.dropout
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         B, T, C = x.shape
         heads = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)
         q, k, v = heads.permute(2, 0, 3, 1, 4)  # 3 x (B, nh, T, hs)
@@ -79,25 +83,25 @@ class CausalSelfAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    def __init__(self, config):
+    def __init__(self, config: GPTConfig):
         super().__init__()
         self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
         self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
         self.dropout = config.dropout
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.dropout(self.c_proj(F.gelu(self.c_fc(x), approximate="tanh")), self.dropout, self.training)
 
 
 class Block(nn.Module):
-    def __init__(self, config):
+    def __init__(self, config: GPTConfig):
         super().__init__()
         self.ln_1 = LayerNorm(config.n_embd, bias=config.bias)
         self.attn = CausalSelfAttention(config)
         self.ln_2 = LayerNorm(config.n_embd, bias=config.bias)
         self.mlp = MLP(config)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x + self.attn(self.ln_1(x))
         return x + self.mlp(self.ln_2(x))
 
@@ -105,7 +109,7 @@ class Block(nn.Module):
 class GPT(nn.Module):
     """GPT-2 with its output layer tied to the token embedding. Module names are those of transformers' GPT-2."""
 
-    def __init__(self, config):
+    def __init__(self, config: GPTConfig):
         super().__init__()
         for name in ("block_size", "vocab_size", "n_layer", "n_head", "n_embd"):
             if getattr(config, name) < 1:
@@ -114,7 +118,7 @@ class GPT(nn.Module):
             raise ValueError(f"n_embd={config.n_embd} must be a multiple of n_head={config.n_head}")
         if not 0 <= config.dropout < 1:
             raise ValueError(f"dropout={config.dropout} must lie in [0, 1)")
-        self.config, self.checkpoint_activations = config, False  # True: the backward pass computes each block's anew
+        self.config, self.checkpoint_activations = config, False  # True: recomputed in the backward pass
         self.transformer = nn.ModuleDict(
             {
                 "wte": nn.Embedding(config.vocab_size, config.n_embd),
@@ -133,8 +137,11 @@ class GPT(nn.Module):
             elif name.endswith("bias"):
                 nn.init.zeros_(p)
 
-    def forward(self, tokens, targets=None):
-        """tokens (B, T) int64 -> logits (B, T, vocab_size), or the mean cross-entropy in nats against targets (B, T)."""
+    def forward(self, tokens: torch.Tensor, targets: torch.Tensor | None = None) -> torch.Tensor:
+        """tokens (B, T) int64 -> logits (B, T, vocab_size), or with targets (B, T) the mean cross-entropy in nats.
+
+        Raises ValueError if T is more than block_size.
+        """
         T = tokens.size(1)
         if T > self.config.block_size:
             raise ValueError(f"{T} tokens do not fit the context of {self.config.block_size}")
@@ -148,10 +155,17 @@ class GPT(nn.Module):
         return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
 
     @torch.no_grad()
-    def generate(self, tokens, max_new_tokens, temperature=1.0, top_k=None, vocab_size=None):
+    def generate(
+        self,
+        tokens: torch.Tensor,
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        vocab_size: int | None = None,
+    ) -> torch.Tensor:
         """Continue tokens (B, T) by sampling, one token at a time: (B, T + max_new_tokens).
 
-        temperature 0 is greedy; top_k: only the k likeliest; vocab_size: ids below it, where the model's is rounded up.
+        temperature: 0 is greedy; top_k: only the k likeliest; vocab_size: only ids below it.
         """
         for _ in range(max_new_tokens):
             logits = self(tokens[:, -self.config.block_size :])[:, -1, :vocab_size]
@@ -166,23 +180,26 @@ class GPT(nn.Module):
         return tokens
 
     @classmethod
-    def from_pretrained(cls, name, dropout=0.0):
-        """OpenAI's weights through transformers: gpt2 (124M), gpt2-medium, gpt2-large, gpt2-xl, or a local folder."""
+    def from_pretrained(cls, name: str, dropout: float = 0.0) -> "GPT":
+        """OpenAI's weights through transformers: gpt2 (124M), gpt2-medium, gpt2-large, gpt2-xl, or a local folder.
+
+        Raises OSError if there are none under that name.
+        """
         from transformers import GPT2LMHeadModel
 
         revision = REVISIONS.get(name.removeprefix("openai-community/"), "main")
         return cls.from_transformers(GPT2LMHeadModel.from_pretrained(name, revision=revision), dropout)
 
     @classmethod
-    def from_transformers(cls, theirs, dropout=0.0):
+    def from_transformers(cls, theirs: nn.Module, dropout: float = 0.0) -> "GPT":
         """A GPT with the weights of a transformers GPT2LMHeadModel: the same logits."""
         c = theirs.config
         model = cls(GPTConfig(c.n_positions, c.vocab_size, c.n_layer, c.n_head, c.n_embd, dropout, bias=True))
         copy_weights(theirs, model)
         return model
 
-    def to_transformers(self):
-        """A transformers GPT2LMHeadModel with these weights, and zeros for biases that this model lacks: the same logits."""
+    def to_transformers(self) -> nn.Module:
+        """A transformers GPT2LMHeadModel with these weights, and zeros for missing biases: the same logits."""
         from transformers import GPT2Config, GPT2LMHeadModel
 
         c = self.config
@@ -204,19 +221,22 @@ class GPT(nn.Module):
         copy_weights(self, theirs)
         return theirs.eval()
 
-    def num_params(self):
-        """Parameters without position embeddings: the count that the scaling laws and the FLOP estimate use."""
+    def num_params(self) -> int:
+        """The number of parameters without position embeddings, which scaling laws and the FLOP estimate use."""
         return sum(p.numel() for p in self.parameters()) - self.transformer.wpe.weight.numel()
 
-    def flops_per_token(self, context):
-        """Training FLOPs for one token: 6 per parameter, and attention's (PaLM, Chowdhery et al., 2022, appendix B)."""
+    def flops_per_token(self, context: int) -> int:
+        """Training FLOPs per token in a context of `context` tokens: 6 per parameter, plus attention.
+
+        Source: PaLM, Chowdhery et al. (2022), appendix B.
+        """
         c = self.config
         return 6 * self.num_params() + 12 * c.n_layer * c.n_embd * context
 
 
 @torch.no_grad()
-def copy_weights(source, target):
-    """Between a GPT and a transformers GPT2LMHeadModel, either way. What only the target has, biases, becomes 0."""
+def copy_weights(source: nn.Module, target: nn.Module) -> None:
+    """Between a GPT and a transformers GPT2LMHeadModel, either way. Biases that only the target has become 0."""
     weights = dict(source.named_parameters())
     for name, p in target.named_parameters():
         if name not in weights:
@@ -225,6 +245,6 @@ def copy_weights(source, target):
             p.copy_(weights[name].T if p.dim() == 2 and name.startswith("transformer.h.") else weights[name])
 
 
-def peak_flops(device_name):
-    """Peak of a device by its name, in FLOP/s; None where it is not known."""
+def peak_flops(device_name: str) -> float | None:
+    """Peak of a device by its name, in FLOP/s; None if it is unknown."""
     return next((peak for key, peak in PEAK_FLOPS.items() if re.search(rf"\b{key}\b", device_name)), None)

@@ -1,4 +1,4 @@
-"""A model on the processes of a run, as copies (DDP) or as shards (FSDP2), compiled; and a state that is the same for any number."""
+"""A model on the processes of a run, as copies (DDP) or shards (FSDP2), compiled; and a state that fits any number."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -15,19 +15,19 @@ from model import GPT
 
 
 def attention(device: str) -> AbstractContextManager:
-    """While it lasts, attention is computed by the first of these that the card has and the sizes allow, fastest first."""
+    """Inside the block, attention uses the fastest kernel that the card has and the sizes allow."""
     if not device.startswith("cuda"):
         return nullcontext()
     of_any = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-    hopper = torch.cuda.get_device_capability(device) >= (9, 0)  # cuDNN's is the one that is written for it
+    hopper = torch.cuda.get_device_capability(device) >= (9, 0)  # cuDNN's is written for it
     return sdpa_kernel([SDPBackend.CUDNN_ATTENTION, *of_any] if hopper else of_any, set_priority=True)
 
 
 class Parallel:
-    """A model spread over the processes. `train` and `evaluate` are called in its place, under autocast.
+    """A model spread over the processes. Call `train` and `evaluate` in its place, under autocast.
 
-    shard: each process has a part of every tensor, which FSDP2 gathers block by block, in `dtype` for a block's own; else
-    all of it. Before this, parameters are the same on all processes; an optimizer is made after it.
+    shard: each process has a part of every tensor, which FSDP2 gathers block by block, those of blocks in `dtype`;
+    else it has all. Parameters must be the same on all processes before; make the optimizer afterward.
     """
 
     def __init__(self, model: GPT, processes: Processes, shard: bool, compiled: bool, dtype: str):
@@ -43,7 +43,7 @@ class Parallel:
                 if compiled:
                     block.compile()
                 fully_shard(block, mesh=mesh, mp_policy=half if self.autocasts else MixedPrecisionPolicy())
-            fully_shard(model, mesh=mesh)  # embeddings stay float32: in it begins the sum that goes through the blocks
+            fully_shard(model, mesh=mesh)  # embeddings stay float32: the residual stream starts in it
         elif compiled:
             self.train = self.evaluate = torch.compile(model)
         if self.copies:
@@ -51,8 +51,10 @@ class Parallel:
             self.train = DistributedDataParallel(self.train, device_ids=devices, gradient_as_bucket_view=True)
 
     def step(self) -> AbstractContextManager:
-        """Around the micro-steps of a step: autocast keeps the weights that it has cast until the outermost of its blocks
-        ends. Shards are cast as they are gathered, and what was gathered shall not be kept."""
+        """Around the micro-steps of a step: autocast keeps its cast weights until its outermost block ends.
+
+        Not for shards: they are cast as they are gathered, and must not be kept.
+        """
         return torch.autocast(self.device_type, enabled=False) if self.autocasts and not self.shard else nullcontext()
 
     def micro_step(self, last: bool) -> AbstractContextManager:
@@ -65,7 +67,7 @@ class Parallel:
 def on_cpu(state: dict, keep: bool = True) -> dict:
     """A copy of a state dict on the CPU with every sharded tensor made whole, one at a time; all processes call it.
 
-    Where `keep` is False, tensors are None. What shares memory, as tied weights do, does so in the copy.
+    If `keep` is False, tensors become None. Tensors that share memory, as tied weights do, share it in the copy.
     """
     copies = {}
 
@@ -82,8 +84,8 @@ def on_cpu(state: dict, keep: bool = True) -> dict:
     return tree_map(copy, state)
 
 
-def shared_out(state: dict, params: list) -> dict:
-    """An optimizer's state dict, its tensors sharded as the parameters they belong to: undoes `on_cpu`."""
+def shard_like(state: dict, params: list) -> dict:
+    """An optimizer's state dict with its tensors sharded like the parameters they belong to: undoes `on_cpu`."""
 
     def like(x, p):
         return distribute_tensor(x, p.device_mesh, p.placements) if isinstance(p, DTensor) and x.shape == p.shape else x

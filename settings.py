@@ -4,12 +4,12 @@ A setting is a module-level line of the script above the line `# -- end of setti
 
     name = default                 # reason                (the type is the default's; ints are fine for floats)
     name: int | None = None        # reason                (or the annotation's)
-    name: Count = 8                # reason                (or one of the types below, which say what values make sense)
+    name: Count = 8                # reason                (or one of the types below, which say what values are valid)
 
 A line `# -- NAME [marks]: words` opens a section. Its marks say how its settings belong to a run:
 
-    kept    a resumed run keeps them: to give another value is an error
-    once    they are of one call: a resumed run takes them from its command line, not from its checkpoint
+    kept    a resumed run keeps them: another value is an error
+    once    they belong to one call: a resumed run takes them from its command line, not from its checkpoint
     free    they do not change what is computed, and so are not part of a run's identity
 
 A config file is plain Python: `name = value` lines, later lines may use earlier ones and the defaults; names that begin
@@ -30,7 +30,7 @@ import time
 import types
 import typing
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated
 
 STOPPED = 75  # exit status of a run that was stopped and is to be resumed: EX_TEMPFAIL of sysexits.h
@@ -41,15 +41,15 @@ class UserError(ValueError):
 
 
 class Diverged(UserError):
-    """A run whose loss is not finite: for who runs many, a result."""
+    """A run whose loss is not finite: a sweep records this as a result, not an error."""
 
 
 class Finished(UserError):
-    """A run that is to be resumed but has nothing left to do: no error, for who resumes whatever there is."""
+    """A run that is resumed but has nothing left to do: exit status 0, so that any run may be resumed."""
 
 
 class Must(typing.NamedTuple):
-    """What a value of the right type must do, in words and as a function."""
+    """What a value of the right type must satisfy, in words and as a function."""
 
     words: str
     holds: Callable[[typing.Any], bool]
@@ -102,7 +102,7 @@ def declared(script: str) -> dict[str, Setting]:
 
 
 class Given(dict):
-    """The settings that were set, {name: value}; in_files: names of those that only config files set."""
+    """The settings that were set, {name: value}; in_files: the names of those that only config files set."""
 
     in_files: frozenset[str] = frozenset()
 
@@ -150,7 +150,7 @@ def show_help(settings):
 
 
 def read_file(settings: dict[str, Setting], path: str, given: dict) -> dict:
-    """The settings that the config file `path` sets, by whatever statement: {name: value}. Raises UserError."""
+    """The settings that the config file `path` sets, by any statement: {name: value}. Raises UserError."""
     if not os.path.isfile(path):
         known = sorted(os.listdir(os.path.join(os.path.dirname(os.path.abspath(__file__)), "config")))
         near = difflib.get_close_matches(os.path.basename(path), known, 1)
@@ -176,7 +176,7 @@ def read_file(settings: dict[str, Setting], path: str, given: dict) -> dict:
 
 
 def literal(text: str) -> object:
-    """A Python literal, or the text itself where it is none: --out_dir=out needs no quotes."""
+    """A Python literal, or the text itself if it is not one: --out_dir=out needs no quotes."""
     try:
         with warnings.catch_warnings(action="ignore"):
             return ast.literal_eval(text)
@@ -185,13 +185,13 @@ def literal(text: str) -> object:
 
 
 def meant(settings, name, text):
-    """`literal`, but --dataset=1984 is a folder, where a setting is text and no number, and --learn=beta1,beta2 are two names."""
+    """`literal`, but text for a setting that takes no number (--dataset=1984), and names for a tuple (beta1,beta2)."""
     value, kinds = literal(text), [kind for kind, _ in choices(settings[name].type)] if name in settings else []
     if tuple in kinds and isinstance(value, str):
         return tuple(value.split(","))
-    return (
-        text if isinstance(value, int | float) and str in kinds and not {int, float, type(value)} & {*kinds} else value
-    )
+    if isinstance(value, int | float) and str in kinds and not {int, float, type(value)} & {*kinds}:
+        return text
+    return value
 
 
 def choices(kind):
@@ -202,7 +202,7 @@ def choices(kind):
 
 
 def checked(settings: dict[str, Setting], name: str, value: object, place: str) -> object:
-    """The value, as its setting's type; an int becomes a float where one is meant. Raises UserError."""
+    """The value in its setting's type; an int becomes a float if that takes no int. Raises UserError."""
     if name not in settings:
         near = [it for it in settings if name == "".join(word[:1] for word in it.split("_"))]  # lr: learning_rate
         near += difflib.get_close_matches(name, settings, 1, 0)
@@ -226,16 +226,17 @@ def checked(settings: dict[str, Setting], name: str, value: object, place: str) 
     raise UserError(f"{place}: {name}={shortened(value)} must be {' or '.join(words)}")
 
 
-def shortened(value):
+def shortened(value: object) -> str:
+    """repr, at most 100 characters of it."""
     text = repr(value)
     return text if len(text) <= 100 else text[:100] + "…"
 
 
 @contextlib.contextmanager
-def one_line_errors(script: str):
-    """Around a script's main: a UserError becomes one line on stderr and exit status 2; Finished, one line and status 0.
+def one_line_errors(script: str) -> Iterator[None]:
+    """Around a script's main: a UserError becomes one line on stderr and exit status 2; Finished, one line and 0.
 
-    Of several ranks the first prints it, and all leave it to torchrun, which ends with what the first failing rank said.
+    The first rank prints the line, and all ranks leave it for torchrun, which ends with that of the first to fail.
     """
     name = os.path.basename(script)
     fill_standard_streams()
@@ -251,15 +252,25 @@ def one_line_errors(script: str):
     except KeyboardInterrupt:
         report(f"{name}: interrupted", sys.stderr)
         sys.exit(130)
-    except Exception as error:  # a fault of the program's: its traceback is printed, but not where the ranks' is lost
+    except Exception as error:  # a bug keeps its traceback; torchrun, which may hide that, shows this line
         what = f"{name}: {type(error).__name__}: {error}"
         tell_torchrun(what, after=20 if re.search("gloo|nccl|DistBackend|DistNetwork", what, re.IGNORECASE) else 10)
         raise
 
 
+def one_line(error: BaseException) -> str:
+    """An error's type and the first line of its message."""
+    return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
+
+
+def first_rank() -> bool:
+    """Whether this process is the one that writes: torchrun's first, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def report(line, stream):
-    """Print the line, once: torchrun has what the other ranks say. Nobody may be there to read it."""
-    if os.environ.get("RANK", "0") == "0" or "TORCHELASTIC_ERROR_FILE" not in os.environ:
+    """Print the line once: torchrun shows what the other ranks say. There may be no one to read it."""
+    if first_rank() or "TORCHELASTIC_ERROR_FILE" not in os.environ:
         with contextlib.suppress(OSError, ValueError):
             print(line, file=stream, flush=True)
 
@@ -267,7 +278,7 @@ def report(line, stream):
 def tell_torchrun(line, after=0):
     """Leave a rank's last words where torchrun looks for them (torch.distributed.elastic.multiprocessing.errors).
 
-    It shows last what failed first; `after` seconds are added to what may be but another rank's failure.
+    torchrun shows the earliest failure last; `after` seconds are added to one that another rank's may have caused.
     """
     if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
         with contextlib.suppress(OSError), open(path, "w") as file:
@@ -276,7 +287,7 @@ def tell_torchrun(line, after=0):
 
 
 def fill_standard_streams():
-    """Open what was closed of stdin, stdout and stderr, so that no file of the run's gets its number, and its output."""
+    """Open those of stdin, stdout and stderr that are closed, lest a file of the run get their number and output."""
     for number, mode in enumerate((os.O_RDONLY, os.O_WRONLY, os.O_WRONLY)):
         try:
             os.fstat(number)
@@ -285,14 +296,14 @@ def fill_standard_streams():
 
 
 def main(run: Callable, script: str) -> None:
-    """Run `run(settings, given)` of a flat script with the settings of its command line; see one_line_errors.
+    """Call `run(settings, given)` of a flat script with the settings from its command line; see one_line_errors.
 
-    It returns None if it was stopped before its end: then the exit status is STOPPED. So it is where SIGTERM comes before
-    `run` heeds it.
+    The exit status is STOPPED if `run` returns None, because it was stopped before its end, and after a SIGTERM that
+    `run` does not handle.
     """
 
     def leave(*_):
-        report(f"{os.path.basename(script)}: stopped before it began", sys.stderr)
+        report(f"{os.path.basename(script)}: stopped", sys.stderr)
         sys.exit(STOPPED)
 
     with one_line_errors(script):

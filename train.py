@@ -3,11 +3,11 @@
     python train.py config/train_shakespeare_char_cpu.py                     # one process, on whatever device there is
     torchrun --standalone --nproc_per_node=8 train.py config/train_gpt2_mada.py              # one node of 8 GPUs, DDP
     torchrun --nnodes=2 --node_rank=0 --master_addr=HOST --nproc_per_node=8 train.py config/train_gpt2_mada.py
-    python train.py --init_from=resume --out_dir=out/shakespeare-char-cpu    # go on where a run stopped
-    torchrun --max-restarts=3 ... train.py config/train_gpt2_mada.py --init_from=auto        # whatever happens meanwhile
+    python train.py --init_from=resume --out_dir=out/shakespeare-char-cpu    # resume a run that stopped
+    torchrun --max-restarts=3 ... train.py config/train_gpt2_mada.py --init_from=auto        # also after a crash
 
-`python train.py --help` lists the settings. Unknown or ill-typed settings and missing data end with one line and status 2;
-SIGTERM, SIGINT, SIGHUP and SIGUSR1 save a checkpoint, and end with status 75, which says "resume me".
+`python train.py --help` lists the settings. Unknown or ill-typed settings and missing data end with one line and status
+2; SIGTERM, SIGINT, SIGHUP and SIGUSR1 save a checkpoint and end with status 75, which means "resume me".
 """
 
 import dataclasses
@@ -25,18 +25,18 @@ import numpy as np
 import torch
 
 import checkpoints
+import devices
 import metrics
 import optim
 import settings
 from data.tokens import splits
-from devices import Processes, check_memory, enough_memory, hardware, number_format, stop_signals, whether_to_compile
 from model import GPT, GPTConfig, peak_flops
 from parallel import Parallel, attention, on_cpu
 from settings import Count, Diverged, Finished, Fraction, Fractions, Names, Natural, Nonnegative, Rates, UserError
 
 # -- folder [once, free]
 out_dir = "out"  # folder of metrics.jsonl and the checkpoints; one process at a time may use it
-overwrite = False  # start anew in an out_dir that holds another run, which is lost
+overwrite = False  # start over in an out_dir that holds another run, which is lost
 # -- start [once]
 init_from = "scratch"  # "resume" out_dir's ckpt_last.pt, "auto": that if it is there; or "gpt2", "gpt2-xl", ...
 # -- data [kept]
@@ -99,8 +99,8 @@ shard = False  # split parameters, gradients and optimizer state over the ranks 
 device = "auto"  # "cuda", "mps", "cpu", or "cuda:1"; "auto" takes the first of these three that there is
 verify = False  # first compare all of the token files, and not a sample only, with the hashes in meta.json
 timeout_minutes: Count = 10  # after which a rank that waits for the others gives up
-check_interval: Natural = 1000  # steps between comparisons of the ranks' parameters, bit for bit; 0: never
-max_bad_steps: Count = 30  # stop after so many steps in a row whose loss or gradient is not finite
+check_interval: Natural = 1000  # steps between comparisons of a hash of the ranks' parameters; 0: never
+max_bad_steps: Count = 30  # stop after this many steps in a row whose loss or gradient is not finite
 wandb_log = False  # also log to Weights & Biases, from rank 0; offline where WANDB_API_KEY is not set
 wandb_project = "mada"  # project there
 wandb_run_name: str | None = None  # None: the name of out_dir
@@ -110,7 +110,7 @@ tensorboard_log = False  # also write TensorBoard's event files to out_dir: tens
 SETTINGS = settings.declared(__file__)
 
 
-def section(title, cfg):
+def section(title: str, cfg: dict) -> dict:
     """The settings of one section: {name: value}."""
     return settings.section(SETTINGS, title, cfg)
 
@@ -124,31 +124,35 @@ def learning_rate_at(it: int, cfg: SimpleNamespace) -> float:
     return cfg.min_lr + 0.5 * (1 + math.cos(math.pi * progress)) * (cfg.learning_rate - cfg.min_lr)
 
 
-def make_model(cfg, checkpoint, vocab_size, given=()):
-    """The model to train: the checkpoint's, a new one, or pretrained. vocab_size: of the data; given: names of settings."""
+def make_model(cfg: SimpleNamespace, checkpoint: dict | None, vocab_size: int, given: Collection[str] = ()) -> GPT:
+    """The model to train: the checkpoint's, a new one, or a pretrained one.
+
+    vocab_size: the data's; given: names of the settings that were set. Raises UserError.
+    """
     torch.manual_seed(cfg.seed)
     try:
         if checkpoint or cfg.init_from == "scratch":
             sizes = section("model", vars(cfg)) | {"vocab_size": cfg.vocab_size or vocab_size}
             config = GPTConfig(**(checkpoint["model_config"] if checkpoint else sizes))
-            check_memory(4 * config.matrix_entries(), f"a model of {config.matrix_entries():,} parameters")
-            with enough_memory():
+            devices.check_memory(4 * config.matrix_entries(), f"a model of {config.matrix_entries():,} parameters")
+            with devices.report_out_of_memory():
                 model = GPT(config)
             if checkpoint:
                 model.load_state_dict(checkpoint["model"])
         else:
             model = GPT.from_pretrained(cfg.init_from, cfg.dropout)
             for name in given:
-                has = getattr(model.config, name, getattr(cfg, name))
-                if name not in ("dropout", "block_size") and getattr(cfg, name) not in (None, has):
+                wanted = getattr(cfg, name)
+                has = getattr(model.config, name, wanted)
+                if name not in ("dropout", "block_size") and wanted not in (None, has):
                     raise UserError(
-                        f"{name}={getattr(cfg, name)!r}: the weights of {cfg.init_from} have {name}={has!r}; leave it out"
+                        f"{name}={wanted!r}: the weights of {cfg.init_from} have {name}={has!r}; leave it out"
                     )
     except ValueError as error:
         raise UserError(f"{checkpoint['path']}: {error}" if checkpoint else str(error)) from None
     except OSError as error:
-        what = f"init_from={cfg.init_from!r} is not scratch, resume or auto, and cannot be had as pretrained weights"
-        raise UserError(f"{what}: {str(error).splitlines()[0]}") from None
+        what = "is not scratch, resume or auto, and no pretrained weights could be loaded under that name"
+        raise UserError(f"init_from={cfg.init_from!r} {what}: {str(error).splitlines()[0]}") from None
     if model.config.vocab_size < vocab_size:
         raise UserError(f"vocab_size={model.config.vocab_size} is less than the data's {vocab_size}")
     if model.config.block_size < cfg.block_size:
@@ -156,8 +160,8 @@ def make_model(cfg, checkpoint, vocab_size, given=()):
     return model
 
 
-def make_optimizer(cfg, model):
-    """The optimizer of the settings, without a state. Only matrices decay."""
+def make_optimizer(cfg: SimpleNamespace, model: GPT) -> torch.optim.Optimizer:
+    """The optimizer that the settings ask for, without state. Only matrices decay. Raises UserError."""
     try:
         return optim.build(
             cfg.optimizer,
@@ -171,8 +175,11 @@ def make_optimizer(cfg, model):
         raise UserError(str(error)) from None
 
 
-def fitting(cfg, given):
-    """The settings less those in config files that the optimizer does not have, and the names of these."""
+def drop_foreign_settings(cfg: dict, given: Collection[str]) -> tuple[dict, list[str]]:
+    """The settings, without those from config files that the optimizer does not have, and the names of these.
+
+    Raises UserError if there is no such optimizer.
+    """
     try:
         known = optim.flat(cfg["optimizer"])
     except ValueError as error:
@@ -190,11 +197,11 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
     """One training run. cfg: all settings; given: names of those that were set rather than defaulted.
 
     Returns the last validation loss, or None if it was stopped before its end. Raises UserError on bad settings, before
-    anything is written; Diverged where the loss is no longer finite; Finished where there is nothing left to resume.
+    anything is written; Diverged if the loss is no longer finite; Finished if there is nothing left to resume.
     """
     with ExitStack() as at_end:
-        # settings: those given, and of a run that goes on its own
-        cfg, left_out = fitting(cfg, given)
+        # settings: those given, and a resumed run's own
+        cfg, left_out = drop_foreign_settings(cfg, given)
         at_end.enter_context(checkpoints.hold(cfg["out_dir"]))
         checkpoint, resolved = checkpoints.start(cfg, given, SETTINGS)
         cfg = SimpleNamespace(**resolved)
@@ -203,18 +210,18 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
         if cfg.min_lr > cfg.learning_rate:
             raise UserError(f"min_lr={cfg.min_lr} is more than learning_rate={cfg.learning_rate}, the peak")
         if it >= cfg.max_iters:
-            raise Finished(f"the run in {cfg.out_dir} has all its {it} steps; to go on, raise --max_iters")
+            raise Finished(f"the run in {cfg.out_dir} has all its {it} steps; raise --max_iters to continue")
 
-        # processes: what each computes on, and its share of a batch
-        processes = Processes(cfg.device)
+        # processes: the device of each, and its share of a batch
+        processes = devices.Processes(cfg.device)
         ranks, rank, device, device_type = processes.ranks, processes.rank, processes.device, processes.device_type
         if cfg.shard and ranks == 1:
             raise UserError("shard=True splits the model over several processes: start them with torchrun")
-        dtype, autocast = number_format(cfg.dtype, device_type)
+        dtype, autocast = devices.resolve_dtype(cfg.dtype, device_type)
         torch.set_float32_matmul_precision("high")
         accumulation, micro = processes.share(cfg.batch_size, cfg.micro_batch_size)
         share = accumulation * micro * (cfg.block_size + 1)
-        check_memory(20 * share, f"batch_size={cfg.batch_size}: {share:,} tokens of this step and the next")
+        devices.check_memory(20 * share, f"batch_size={cfg.batch_size}: {share:,} tokens of this step and the next")
         at_end.enter_context(attention(device))
 
         # data
@@ -234,7 +241,7 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
         model.checkpoint_activations = cfg.checkpoint_activations
         if cfg.init_from not in ("scratch", "resume"):  # the sizes come with the weights
             resolved |= dataclasses.asdict(model.config) | {"block_size": cfg.block_size}
-        compiled, problem = whether_to_compile(cfg.compile, device)
+        compiled, problem = devices.resolve_compile(cfg.compile, device)
         at_end.callback(processes.leave)
         processes.join(cfg.timeout_minutes)
         parallel = Parallel(model, processes, cfg.shard, compiled, dtype)
@@ -250,16 +257,14 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
             best = checkpoint["best_val_loss"]
 
         # record: only now is anything written
-        log, parameters = metrics.Nobody(), sum(p.numel() for p in model.parameters())
+        log, hardware = metrics.NullMetrics(), devices.hardware(device)
+        parameters = sum(p.numel() for p in model.parameters())
         if processes.first:
             header = {
                 "config": resolved,
-                "git": metrics.git_revision(),
                 "seed": cfg.seed,
-                "torch": torch.__version__,
-                "device": hardware(device),
+                **devices.here(device),
                 "ranks": ranks,
-                "cpu_threads": torch.get_num_threads(),
                 "dtype": dtype,
                 "compile": compiled,
                 "accumulation": accumulation,
@@ -276,23 +281,24 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
         if problem:
             log.say(f"without torch.compile, which does not work here: {problem}")
         if left_out:
-            log.say(f"left out of the config: {', '.join(left_out)}, which {cfg.optimizer} has not")
-        log.say(f"{parameters:,} parameters, optimizer {cfg.optimizer}, on {ranks} x {hardware(device)}, {dtype}")
+            log.say(f"ignored config settings that {cfg.optimizer} does not have: {', '.join(left_out)}")
+        log.say(f"{parameters:,} parameters, optimizer {cfg.optimizer}, on {ranks} x {hardware}, {dtype}")
         log.say(f"{cfg.dataset}: {meta['counts']['train']:,} + {meta['counts']['val']:,} tokens from {meta['source']}")
         log.say(
-            f"each step: {accumulation} micro-steps x {ranks} processes x {micro} sequences of {cfg.block_size} tokens; next "
-            f"checkpoint after step {min(cfg.max_iters, (it // cfg.eval_interval + 1) * cfg.eval_interval)}, in {cfg.out_dir}"
+            f"each step: {accumulation} micro-steps x {ranks} processes x {micro} sequences of {cfg.block_size} tokens"
+            f"; next checkpoint after step {min(cfg.max_iters, (it // cfg.eval_interval + 1) * cfg.eval_interval)}, "
+            f"in {cfg.out_dir}"
         )
         if checkpoint:
             before = checkpoint["config"]
             new = [name for name in given if not SETTINGS[name].once and resolved[name] != before.get(name)]
             changes = f", with {', '.join(f'{name}={resolved[name]!r}' for name in new)}" * bool(new)
-            log.say(f"goes on after step {it:,} of {cfg.max_iters:,}, from {checkpoint['path']}{changes}")
-        peak = peak_flops(hardware(device))
+            log.say(f"resuming after step {it:,} of {cfg.max_iters:,}, from {checkpoint['path']}{changes}")
+        peak = peak_flops(hardware)
 
         @torch.no_grad()
         def mean_loss(split):
-            """Over the fixed windows of a split, which the ranks share; all call the model. Training randomness is not touched."""
+            """Over the fixed windows of a split, which the ranks share; all call the model. Draws no random numbers."""
             starts = split.spread_starts(cfg.eval_iters * cfg.batch_size)
             model.eval()
             total = torch.zeros((), device=device)
@@ -306,7 +312,7 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
             return processes.mean(total) * ranks / len(starts)
 
         def save(is_best):
-            """A checkpoint of whole tensors and plain containers, on its way to the disk. All ranks call it; returns the step."""
+            """Start writing a checkpoint of whole tensors and plain containers. All ranks call it; returns the step."""
             writer.wait()  # one copy at a time
             state = {
                 "model": model.state_dict(),
@@ -328,22 +334,24 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
             writer.wait()
             good = f"{last}, of step {saved}" if saved else "none"
             return Diverged(
-                f"the {what} is not finite at step {it}; the last good checkpoint is {good}; a lower learning_rate may help"
+                f"the {what} is not finite at step {it}; the last good checkpoint is {good}; "
+                "a lower learning_rate may help"
             )
 
         # the loop
-        at_end.enter_context(enough_memory())
-        stop = at_end.enter_context(stop_signals())
+        at_end.enter_context(devices.report_out_of_memory())
+        stop = at_end.enter_context(devices.stop_signals())
         writer = at_end.enter_context(checkpoints.Writer(log.say))
         loader = ThreadPoolExecutor(max_workers=1)
         at_end.callback(loader.shutdown, cancel_futures=True)
         coming = loader.submit(batch, it + 1)
-        val_loss, blind, since = math.nan, 0, None  # blind: evaluations in a row whose loss was not finite
-        row, longest = torch.zeros((), device=device), torch.zeros((), device=device)  # of steps that were not finite
+        val_loss, timed_from = math.nan, None
+        bad_evaluations = 0  # in a row: the loss was not finite
+        bad_streak = longest_streak = torch.zeros((), device=device)  # of steps, likewise: now, and since the last log
         model.train()
         if not gc.get_freeze_count():  # else the caller has done it
             gc.collect()
-            gc.freeze()  # what is there by now is there to stay: the collector need not walk through it again and again
+            gc.freeze()  # what exists by now stays: the collector need not walk through it again and again
             at_end.callback(gc.unfreeze)
         if it == 0:
             val_loss = mean_loss(val_data)
@@ -355,7 +363,7 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
             lr = learning_rate_at(it, cfg)
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            # dropout, like the batch, depends on the seed and the step; ranks see different sequences and draw differently
+            # dropout, like the batch, depends on the seed and the step; each rank draws its own, for its own sequences
             torch.manual_seed(int(np.random.SeedSequence((cfg.seed, it, rank)).generate_state(1)[0]))
             train_loss = torch.zeros((), device=device)
             with parallel.step():
@@ -366,11 +374,11 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
                         scaler.scale(loss).backward()
                     train_loss += loss.detach()
             scaler.unscale_(optimizer)
-            optimizer.step()  # not scaler.step: it skips by itself, and counts, what is not finite
+            optimizer.step()  # not scaler.step: it skips and counts what is not finite by itself
             scaler.update()
             optimizer.zero_grad()
-            row = (row + 1) * ~(train_loss.isfinite() & optimizer.grad_norm.isfinite())
-            longest = torch.maximum(longest, row)
+            bad_streak = (bad_streak + 1) * ~(train_loss.isfinite() & optimizer.grad_norm.isfinite())
+            longest_streak = torch.maximum(longest_streak, bad_streak)
 
             # what the step was, now and then
             done = it == cfg.max_iters
@@ -378,7 +386,7 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
             logging = evaluating or it == 1 or it % cfg.log_interval == 0
             stopping = stop.is_set() or processes.orphaned()
             if cfg.check_interval and it % cfg.check_interval == 0:
-                coefficients = (x for g in optimizer.param_groups for x in g.values() if isinstance(x, torch.Tensor))
+                coefficients = [group["coefficients"] for group in optimizer.param_groups if "coefficients" in group]
                 processes.check_equal([*model.parameters(), *coefficients])
             writer.check()
             if logging:
@@ -388,8 +396,8 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
                     "lr": lr,
                     "grad_norm": float(optimizer.grad_norm),
                 }
-                if since is not None:  # the first step, which compiles and allocates, is not timed
-                    seconds = (time.perf_counter() - since[1]) / (it - since[0])
+                if timed_from is not None:  # the first step, which compiles and allocates, is not timed
+                    seconds = (time.perf_counter() - timed_from[1]) / (it - timed_from[0])
                     tokens_per_s = cfg.batch_size * cfg.block_size / seconds
                     record |= {"step_ms": 1e3 * seconds, "tokens_per_s": tokens_per_s}
                     if peak:
@@ -401,31 +409,31 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
                     record["val_loss"] = val_loss = mean_loss(val_data)
                     if cfg.eval_train:
                         record["eval_train_loss"] = mean_loss(train_data)
-                stopping, worst = processes.most(stopping, longest)
+                stopping, worst_streak = processes.most(stopping, longest_streak)
                 log.write(record)
-                longest = row
-                since = it, time.perf_counter()
+                longest_streak = bad_streak
+                timed_from = it, time.perf_counter()
             elif ranks > 1:
-                stopping = False  # they agree on it when they log
+                stopping = False  # the ranks agree on it when they log
 
             # what is worth keeping, and when to end
-            if logging and worst >= cfg.max_bad_steps:
-                raise diverged(f"loss or its gradient, for {worst:.0f} steps in a row,")
+            if logging and worst_streak >= cfg.max_bad_steps:
+                raise diverged(f"loss or its gradient, for {worst_streak:.0f} steps in a row,")
             if done and not math.isfinite(record["train_loss"]):
                 raise diverged("loss")
             if evaluating:
-                blind = 0 if math.isfinite(val_loss) else blind + 1
-                if blind == 2 or blind and done:
+                bad_evaluations = 0 if math.isfinite(val_loss) else bad_evaluations + 1
+                if bad_evaluations == 2 or bad_evaluations and done:
                     raise diverged("validation loss")
-            if evaluating and not blind:
+            if evaluating and not bad_evaluations:
                 is_best, best = val_loss < best, min(best, val_loss)
                 saved = save(is_best)
             elif evaluating:
                 log.say(f"step {it}: the validation loss is {val_loss}: no checkpoint is written")
-            elif stopping and not blind and math.isfinite(record["train_loss"] if logging else train_loss.item()):
+            elif stopping and not bad_evaluations and math.isfinite(record["train_loss"] if logging else train_loss):
                 saved = save(False)
             if stopping and not done:
-                log.say(f"stopped after step {it}; go on with --init_from=auto --out_dir={cfg.out_dir}")
+                log.say(f"stopped after step {it}; resume with --init_from=auto --out_dir={cfg.out_dir}")
                 return None
     return val_loss
 

@@ -1,4 +1,5 @@
-# ResNet-9 on CIFAR-10 under SGD with momentum: Table 5, test accuracy 92.60 % +- 0.10. The rest: cifar10_resnet9_mada.py.
+# ResNet-9 on CIFAR-10 under SGD with momentum: Table 5, test accuracy 92.60 % +- 0.10.
+# The rest: cifar10_resnet9_mada.py.
 out_dir = "out/cifar10-resnet9-sgd"
 model = "resnet9"
 batch_size = 400

@@ -1,5 +1,5 @@
 # The contest's larger GPT on Shakespeare, and what its other GPTs are made from: 0.8M parameters, 2,000 steps.
-# 12 sequences x 128 characters = 1,536 characters per step; 2,000 steps read 3.1M characters, 3 times the training text.
+# 12 sequences x 128 characters = 1,536 characters per step; 2,000 steps read 3.1M, 3 times the training text.
 dataset = "shakespeare_char"
 batch_size = 12
 block_size = 128

@@ -2,8 +2,8 @@
 # Of the settings the paper names one: "we reduce the effect of Lion by assigning a small hyper-learning rate to gamma".
 # With 5e-4 for the betas, as on OpenWebText, MADA learns a small beta2 here before rho has fallen, and stays at x = 1;
 # with 1e-6 or 0 for them, rho falls to 0 and x reaches -1 for learning rates 2e-3 to 3e-3 (and 5e-3 with 0).
-# The script that the authors released (amsgrad_toy.py) has a learning rate of 1e-3, betas and gamma that are not learned, and
-# a hyper-learning-rate of 1e-1 with a momentum of 0.9 for the rest: the last two rows.
+# The script that the authors released (amsgrad_toy.py) has a learning rate of 1e-3, betas and gamma that are not
+# learned, and a hyper-learning-rate of 1e-1 with a momentum of 0.9 for the rest: the last two rows.
 out_dir = "out/convex"
 learning_rate = 3e-3
 log_interval = 10_100  # 100 periods: all points, but the last, are of the same phase

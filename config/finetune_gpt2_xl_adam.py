@@ -1,4 +1,5 @@
-# GPT-2 XL (1.5B) fine-tuned on Shakespeare under AdamW: Table 4, training loss 0.276. Arithmetic: finetune_gpt2_xl_mada.py.
+# GPT-2 XL (1.5B) fine-tuned on Shakespeare under AdamW: Table 4, training loss 0.276.
+# Arithmetic: finetune_gpt2_xl_mada.py.
 out_dir = "out/gpt2-xl-shakespeare-adam"
 init_from = "gpt2-xl"
 dataset = "shakespeare"

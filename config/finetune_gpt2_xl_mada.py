@@ -1,10 +1,12 @@
 # GPT-2 XL (1.5B) fine-tuned on Shakespeare under MADA, for about 2 epochs: Table 4 of the paper, training loss 0.255.
 #   torchrun --standalone --nproc_per_node=8 train.py config/finetune_gpt2_xl_mada.py
 # 32 sequences x 1,024 tokens = 32,768 tokens per step; 301,966 training tokens are 9.2 steps; x 20 steps = 2.2 epochs.
-# On 8 GPUs: 32 = 8 ranks x 1 micro-step x 4 sequences. Memory in float32: 6.2 GB each for parameters, gradients and MADA's 7
-# buffers, 56 GB in all (Adam: 25 GB), which --shard=True splits over the GPUs; a checkpoint has 50 GB of them (Adam: 19 GB).
-# From the paper: the model, the data, 2 epochs, the hyper-learning-rates (appendix C.2). It gives no batch size, learning
-# rate or schedule: these are nanoGPT's for this task. Losses in nats per token; what the paper's 0.255 counts, it does not say.
+# On 8 GPUs: 32 = 8 ranks x 1 micro-step x 4 sequences. Memory in float32: 6.2 GB each for parameters, gradients and
+# MADA's 7 buffers, 56 GB in all (Adam: 25 GB), which --shard=True splits over the GPUs; a checkpoint has 50 GB of them
+# (Adam: 19 GB).
+# From the paper: the model, the data, 2 epochs, the hyper-learning-rates (appendix C.2). It gives no batch size,
+# learning rate or schedule: these are nanoGPT's for this task. Losses are in nats per token; the paper does not say
+# what its 0.255 counts.
 out_dir = "out/gpt2-xl-shakespeare-mada"
 init_from = "gpt2-xl"
 dataset = "shakespeare"

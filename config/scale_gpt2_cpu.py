@@ -1,5 +1,5 @@
 # After a config/train_gpt2_*.py: the same contest on two CPU cores, minutes per run; model, text and steps are reduced.
-# OpenWebText as bytes: 16 sequences x 128 = 2,048 bytes per step; x 600 steps = 1.2M. Warm-up and hyper_start shrink too.
+# OpenWebText as bytes: 16 sequences x 128 = 2,048 per step; x 600 steps = 1.2M. Warm-up and hyper_start shrink too.
 dataset = "openwebtext_bytes"
 vocab_size = None
 batch_size = 16

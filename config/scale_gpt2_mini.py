@@ -1,7 +1,8 @@
-# After a config/train_gpt2_*.py and scale_gpt2_cpu.py: a miniature that keeps the paper's proportions, four minutes per run on
-# one CPU core. 12 sequences x 64 = 768 bytes per step; x 10,000 steps = 7.7M, which is 1.5 times the text at hand (the paper:
-# 5.4 times). Warm-up 2 % of the steps, hyper_start 2.5 % of the warm-up, rates down to 1/40 (Lion 1/10), weight decay times
-# the sum of rates 3.1. Why this size and this rate, and how the hyper-learning-rates were chosen: results/table2/mini/README.md.
+# After a config/train_gpt2_*.py and scale_gpt2_cpu.py: a miniature that keeps the paper's proportions, four minutes per
+# run on one CPU core. 12 sequences x 64 = 768 bytes per step; x 10,000 steps = 7.7M, which is 1.5 times the text at
+# hand (the paper: 5.4 times). Warm-up 2 % of the steps, hyper_start 2.5 % of the warm-up, rates down to 1/40 (Lion
+# 1/10), weight decay times the sum of rates 3.1. Why this size and this rate, and how the hyper-learning-rates were
+# chosen: results/table2/mini/README.md.
 batch_size = 12
 micro_batch_size = 12
 block_size = 64

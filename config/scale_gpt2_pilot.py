@@ -1,5 +1,5 @@
-# After a config/train_gpt2_*.py and scale_gpt2_cpu.py: the first 1,000 steps of what was planned as the miniature, 10,000 steps
-# of 2,048 bytes: results/table2/pilot/README.md says what came of it. Two to four minutes per run.
+# After a config/train_gpt2_*.py and scale_gpt2_cpu.py: the first 1,000 steps of what was planned as the miniature,
+# 10,000 steps of 2,048 bytes: results/table2/pilot/README.md says what came of it. Two to four minutes per run.
 learning_rate = 4 * learning_rate  # 2.4e-3, Adam's best at cpu scale; Lion: 6e-4
 min_lr = 6e-5
 weight_decay = 0.25

@@ -1,4 +1,4 @@
-# Figure 8: final training loss over initial beta1 x beta2 on Shakespeare, for Adam, HyperAdam and MADA, at the paper's size.
+# Figure 8 at the paper's size: final training loss over initial beta1 x beta2 on Shakespeare; Adam, HyperAdam, MADA.
 #   python scripts/sweep.py config/sweep_shakespeare_betas.py --compare results/paper/authors_shakespeare_grid.csv
 # 25 x 11 values, those of the authors' table, x 3 optimizers = 825 runs of 5,000 steps of the 11M model (appendix C.2).
 # MADA starts at Adam's corner and computes what the paper says; for what their code computes, put

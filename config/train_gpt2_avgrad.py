@@ -1,4 +1,5 @@
-# GPT-2 124M on OpenWebText under AVGrad: Table 2, validation loss 2.8895. Adam's settings. Arithmetic: train_gpt2_mada.py.
+# GPT-2 124M on OpenWebText under AVGrad: Table 2, validation loss 2.8895. Adam's settings.
+# Arithmetic: train_gpt2_mada.py.
 out_dir = "out/gpt2-avgrad"
 dataset = "openwebtext"
 micro_batch_size = 12

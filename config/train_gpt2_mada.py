@@ -1,8 +1,8 @@
 # GPT-2 124M on OpenWebText under MADA: Table 2 of the paper, validation loss 2.8806 (Adam 2.8956).
 #   torchrun --standalone --nproc_per_node=8 train.py config/train_gpt2_mada.py
-# 480 sequences x 1,024 tokens = 491,520 tokens per step; x 100,000 steps = 49.2B tokens (the paper's "492B" slipped a digit).
-# On 8 GPUs: 480 = 8 ranks x 5 micro-steps x 12 sequences. Schedule and decay are train.py's defaults, which are those of
-# appendix C.2: warm-up 2,000 steps to 6e-4, cosine to 1.5e-5, weight decay 0.1. Clipping at 1 is ours: C.2 does not mention it.
+# 480 sequences x 1,024 tokens = 491,520 tokens per step; x 100,000 steps = 49.2B tokens (the paper's "492B" is a slip).
+# On 8 GPUs: 480 = 8 ranks x 5 micro-steps x 12 sequences. Schedule and decay are train.py's defaults, those of appendix
+# C.2: warm-up 2,000 steps to 6e-4, cosine to 1.5e-5, weight decay 0.1. Clipping at 1 is ours: C.2 does not mention it.
 out_dir = "out/gpt2-mada"
 dataset = "openwebtext"
 micro_batch_size = 12

@@ -1,5 +1,5 @@
-# GPT-2 124M on OpenWebText under MADA-FS: MADA fixed at the coefficients that a finished run ended with. Table 2: 2.8766.
-# These are the last line of the authors' own log from beta3 = 0.9, rho = 0 (their Figure 7). For those of a run of yours:
+# GPT-2 124M on OpenWebText under MADA-FS: MADA fixed at the coefficients at the end of a run. Table 2: 2.8766.
+# These are the last line of the authors' own log from beta3 = 0.9, rho = 0 (their Figure 7). Those of your own run:
 #   tail -n 1 out/gpt2-mada/metrics.jsonl
 # Arithmetic: train_gpt2_mada.py.
 out_dir = "out/gpt2-mada-fs"

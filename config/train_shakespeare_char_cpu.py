@@ -1,5 +1,5 @@
 # A small GPT learns Shakespeare, character by character, under MADA: 2 to 5 minutes on 2 CPU cores, loss 1.52.
-# 12 sequences x 128 characters = 1,536 characters per step; 2,000 steps read 3.1M characters, 3 times the training text.
+# 12 sequences x 128 characters = 1,536 characters per step; 2,000 steps read 3.1M, 3 times the training text.
 out_dir = "out/shakespeare-char-cpu"
 dataset = "shakespeare_char"
 batch_size = 12

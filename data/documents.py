@@ -1,4 +1,4 @@
-"""Documents out of local files: parquet and jsonl with a column `text`, txt and md with documents between lines <|endoftext|>.
+"""Documents from local files: parquet and jsonl with a column `text`; txt and md with lines <|endoftext|> between them.
 
 A file is cut into pieces, which any number of processes can read at the same time.
 """
@@ -10,20 +10,13 @@ from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
-from settings import UserError
+from settings import UserError, one_line
 
 SEPARATOR = "<|endoftext|>"
 PIECE_BYTES, PIECE_ROWS = 1 << 21, 512  # of a piece, about: some tenths of a second to tokenize
-MOST_PIECES = 16  # of a row group, as each of them reads it from its start
-UNREADABLE = (
-    OSError,
-    ValueError,
-    TypeError,
-    KeyError,
-    NotImplementedError,
-    SyntaxError,
-    RecursionError,
-)  # pyarrow's, json's, PIL's errors
+MOST_PIECES = 16  # of a row group, since each of them reads it from its start
+# errors of pyarrow, json and PIL
+UNREADABLE = (OSError, ValueError, TypeError, KeyError, NotImplementedError, SyntaxError, RecursionError)
 
 
 class Piece(NamedTuple):
@@ -35,7 +28,7 @@ class Piece(NamedTuple):
 
 
 def document_files(source: Path) -> list[Path]:
-    """The files of a folder, in the order of their names, or the one file that source is. Raises UserError."""
+    """The files of a folder, ordered by name, or the one file that source is. Raises UserError."""
     files = [source]
     if source.is_dir():
         files = sorted(path for path in source.rglob("*") if path.suffix in FORMATS)
@@ -45,7 +38,7 @@ def document_files(source: Path) -> list[Path]:
 
 
 def pieces(path: Path) -> list[Piece]:
-    """The whole file in pieces, in order, with little of it read. Raises UserError."""
+    """The pieces of a file, in order; reads little of it. Raises UserError."""
     try:
         return [Piece(path, start, stop) for start, stop in FORMATS[path.suffix][0](path)]
     except UNREADABLE as error:
@@ -53,7 +46,7 @@ def pieces(path: Path) -> list[Piece]:
 
 
 def documents(source: Path | Piece) -> Iterator[str]:
-    """The texts of a file or piece, one by one. Raises UserError, with the row or line, on what cannot be read."""
+    """Yields the texts of a file or piece. Raises UserError, with the place, on what cannot be read."""
     whole = isinstance(source, Path)
     path, number = source if whole else source.path, 0
     try:
@@ -77,7 +70,7 @@ def place(number, source):
 
 
 def count_documents(source: Path | Piece) -> int:
-    """How many documents a file or piece has, without reading it if its footer says so. Raises UserError."""
+    """The number of documents in a file or piece, without reading it if a footer gives it. Raises UserError."""
     if isinstance(source, Path):
         return sum(map(count_documents, pieces(source)))
     if source.path.suffix == ".parquet":
@@ -96,7 +89,7 @@ def parquet_pieces(path):
 
 
 def parquet_rows(path: Path, columns: list[str], start: int = 0, stop: int | None = None) -> Iterator[dict]:
-    """Rows start to stop (None: the last) of a parquet file as dicts, some hundred at a time in memory."""
+    """Yields rows start to stop (None: all) of a parquet file as dicts; a few hundred are in memory at a time."""
     import pyarrow.parquet
 
     with pyarrow.parquet.ParquetFile(path, buffer_size=1 << 20) as file:  # else it reads a whole row group at once
@@ -120,7 +113,7 @@ def parquet_texts(path, start, stop):
 
 
 def line_pieces(path, after=None):
-    """Cuts after a line's end; after: ... of a line that says this and nothing else."""
+    """Cuts at ends of lines; after: only of lines that are this and nothing else."""
     start, size = 0, path.stat().st_size
     with open(path, "rb") as file:
         while start < size:
@@ -132,7 +125,7 @@ def line_pieces(path, after=None):
 
 
 def lines(path, start, stop):
-    """Of a piece, ended by \\n whatever ended them; without the mark that some editors put before a file's first one."""
+    """The lines of a piece, each ended by \\n; without the mark that some editors put at the start of a file."""
     with open(path, "rb") as file:
         file.seek(start)
         return io.StringIO(file.read(stop - start).decode("utf-8" if start else "utf-8-sig"), newline=None)
@@ -142,7 +135,9 @@ def jsonl_texts(path, start, stop):
     for line in lines(path, start, stop):
         if line.strip():
             text = json.loads(line)["text"]
-            if isinstance(text, str) and not text.isascii():  # JSON can say half a character, which no tokenizer knows
+            if (
+                isinstance(text, str) and not text.isascii()
+            ):  # JSON can contain half a character, which no tokenizer knows
                 text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
             yield text
 
@@ -161,10 +156,6 @@ def txt_texts(path, start, stop):
             text.append(line)
     if text:
         yield "".join(text)
-
-
-def one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".partition("\n")[0]
 
 
 FORMATS = {  # suffix: (where a file may be cut, the texts between two cuts)

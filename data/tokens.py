@@ -1,14 +1,14 @@
 """Reading prepared token files: what train.py and scripts/evaluate.py see of a data set.
 
-data/<dataset>/ has <split>.bin, the ids of its tokens one after the other, and meta.json, which is written last and says
+data/<dataset>/ has <split>.bin, the ids of its tokens in a row, and meta.json, which is written last and says
 
     counts        {split: number of tokens}
     dtype         of an id in the .bin files: "uint16"
     sha256        {split: hex digest of <split>.bin}; the names of .npy files are there, too
     sampled       {split: hex digest of 64 pages of it}, which `split` compares
     vocab_size    every id is below it: checked when the files were written
-    tokenizer     "gpt2", "bytes" or "char" (data/tokenizers.py); with "char" comes chars, the characters in the order of ids
-    source        where the text is from, in words; revision and source_sha256 say it exactly, where that is known
+    tokenizer     "gpt2", "bytes" or "char" (data/tokenizers.py); with "char" comes chars, the characters in id order
+    source        where the text is from, in words; revision and source_sha256 say it exactly, if that is known
 """
 
 import json
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from data.prepared import sampled, sha256
-from settings import UserError
+from settings import UserError, one_line
 
 FOLDER = os.path.dirname(os.path.abspath(__file__))
 
@@ -26,7 +26,7 @@ FOLDER = os.path.dirname(os.path.abspath(__file__))
 class Tokens:
     """One split of data/<dataset>/, as windows of block_size tokens and their successors.
 
-    Raises UserError where the split is missing, is not what its meta.json says, or is shorter than a window.
+    Raises UserError if the split is missing, is not what its meta.json says, or is shorter than a window.
     """
 
     def __init__(self, dataset: str, split: str, block_size: int):
@@ -60,7 +60,7 @@ class Tokens:
         self.size = size
 
     def check(self, split: str, verify: bool = False) -> None:
-        """Raises UserError where a sample of the file's pages, or with `verify` any page, is not as meta.json has it."""
+        """Raises UserError if a sample of the file's pages, or with `verify` any page, is not what meta.json says."""
         pages, found = sampled(self.path)
         known = self.meta.get("sampled", {}).get(split, found)
         if verify:
@@ -78,8 +78,8 @@ class Tokens:
     def windows(self, starts: np.ndarray | list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Windows at starts (B,) -> tokens and targets, each (B, block_size) int64.
 
-        Reads the bytes of the windows and no others: a memory map would read megabytes ahead at every one of them.
-        Raises UserError where the file is no longer the one that was opened, or holds a token beyond the vocabulary.
+        Reads the bytes of the windows and no others: a memory map would read megabytes ahead for each of them. Raises
+        UserError if the file has become shorter, or holds a token beyond the vocabulary.
         """
         rows = np.empty((len(starts), self.block_size + 1), self.meta["dtype"])
         with open(self.path, "rb", buffering=0) as file:
@@ -106,22 +106,23 @@ class Tokens:
 
 
 def split(dataset: str, name: str, block_size: int, verify: bool = False) -> Tokens:
-    """A split of a data set that is what its meta.json says. Raises UserError, also where that is damaged.
+    """A split of a data set that is what its meta.json says. Raises UserError, also if that is damaged.
 
-    A sample of its pages must be what it was when they were written; verify: all of the file.
+    verify: check all of the file, and not a sample of its pages only.
     """
     try:
         found = Tokens(dataset, name, block_size)
-        kind, size = np.dtype(found.meta["dtype"]).kind, found.meta["vocab_size"]
-        if kind not in "ui" or type(size) is not int or not 1 <= size < 2**32:
-            raise ValueError("of dtype or vocab_size")
+        meta, size = found.meta, found.meta["vocab_size"]
+        if np.dtype(meta["dtype"]).kind not in "ui" or type(size) is not int or not 1 <= size < 2**32:
+            raise ValueError("dtype or vocab_size")
+        if type(meta["counts"][name]) is not int or type(meta["source"]) is not str:
+            raise ValueError("counts or source")
         found.check(name, verify)
-        f"{found.meta['counts'][name]:,} {found.meta['source']}"
     except UserError:
         raise
     except Exception as error:  # noqa: BLE001 a file may be wrong in more ways than there are names for
-        what = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise UserError(f"dataset={dataset!r}: its meta.json is damaged ({what}): prepare it again") from None
+        what = f"its meta.json is damaged ({one_line(error)})"
+        raise UserError(f"dataset={dataset!r}: {what}: prepare it again") from None
     return found
 
 

@@ -1,4 +1,4 @@
-"""A meta-adaptive optimizer of one's own: MADA with AdaBelief as a sixth corner (the paper's first open question).
+"""A meta-adaptive optimizer of your own: MADA with AdaBelief as a sixth corner (the paper's first open question).
 
 AdaBelief (Zhuang et al., 2020) divides by the root of a moment of (g - m)^2, the surprise, instead of g^2. A seventh
 coefficient, tau, interpolates between the two: tau = 1 is MADA, and (tau, beta3, rho, c, gamma) = (0, 0, 1, 1, 1) is

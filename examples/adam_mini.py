@@ -1,8 +1,8 @@
 """A rule with an input that is not elementwise: Adam with one second moment per block, between Adam and Adam-mini.
 
-Adam-mini (Zhang et al., 2024) divides a block of a tensor, here the row of an output unit, by the root of the moment of its
-mean square. The coefficient kappa interpolates: 0 is Adam, 1 has the blocks' moments. `block_mean_square` is computed for
-whole tensors before the elementwise pass; to the derivative its result is a constant.
+Adam-mini (Zhang et al., 2024) divides a block of a tensor, here the row of an output unit, by the root of the moment of
+its mean square. The coefficient kappa interpolates: 0 is Adam, 1 has the blocks' moments. `block_mean_square` is
+computed for whole tensors before the elementwise pass; the derivative treats its result as a constant.
 
     python -m examples.adam_mini      # learns kappa on a quadratic whose rows have scales of their own
 """

@@ -1,9 +1,9 @@
-"""What an optimizer step costs: time against fused AdamW in the same run, state, peak extra memory, and the memory's floor.
+"""What an optimizer step costs: time against fused AdamW in the same run, state, peak extra memory, and a lower bound.
 
-    python scripts/bench_optim.py --shapes 11M                      # the tensors of the Shakespeare GPT, on a CPU or GPU
+    python scripts/bench_optim.py --shapes 11M                           # the tensors of the Shakespeare GPT
     python scripts/bench_optim.py --shapes 124M --device cuda --out results/bench/h100-124M
-    python scripts/bench_optim.py --shapes 10600000 --only "mada;lion"   # one flat tensor of so many elements
-    python scripts/bench_optim.py --shapes 2000x2                        # many small tensors: what Python takes of a step
+    python scripts/bench_optim.py --shapes 10600000 --only "mada;lion"   # one flat tensor of this many elements
+    python scripts/bench_optim.py --shapes 2000x2                        # many small tensors: Python's share of a step
 
 The optimizers take turns, so that a noisy machine is noisy for all of them. The floor is the time in which a copy moves
 the bytes that one pass over gradient, parameter and state must move: gradient read, the others read and written.
@@ -77,7 +77,7 @@ def parameters(shapes, device):
 
 
 def timed(run, device):
-    """Seconds that run() takes, the device's work included, and seconds of the CPU, which waiting for the device is not."""
+    """Seconds that run() takes, including the device's work, and CPU seconds, which exclude waiting for the device."""
     if device.startswith("cuda"):
         torch.cuda.synchronize()
     start, cpu = time.perf_counter(), time.process_time()
@@ -89,14 +89,14 @@ def timed(run, device):
 
 
 def extra_memory(run, device):
-    """Bytes that run() needs for a while, beyond what is there before; None where the system cannot say."""
+    """Bytes that run() needs temporarily, beyond those in use before; None if the system cannot say."""
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         run()
         return torch.cuda.max_memory_allocated() - before
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from what is resident now
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak to what is resident now
     except OSError:
         return None
     run()
@@ -171,14 +171,15 @@ def main():
     title = f"{elements / 1e6:.1f}M parameters in {len(params)} tensors, float32, {device}, {speed / 1e9:.0f} GB/s copy"
     print(title + f", torch {torch.__version__}, median of {args.rounds}\n")
     print(
-        f"{'optimizer':28s}{'ms/step':>9s}{'CPU ms':>9s}{'x adamw':>9s}{'state B/param':>15s}{'extra MB':>10s}{'floor ms':>10s}"
-        f"{'x floor':>9s}"
+        f"{'optimizer':28s}{'ms/step':>9s}{'CPU ms':>9s}{'x adamw':>9s}"
+        f"{'state B/param':>15s}{'extra MB':>10s}{'floor ms':>10s}{'x floor':>9s}"
     )
     for row in rows:
         extra = "" if row["extra_mb"] is None else f"{row['extra_mb']:.0f}"
         print(
-            f"{row['name']:28s}{row['ms']:9.2f}{row['cpu_ms']:9.2f}{row['ratio']:9.2f}{row['state_bytes_per_parameter']:15.1f}{extra:>10s}"
-            f"{row['floor_ms']:10.2f}{row['ms'] / row['floor_ms']:9.2f}"
+            f"{row['name']:28s}{row['ms']:9.2f}{row['cpu_ms']:9.2f}{row['ratio']:9.2f}"
+            f"{row['state_bytes_per_parameter']:15.1f}{extra:>10s}{row['floor_ms']:10.2f}"
+            f"{row['ms'] / row['floor_ms']:9.2f}"
         )
     if args.out:
         os.makedirs(args.out, exist_ok=True)

@@ -1,19 +1,19 @@
 """The convex problem that Adam fails (Reddi et al., 2018; eq. (33) of the paper): Figure 9.
 
-    python scripts/convex.py config/convex.py        # T = 2,000,000, all optimizers at once; 3 minutes on a free CPU core
+    python scripts/convex.py config/convex.py    # T = 2,000,000, all optimizers at once; 3 minutes on a free CPU core
 
-f_t(x) = 1010 x where t mod 101 = 1, else -10 x, for x in [-1, 1]: the sum falls with x, the best x is -1, and every step is
-followed by a projection on [-1, 1]. metrics.jsonl has, by optimizer, x, the average regret sum_s (f_s(x_s) - f_s(-1)) / t,
-and the coefficients. All optimizers are the one rule of optim/mada.py from a corner, with the hyper-learning-rates of the
-setting `optimizers`, where 0 keeps a coefficient where it is. They are elements of one tensor, and the whole step is one
-fused loop: 2,000,000 steps of a scalar cannot each wait for Python's plumbing. tests/reproduce/test_convex.py compares with optim/.
+f_t(x) = 1010 x where t mod 101 = 1, else -10 x, for x in [-1, 1]: the best x is -1, and every step is followed by a
+projection on [-1, 1]. metrics.jsonl has, by optimizer, x, the average regret sum_s (f_s(x_s) - f_s(-1)) / t, and the
+coefficients. All optimizers are the one rule of optim/mada.py from a corner, with the hyper-learning-rates of the
+setting `optimizers`, where 0 fixes a coefficient. They are elements of one tensor, and a whole step is one fused loop:
+2,000,000 steps of a scalar cannot each wait for Python. tests/reproduce/test_convex.py compares with optim/.
 """
 
-import signal
 import sys
+from collections.abc import Collection
+from contextlib import closing
 from functools import partial
 from pathlib import Path
-from threading import Event
 from types import SimpleNamespace
 from typing import Literal
 
@@ -23,16 +23,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import checkpoints
 import metrics
 import settings
-from devices import hardware
+from devices import here, stop_signals
 from optim.fuse import Loop, Rows
 from optim.mada import BUFFERS, MADA, mada
 from settings import Count, Finished, UserError
 
 # -- folder [once, free]
 out_dir = "out/convex"  # folder of metrics.jsonl and ckpt_last.pt
-overwrite = False  # start anew in an out_dir that holds another run, which is lost
+overwrite = False  # start over in an out_dir that holds another run, which is lost
 # -- start [once]
-init_from: Literal["scratch", "resume", "auto"] = "scratch"  # "resume": go on from out_dir's ckpt_last.pt
+init_from: Literal["scratch", "resume", "auto"] = "scratch"  # "resume": continue from out_dir's ckpt_last.pt
 # -- evaluation
 log_interval: Count = 2020  # steps between lines in metrics.jsonl: whole periods of 101, since x moves within each
 # -- problem [kept]
@@ -62,7 +62,7 @@ FORMS = {  # of one optimizer: what it may say, its default first
 HYPER = (*[f"hyper_{name}" for name in NAMES], *[f"momentum_{name}" for name in NAMES])
 
 
-def gradient(t):
+def gradient(t: int) -> float:
     return 1010.0 if t % 101 == 1 else -10.0
 
 
@@ -83,7 +83,7 @@ def domain(hyper_scale):
 
 
 def step(buffers, rule, hyper_scale, debias, schedule, *arguments):
-    """One step of the online problem for one optimizer, in the order of optim/engine.py: look back, learn, move. 0-D tensors."""
+    """One step of the online problem for one optimizer, on 0-D tensors, in optim/engine.py's order."""
     named = dict(zip((*STATE, "lr", *HYPER, "grad", "t"), arguments, strict=True))
     state, q, w = ({name: named[name] for name in names} for names in (buffers, NAMES, WEIGHTS))
     x, grad, t = (named[name] for name in ("x", "grad", "t"))
@@ -131,14 +131,14 @@ def loop(second_moment, rule, hyper_scale, debias, schedule):
 
 
 def forms(own, cfg):
-    """What an optimizer's settings say of FORMS, a tuple. rule="authors" has forms of its own."""
+    """An optimizer's choice of each of FORMS, a tuple. rule="authors" has other defaults."""
     rule = own.get("rule", cfg.rule)
     own = {"hyper_scale": "raw", "debias": "powers"} | own if rule == "authors" else own
     return tuple(({"rule": rule} | own).get(name, choices[0]) for name, choices in FORMS.items())
 
 
 def start(own, cfg):
-    """{name: value} of what one optimizer starts from. Raises UserError."""
+    """{name: value} that one optimizer starts from. Raises UserError."""
     rates, momenta = own.get("hyper_lr", {}), own.get("hyper_momentum", {})
     rates = rates if isinstance(rates, dict) else dict.fromkeys(NAMES, rates)
     values = dict.fromkeys((*STATE, *HYPER), 0.0)
@@ -162,11 +162,17 @@ def start(own, cfg):
     return values
 
 
-def train(cfg, given=()):
-    """All optimizers of one setting. cfg: all settings, a dict; given: names of those that were set rather than defaulted.
+def train(cfg: dict, given: Collection[str] = ()) -> float | None:
+    """Run all optimizers. cfg: all settings, a dict; given: names of those that were set rather than defaulted.
 
-    Returns the last average regret of the last optimizer, or None if it was stopped before the end. Raises UserError.
+    Returns the last average regret of the last optimizer, or None if it was stopped before its end. Raises UserError.
     """
+    with checkpoints.hold(cfg["out_dir"]):
+        return run(cfg, given)
+
+
+def run(cfg, given):
+    """`train`, in a folder that is ours."""
     checkpoint, cfg = checkpoints.start(cfg, given, SETTINGS, ("columns", "iter", "config"))
     if not -1 <= cfg["x0"] <= 1:
         raise UserError("x0 must lie in [-1, 1]")
@@ -187,19 +193,10 @@ def train(cfg, given=()):
         columns, it = checkpoint["columns"], checkpoint["iter"]
         if it >= cfg.steps:
             raise Finished(f"the run in {cfg.out_dir} has all its {it} steps")
-    log = metrics.Metrics(
-        cfg.out_dir,
-        {
-            "config": resolved,
-            "git": metrics.git_revision(),
-            "torch": torch.__version__,
-            "device": hardware("cpu"),
-            "cpu_threads": 1,
-            "dtype": "float64",
-        },
-        it,
-        cfg.steps,
-    )
+    else:
+        checkpoints.clear(cfg.out_dir)  # of a run that is overwritten
+    header = {"config": resolved, **here("cpu"), "cpu_threads": 1, "dtype": "float64"}
+    log = metrics.Metrics(cfg.out_dir, header, it, cfg.steps)
     loops = {kind: loop(*kind, cfg.schedule) for kind in members}
     scalars = torch.zeros(1, 2, dtype=torch.float64)  # gradient and t
     rows = {kind: Rows([columns[kind]]) for kind in loops}
@@ -213,10 +210,8 @@ def train(cfg, given=()):
         }
         return {name: found[name] for name in cfg.optimizers}
 
-    stop = Event()  # set by SIGTERM or ctrl-C: save and leave
-    handlers = {name: signal.signal(name, lambda *_: stop.set()) for name in (signal.SIGTERM, signal.SIGINT)}
     regret = {}
-    try:
+    with closing(log), stop_signals() as stop:
         while it < cfg.steps and not stop.is_set():
             it += 1
             scalars[0, 0], scalars[0, 1] = gradient(it), it
@@ -227,10 +222,6 @@ def train(cfg, given=()):
                 log.write({"iter": it, "x": values("x"), "regret": regret} | {name: values(name) for name in NAMES})
             if it % (50 * cfg.log_interval) == 0 or it == cfg.steps or stop.is_set():
                 checkpoints.save({"columns": columns, "iter": it, "config": resolved}, cfg.out_dir)
-    finally:
-        for name, handler in handlers.items():
-            signal.signal(name, handler)
-        log.close()
     return list(regret.values())[-1] if it == cfg.steps else None
 
 

@@ -4,15 +4,15 @@
     python scripts/evaluate.py gpt2 --data lambada --dtype float32
 
 "paper": as Table 3 was computed, by the authors' released code: the split as one sequence of tokens, cut into 200 even
-chunks, windows of block_size tokens from each chunk's start on, the last of which reaches into the next; the mean of their
-losses. Their data are lambada_original and wikitext_lines here.
-"strided": every token of the split but the first once, with a context of block_size - stride tokens at least. The standard
-error of this mean is over documents where an id ends them (lines in wikitext_lines), else over runs of block_size tokens: a
-little too small, where neighbours are alike.
-"last word": each LAMBADA passage by itself; right if the likeliest token is the right one at every token of its last word.
-Losses are means in nats per token, be that GPT-2's, a byte or a character (last word: per word), perplexities their
-exponentials: numbers on different tokens say nothing of each other. LAMBADA and WikiText have two variants each: lambada
-(OpenAI's) and wikitext (running text) bring the other one along where it is prepared.
+chunks; windows of block_size tokens from each chunk's start on, the last of which reaches into the next; the mean of
+their losses. Their data are lambada_original and wikitext_lines here.
+"strided": every token of the split except the first, once, with a context of at least block_size - stride tokens. The
+standard error of this mean is over documents if an id ends them (lines in wikitext_lines), else over runs of block_size
+tokens, which makes it a little too small if neighbors are alike.
+"last word": each LAMBADA passage by itself; right if every token of its last word is the likeliest one.
+Losses are means in nats per token, be that GPT-2's, a byte or a character (last word: per word), and perplexities are
+their exponentials: numbers on different tokens cannot be compared. LAMBADA and WikiText have two variants each: lambada
+(OpenAI's) and wikitext (running text) add the other one if it is prepared.
 """
 
 import argparse
@@ -22,7 +22,6 @@ import math
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -32,11 +31,10 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import data.tokens
-import metrics
 from checkpoints import load
 from data.tokenizers import kind
 from data.tokens import Tokens
-from devices import hardware
+from devices import here, resolve_dtype
 from model import GPT
 from settings import UserError, one_line_errors
 
@@ -46,7 +44,7 @@ TEST_SETS = ("wikitext", "lambada")  # of which, and of what is made of them, th
 
 
 def open_data(name: str, model: GPT, meta: dict) -> Tokens:
-    """The split of a data set that is evaluated. Raises UserError where it is not prepared, or not for this model."""
+    """The split of a data set that is evaluated. Raises UserError if it is not prepared, or not for this model."""
     folder = os.path.join(data.tokens.FOLDER, name)
     base = name.partition("_")[0]
     if name in VARIANTS and not os.path.exists(os.path.join(folder, "meta.json")):
@@ -66,7 +64,7 @@ class Evaluation:
 
     def __init__(self, model: GPT, batch_size: int = 8, dtype: str = "float32"):
         self.model, self.batch_size, self.device = model, batch_size, model.lm_head.weight.device
-        self.autocast = nullcontext() if dtype == "float32" else torch.autocast(self.device.type, getattr(torch, dtype))
+        _, self.autocast = resolve_dtype(dtype, self.device.type)
 
     @torch.no_grad()
     def logits(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -103,7 +101,7 @@ class Evaluation:
         return losses[1:]
 
     def last_words(self, split: Tokens, passages: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """passages (n, 3): where each begins, its last word begins, it ends -> words' losses, whether right: (n,) each."""
+        """passages (n, 3): where each begins, its last word begins, it ends -> words' losses, right or not: (n,)."""
         ids = np.fromfile(split.path, split.meta["dtype"]).astype(np.int64)
         losses, right = np.empty(len(passages)), np.empty(len(passages), bool)
         order = np.argsort(passages[:, 0] - passages[:, 2])  # longest first, so that there is little padding
@@ -122,7 +120,7 @@ class Evaluation:
 
 
 def standard_error(values: np.ndarray, groups: np.ndarray) -> float:
-    """Of the mean of values (n,), where groups (n,) of them are independent: that of a ratio, of their sums and sizes."""
+    """Of the mean of values (n,), if groups (n,) of them are independent: that of the ratio of their sums and sizes."""
     sums, sizes = np.bincount(groups, values), np.bincount(groups)
     sums, sizes = sums[sizes > 0], sizes[sizes > 0]
     spread = ((sums - values.mean() * sizes) ** 2).sum() * len(sums) / (len(sums) - 1) if len(sums) > 1 else math.nan
@@ -248,9 +246,7 @@ def main():
                     "block_size": block_size,
                     "stride": stride,
                     "dtype": dtype,
-                    "device": hardware(device),
-                    "torch": torch.__version__,
-                    "git": metrics.git_revision(),
+                    **here(device),
                     "date": f"{datetime.date.today()}",
                     "data": results,
                 },

@@ -3,8 +3,9 @@
     python scripts/export.py out/gpt2-mada/ckpt_best.pt exported/gpt2-mada
 
 AutoModelForCausalLM.from_pretrained(FOLDER) and AutoTokenizer.from_pretrained(FOLDER) then have the same logits and the
-same ids, for GPT-2's tokens, bytes and characters, and every script here takes FOLDER where it takes "gpt2". Their GPT-2
-always has biases: a model without gets zeros. The vocabulary stays as it is; ids beyond the tokenizer's are not generated.
+same ids, for GPT-2's tokens, bytes and characters, and every script here takes FOLDER where it takes "gpt2". Their
+GPT-2 always has biases: a model without any gets zeros. The vocabulary stays as it is; ids beyond the tokenizer's are
+never generated.
 """
 
 import argparse
@@ -18,23 +19,24 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from checkpoints import load
 from data.prepared import writing
 from data.tokenizers import tokenizer
+from model import GPT
 from settings import UserError, one_line_errors
 
 
-def note(name, model, meta):
+def note(name: str, model: GPT, meta: dict) -> str:
     """The README.md of the exported folder."""
-    own, known = model.config.vocab_size, meta["vocab_size"]
+    own, known, size = model.config.vocab_size, meta["vocab_size"], sum(p.numel() for p in model.parameters())
     lines = [
-        f"A GPT-2 of {model.num_params():,} parameters, from {os.path.basename(name)}, trained on {meta.get('source')}.",
+        f"A GPT-2 of {size:,} parameters, from {os.path.basename(name)}, trained on {meta.get('source')}.",
         f"Its tokens are {meta['tokenizer']}'s, {known:,} of them; `AutoTokenizer` has them from this folder.",
     ]
     if own > known:
-        lines.append(f"The model has {own:,} ids; those from {known:,} on are no token's, and were not trained.")
+        lines.append(f"The model has {own:,} ids; those from {known:,} on have no token, and were not trained.")
     return "\n\n".join(lines) + "\n"
 
 
-def for_transformers(model, meta):
-    """transformers' model and tokenizer, which end a text where this one does, and write no id that is no token's."""
+def for_transformers(model: GPT, meta: dict) -> tuple:
+    """transformers' model and tokenizer, which end a text where this one does, and generate only ids of tokens."""
     ours, theirs = tokenizer(meta), model.to_transformers()
     for config in (theirs.config, theirs.generation_config):
         config.bos_token_id = config.eos_token_id = ours.end

@@ -1,11 +1,11 @@
-"""Everything that only a GPU can show, in one go, beside what was predicted without one: results/gpu/report.md and .json.
+"""Everything that only a GPU can show, beside what was predicted without one: results/gpu/report.md and report.json.
 
     make gpu-report                                      # on a machine with a GPU: about half an hour
-    python scripts/gpu_report.py --rehearse              # the same parts on a CPU, tiny: that they run; the numbers mean nothing
+    python scripts/gpu_report.py --rehearse              # the same parts on a CPU, tiny; the numbers mean nothing
     python scripts/gpu_report.py --only "correct|waits"  # some of the parts
 
-Each part is a process of its own, so that one that fails, or takes too long, costs no other. Without a GPU it prints the
-predictions (reproduce/gpu.py) and ends with status 2.
+Each part is a process of its own, so that one that fails, or takes too long, costs no other. Without a GPU, this prints
+the predictions (reproduce/gpu.py) and ends with status 2.
 """
 
 import argparse
@@ -38,8 +38,10 @@ TINY += ["--max_iters=5", "--eval_interval=5", "--device=cpu"]
 
 
 def correct(device: str) -> Iterator[tuple[str, float]]:
-    """The fast path in each dtype against the plain algorithm in float64, on the same gradients: the root mean square of the
-    difference, relative to that of the way that the parameters have gone."""
+    """The fast path in each dtype against the plain algorithm in float64, on the same gradients.
+
+    The root mean square of the difference, relative to that of the distance that the parameters have moved.
+    """
     shapes = [(3,), (257, 129), (2**17 + 1,)] if device == "cuda" else [(3,), (40, 33)]
     for dtype in (getattr(torch, name) for name in gpu.ERRORS):
         make = torch.Generator().manual_seed(0)
@@ -60,7 +62,7 @@ def correct(device: str) -> Iterator[tuple[str, float]]:
 
 
 def waits(device: str) -> Iterator[tuple[str, float]]:
-    """How many optimizers wait for the device in step(), with a new learning rate and new gradients each time."""
+    """The number of optimizers whose step() waits for the device, with a new learning rate and gradients each time."""
     found = []
     forms = ({}, {"hyper_scale": "raw"}, {"state_dtype": "bfloat16"}, {"learn": ("beta1", "gamma")}, {"grow_lr": True})
     for name in set(optim.OPTIMIZERS) - {"muon", "sgd"}:  # torch's, which do
@@ -87,7 +89,7 @@ def waits(device: str) -> Iterator[tuple[str, float]]:
 
 
 def output(*command: str) -> str:
-    """What a script of this repository prints. Raises UserError with its last words where it fails."""
+    """What a script of this repository prints. Raises UserError with its last line if it fails."""
     done = subprocess.run([sys.executable, *command], cwd=ROOT, check=False, capture_output=True, text=True)
     if done.returncode:
         raise UserError((done.stderr.strip() or f"status {done.returncode}").splitlines()[-1])
@@ -102,7 +104,7 @@ def bench(device: str, shapes: str, rows: str) -> dict:
 
 
 def steps(device: str, size: str) -> Iterator[tuple[str, float]]:
-    """bench_optim: of the largest model, one optimizer at a time beside AdamW, for their states fill the card."""
+    """bench_optim; of the largest model, one optimizer at a time beside AdamW, since their states fill the card."""
     others = [row for row in gpu.BENCHED if row != "adamw"]
     for some in [[row] for row in others] if size == "1.5B" else [others]:
         found = bench(device, size if device == "cuda" else "1000", ";".join(some))
@@ -121,7 +123,7 @@ def host(device: str) -> Iterator[tuple[str, float]]:
 
 
 def noise(folder: str) -> str:
-    """A data set of random tokens, which cost what others cost, as an argument of train.py."""
+    """A data set of random tokens, which cost what any others do, as an argument of train.py."""
     for split in ("train", "val"):
         np.random.default_rng(0).integers(50257, size=2**20, dtype=np.uint16).tofile(Path(folder, f"{split}.bin"))
     meta = {"counts": {"train": 2**20, "val": 2**20}, "dtype": "uint16", "vocab_size": 50257, "tokenizer": "gpt2"}
@@ -153,11 +155,11 @@ def iterations(device: str) -> Iterator[tuple[str, float]]:
 
 
 def xl(device: str) -> Iterator[tuple[str, float]]:
-    """GPT-2 XL's sizes under MADA on one card, its activations computed again in the backward pass."""
+    """GPT-2 XL's sizes under MADA on one card, with activations recomputed in the backward pass."""
     yield "XL with mada on one card: GB", measured(device, "config/train_gpt2_mada.py", *XL)["peak_gb"]
 
 
-PARTS = {  # in the order of what must be known first; seconds that each may take
+PARTS = {  # the most important first; seconds that each may take
     "correct": (correct, (), 300),
     "waits": (waits, (), 300),
     **{f"steps {size}": (steps, (size,), 600) for size in gpu.LAYERS_WIDTH},
@@ -231,7 +233,7 @@ def main():
         found |= measured
         errors |= {part: error} if error else {}
         print(f"{part}: {error or 'done'}", flush=True)
-        write(out, card, found, errors, args.rehearse)  # after each: whoever loses the machine keeps what there is
+        write(out, card, found, errors, args.rehearse)  # after each, lest a lost machine lose them all
     print("\n" + (out / "report.md").read_text())
     if errors:
         sys.exit(1)

@@ -1,11 +1,12 @@
 """What one step sees: the same run continued in several ways, and which of them is best after 1, 4, 16, ... steps.
 
-    python scripts/horizon.py                  # does what results/horizon/ lacks; all of it is an hour of one core
+    python scripts/horizon.py                  # does what results/horizon/ lacks; all of it takes an hour on one core
     python scripts/horizon.py --draw           # the picture and the page again, from results/horizon/horizon.jsonl
 
-A hyper-gradient is the slope of the loss one step ahead. The contest's smallest GPT is trained with AdamW's update. At some steps
-it is copied, and each copy goes on with another share mu of Muon's direction, another beta1, or another learning rate, on the
-same batches. The loss is that of fixed windows of the validation split, so that copies are compared in pairs.
+A hyper-gradient is the slope of the loss one step ahead. The contest's smallest GPT is trained with AdamW's update. At
+some steps it is copied, and each copy continues with another share mu of Muon's direction, another beta1, or another
+learning rate, on the same batches. The loss is that of fixed windows of the validation split, so that copies can be
+compared in pairs.
 """
 
 import argparse
@@ -58,7 +59,7 @@ class Course:
         self.optimizer, self.it = train.make_optimizer(cfg, self.model), 0
 
     def advance(self, steps: int, factor: float = 1.0) -> None:
-        """So many steps, with the schedule's rate times a factor."""
+        """Take `steps` steps, at the schedule's rate times a factor."""
         for _ in range(steps):
             self.it += 1
             for group in self.optimizer.param_groups:
@@ -69,7 +70,7 @@ class Course:
             self.optimizer.zero_grad()
 
     def move(self, coefficient: str, value: float) -> None:
-        """From now on with that coefficient."""
+        """Set a coefficient from now on."""
         for group in self.optimizer.param_groups:
             group["coefficients"][list(self.optimizer.domain).index(coefficient)] = value
 
@@ -81,7 +82,7 @@ class Course:
 
 
 def measure(seed: int, points: tuple[int, ...], horizons: tuple[int | None, ...], known: set) -> Iterator[list[dict]]:
-    """{"seed", "way", "value", "from", "steps", "val_loss"} for each way to go on from a point that is not among the known."""
+    """Yields [{"seed", "way", "value", "from", "steps", "val_loss"}] for each way and point that is not in `known`."""
     missing = {point: [way for way in WAYS if (seed, way, point) not in known] for point in points}
     course = Course(config(seed)) if any(missing.values()) else None
     for point, way in ((it, way) for it in points for way in missing[it]):
@@ -101,9 +102,9 @@ def measure(seed: int, points: tuple[int, ...], horizons: tuple[int | None, ...]
 
 
 def gains(found: list[dict], way: str, point: int) -> dict[int, dict[float, list[float]]]:
-    """{steps: {value: by how much its loss is below that of who goes on as it is, for each seed}}."""
-    losses = {(it["steps"], it["value"], it["seed"]): it["val_loss"] for it in found
-              if (it["way"], it["from"]) == (way, point)}  # fmt: skip
+    """{steps: {value: by how much its loss is below that of the unchanged run, for each seed}}."""
+    chosen = [it for it in found if (it["way"], it["from"]) == (way, point)]
+    losses = {(it["steps"], it["value"], it["seed"]): it["val_loss"] for it in chosen}
     rows = {}
     for (steps, value, seed), loss in losses.items():
         rows.setdefault(steps, {}).setdefault(value, []).append(losses[steps, AS_IT_IS[way], seed] - loss)
@@ -114,16 +115,18 @@ def page(found: list[dict], header: dict) -> str:
     """results/horizon/README.md."""
     lines = ["# What one step sees", "", "![horizon](horizon.png)", ""]
     seeds = sorted({it["seed"] for it in found})
-    lines += [f"By how much the validation loss is lower after so many steps, mean of {len(seeds)} seeds; the best in bold.", ""]  # fmt: skip
+    what = "By how much the validation loss is lower after so many steps"
+    lines += [f"{what}, mean of {len(seeds)} seeds; the best in bold.", ""]
     for way, values in WAYS.items():
         for point in sorted({it["from"] for it in found if it["way"] == way}):
             rows = []
             for steps, row in gains(found, way, point).items():
                 means = {value: mean(row[value]) for value in values}
                 best = max(means, key=means.get)
-                shown = [f"{means[value]:+.4f}" for value in values]
-                rows.append([steps, *(f"**{it}**" if value == best else it for value, it in zip(values, shown, strict=True))])  # fmt: skip
-            lines += [f"From step {point}, by the {drawing.WAYS[way]}:", "", markdown(["steps", *map("{:g}".format, values)], rows), ""]  # fmt: skip
+                shown = {value: f"{means[value]:+.4f}" for value in values}
+                rows.append([steps, *(f"**{it}**" if value == best else it for value, it in shown.items())])
+            table = markdown(["steps", *map("{:g}".format, values)], rows)
+            lines += [f"From step {point}, by the {drawing.WAYS[way]}:", "", table, ""]
     commits = dict.fromkeys(it.get("git", header["git"])[:7] for it in found)
     how = f"`{header['command']}`, {header['device']}, torch {header['torch']}, commit {', '.join(commits)}"
     return "\n".join([*lines, f"AdamW's update at the rate {RATE:g}. {how}.", ""])

@@ -1,11 +1,11 @@
-"""Compile every Triton kernel of the optimizers for GPUs that need not be there, and read what the assembler says of them.
+"""Compile every Triton kernel of the optimizers, without a GPU, and read what the assembler says of them.
 
-    make kernels                                # all of them, for sm_90 (H100) and sm_80 (A100); pip install ".[kernels]"
+    make kernels                                # all, for sm_90 (H100) and sm_80 (A100); pip install ".[kernels]"
     python scripts/kernels.py --only 'mada.*look_back' --arch 90
 
-Prints one line each: kernel, architecture, registers of a thread, bytes of spills, bytes of memory that an element reads and
-writes. Ends with status 1 where a kernel spills, or takes more than 128 registers: of such, an H100 holds 4 blocks a
-multiprocessor, which is too few to keep its memory busy.
+Prints one line each: kernel, architecture, registers per thread, bytes of spills, bytes of memory read and written per
+element. Ends with status 1 if a kernel spills, or takes more than 128 registers: an H100 then holds only 4 blocks per
+multiprocessor, too few to keep its memory busy.
 """
 
 import argparse
@@ -84,7 +84,7 @@ def kernels():
 
 
 def usage(log):
-    """What `ptxas -v` says of one kernel -> (registers, bytes of spills). Raises ValueError where it says nothing."""
+    """What `ptxas -v` says of one kernel -> (registers, bytes of spills). Raises ValueError if it says nothing."""
     registers = re.findall(r"Used (\d+) registers", log)
     spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", log)
     if len(registers) != 1 or not spills:
@@ -93,7 +93,7 @@ def usage(log):
 
 
 def compiled(kernel, arch):
-    """ptxas's report on a kernel, as it is compiled where it runs."""
+    """ptxas's report on a kernel, compiled as for a run."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource

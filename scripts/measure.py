@@ -14,16 +14,17 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 import metrics
-from settings import UserError, declared, one_line_errors, parse
+from settings import UserError, declared, first_rank, one_line_errors, parse
 
 
-def child(out_dir, arguments):
-    """Train, quietly; the first rank leaves its peak memory in GB."""
+def child(out_dir: str, arguments: Sequence[str]) -> None:
+    """Train quietly; the first rank writes its peak memory in GB."""
     import torch
 
     import train
@@ -36,14 +37,14 @@ def child(out_dir, arguments):
         if torch.cuda.is_available()
         else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     )
-    if os.environ.get("RANK", "0") == "0":
+    if first_rank():
         Path(out_dir, "peak.json").write_text(json.dumps(peak / 1e9))
 
 
-def measure(arguments, ranks=1):
+def measure(arguments: Sequence[str], ranks: int = 1) -> dict:
     """arguments as of train.py -> {"peak_gb" of the first rank, "seconds" per step, "steps" timed, what it ran on}.
 
-    ranks: processes that share the work, on a GPU each where there are GPUs. Raises UserError.
+    ranks: processes that share the work, each on its own GPU if there are GPUs. Raises UserError.
     """
     arguments = [name if name.startswith("--") else str(ROOT / name) for name in arguments]
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] * (ranks > 1)

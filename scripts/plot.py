@@ -1,8 +1,8 @@
-"""Draw runs from their metrics.jsonl: losses, and the optimizers' coefficients where they learn any; or a figure of the paper.
+"""Draw runs from their metrics.jsonl: losses, and coefficients if the optimizers learn any; or a figure of the paper.
 
 python scripts/plot.py out/a                  # writes out/a/curves.png
 python scripts/plot.py out/a out/b out/c      # together: out/curves.png, or wherever --out says
-python scripts/plot.py out/a out/b --follow   # again every 10 seconds, until both are at their end or Ctrl-C
+python scripts/plot.py out/a out/b --follow   # again every 10 seconds, until both have ended or Ctrl-C
 python scripts/plot.py results/fig5/cpu       # again from the metrics in results/: reproduce.py fig5 --scale cpu --draw
 """
 
@@ -13,6 +13,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -21,8 +22,8 @@ from reproduce import curves, laboratory
 from settings import UserError, one_line_errors
 
 
-def read(folders, live=False):
-    """{name: (header, records)} of runs; live: those that have not begun yet are left out. Raises UserError."""
+def read(folders: Sequence[str], live: bool = False) -> dict[str, tuple[dict, list[dict]]]:
+    """{name: (header, records)} of runs; live: without those that have not begun. Raises UserError."""
     runs = {}
     for folder in folders:
         name = folder if len(folders) == 1 else os.path.relpath(folder, common(folders))
@@ -36,15 +37,15 @@ def read(folders, live=False):
     return runs
 
 
-def common(folders):
-    """The folder that has all of them."""
+def common(folders: Sequence[str]) -> str:
+    """The folder that contains all of them."""
     if len({os.path.isabs(folder) for folder in folders}) > 1:
         folders = map(os.path.abspath, folders)
     return os.path.commonpath(folders) or "."
 
 
-def draw(runs, path):
-    """Write the picture. Raises UserError where it cannot be written."""
+def draw(runs: dict, path: str) -> None:
+    """Write the picture. Raises UserError if it cannot be written."""
     try:
         curves.draw(runs, path)
     except OSError as error:
@@ -53,16 +54,16 @@ def draw(runs, path):
         raise UserError(f"{' '.join(runs)}: no metrics of a training run, which has an optimizer and losses") from None
 
 
-def at_end(run):
-    """Whether a run has made all its steps, or has diverged: its last loss is not finite."""
+def at_end(run: tuple[dict, list[dict]]) -> bool:
+    """Whether a run has done all its steps, or has diverged: its last loss is not finite."""
     header, records = run
     total = header.get("total") or header["config"].get("max_iters", math.inf)  # older records have no total
     last = records[-1] if records else {"iter": 0}
     return last["iter"] >= total or not math.isfinite(last.get("train_loss", 0.0))
 
 
-def follow(folders, path, seconds):
-    """Draw the runs whenever they have gone on, until all are at their end."""
+def follow(folders: Sequence[str], path: str, seconds: float) -> None:
+    """Draw the runs whenever they have progressed, until all have ended."""
     drawn, ended = None, False
     while not ended:
         runs = read(folders, live=True)
@@ -78,7 +79,7 @@ def follow(folders, path, seconds):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", metavar="OUT_DIR", help="folder of a run, or one folder of results/")
-    parser.add_argument("--out", help="PNG file to write (default: curves.png in the folder that has all of them)")
+    parser.add_argument("--out", help="PNG file to write (default: curves.png in their common folder)")
     parser.add_argument(
         "--follow", nargs="?", type=float, const=10.0, metavar="SECONDS", help="draw live runs again and again"
     )
@@ -97,7 +98,7 @@ def main():
     if args.follow is None:
         draw(read(folders), path)
     else:
-        print(f"{path} is drawn every {args.follow:g} seconds, until the runs are at their end or Ctrl-C", flush=True)
+        print(f"{path} is drawn every {args.follow:g} seconds, until the runs have ended or Ctrl-C", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             follow(folders, path, args.follow)
     print(path)

@@ -1,6 +1,6 @@
-"""Reproduce a table or figure of the paper: run what is missing, resume what was cut off, set the result beside the paper's.
+"""Reproduce a table or figure of the paper: run what is missing, resume what was cut off, compare with the paper.
 
-    python scripts/reproduce.py list                                # names and scales: what is there, what the rest takes
+    python scripts/reproduce.py list                                # names and scales: what is done, what is left
     python scripts/reproduce.py table5 --scale cpu --dry_run        # how many runs, and about how long
     python scripts/reproduce.py table5 --scale cpu --seeds 3        # hours on two cores; again: what is missing
     python scripts/reproduce.py all --scale smoke                   # everything, for minutes

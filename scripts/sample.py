@@ -14,7 +14,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from checkpoints import load
 from data.documents import SEPARATOR
 from data.tokenizers import tokenizer
-from devices import usable
 from settings import UserError, one_line_errors
 
 
@@ -23,7 +22,7 @@ def main():
     parser.add_argument("model", help="a checkpoint, a run's out_dir, or gpt2, gpt2-medium, gpt2-large, gpt2-xl")
     parser.add_argument(
         "--prompt",
-        help="text to go on from; default: the start of a document, <|endoftext|>, or for a character model a new line",
+        help="text to continue; default: the start of a document, <|endoftext|>, or for a character model a new line",
     )
     parser.add_argument(
         "--tokens", type=int, default=500, help="tokens to write; <|endoftext|> ends the text before that"
@@ -42,11 +41,10 @@ def main():
     if args.prompt == "":
         raise UserError("--prompt must have at least one character")
 
-    device = usable(args.device)
-    model, meta = load(args.model, device)
+    model, meta = load(args.model, args.device)
     words = tokenizer(meta)
     prompt = args.prompt or ("\n" if words.end is None else SEPARATOR)
-    tokens = torch.tensor([words.encode(prompt)], device=device)
+    tokens = torch.tensor([words.encode(prompt)], device=model.lm_head.weight.device)
     torch.manual_seed(args.seed)
     out = model.generate(tokens, args.tokens, args.temperature, args.top_k, meta["vocab_size"])[0]
     print(prompt.removeprefix(SEPARATOR) + words.decode(out[tokens.size(1) :].tolist()).partition(SEPARATOR)[0])

@@ -1,15 +1,16 @@
-"""Train every cell of a grid over any settings of train.py, once each, by any number of workers, whatever dies meanwhile.
+"""Train every cell of a grid over any settings of train.py, once each, by any number of workers, some of which may die.
 
-    python scripts/sweep.py config/sweep_shakespeare_betas_cpu.py               # Figure 8, reduced; again: what is missing
-    python scripts/sweep.py config/sweep_shakespeare_betas.py --workers 16      # several per GPU; default: one
-    python scripts/sweep.py config/sweep_shakespeare_betas.py --dry_run         # list the cells and the time they take
-    python scripts/sweep.py config/sweep_shakespeare_betas.py --shard 3/8       # one of 8 parts
-    python scripts/sweep.py config/sweep_shakespeare_betas_cpu.py --max_iters=100 --out out/quick    # settings of all cells
-    python scripts/sweep.py config/sweep_shakespeare_betas.py --jobs 8 --workers 4 --queue timeout_min=720,gpus_per_node=1,slurm_partition=gpu
+    python scripts/sweep.py config/sweep_shakespeare_betas_cpu.py            # Figure 8, reduced; again: what is missing
+    python scripts/sweep.py config/sweep_shakespeare_betas.py --workers 16   # several per GPU; default: one
+    python scripts/sweep.py config/sweep_shakespeare_betas.py --dry_run      # list the cells and the time they take
+    python scripts/sweep.py config/sweep_shakespeare_betas.py --shard 3/8    # one of 8 parts
+    python scripts/sweep.py config/sweep_shakespeare_betas_cpu.py --max_iters=100 --out out/quick   # a setting of all
+    python scripts/sweep.py config/sweep_shakespeare_betas.py --jobs 8 --workers 4 \\
+        --queue timeout_min=720,gpus_per_node=1,slurm_partition=gpu
 
-What a sweep file is, reproduce/grid.py says. Each cell is a folder of OUT. Beside them come summary.csv and contours.png,
-which are made from the cells' metrics alone. With --jobs the cells are done by jobs of SLURM, which share them, and which are
-queued anew when they are out of time: the command returns at once, and without --jobs it makes the summary of what there is.
+reproduce/grid.py says what a sweep file is. Each cell is a folder of OUT; summary.csv and contours.png beside them are
+made from the cells' metrics alone. With --jobs, SLURM jobs share the cells, and are queued again when they run out of
+time; the command returns at once, and without --jobs it summarizes what is done.
 """
 
 import argparse
@@ -47,7 +48,7 @@ def list_cells(runs, names, seconds, out, workers):
     known = [state["seconds"] for state in found if state["state"] == "done"]
     left, count = sum(state["state"] in ("pending", "running") for state in found), workers or default_workers(runs)
     each = median(known) if known else seconds
-    where = "measured here" if known else "says the sweep file"
+    where = "measured here" if known else "from the sweep file"
     time = (
         f"about {left * each / count / 60:.0f} min with {count} workers at {each:.1f} s a cell ({where})"
         if each
@@ -66,7 +67,7 @@ def main():
     parser.add_argument(
         "--shard", type=shard, default=(1, 1), metavar="i/n", help="only the i-th of n parts, i = 1 ... n"
     )
-    parser.add_argument("--jobs", type=int, help="do it by so many jobs of a cluster, and return")
+    parser.add_argument("--jobs", type=int, help="submit it as this many jobs of a cluster, and return")
     parser.add_argument("--cluster", default="slurm", help="slurm, or local: processes of this machine")
     parser.add_argument("--queue", type=queue, default={}, help="submitit's parameters: name=value,name=value")
     parser.add_argument("--dry_run", action="store_true", help="list the cells, their states and the estimated time")

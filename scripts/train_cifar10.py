@@ -5,18 +5,18 @@
     python scripts/train_cifar10.py config/cifar10_resnet9_mada.py           # ResNet-9: wants a GPU
     python scripts/train_cifar10.py --init_from=auto --out_dir=out/cifar10-cnn-mada
 
-`--help` lists the settings. metrics.jsonl has a line per epoch; `val_loss` and `accuracy` (%) are on the 10,000 test images,
-`held_out_accuracy` on training images that were held out, by which an epoch can be chosen.
-A run that is stopped goes on from its last whole epoch, and computes what one straight run would.
+`--help` lists the settings. metrics.jsonl has a line per epoch; `val_loss` and `accuracy` (%) are on the 10,000 test
+images, `held_out_accuracy` on training images that were held out, by which an epoch can be chosen. A run that is
+stopped resumes from its last complete epoch, and computes what an uninterrupted run would.
 """
 
 import json
 import math
-import signal
 import sys
 import time
+from collections.abc import Collection
+from contextlib import closing
 from pathlib import Path
-from threading import Event
 from types import SimpleNamespace
 from typing import Literal
 
@@ -30,21 +30,21 @@ import checkpoints
 import metrics
 import optim
 import settings
-from devices import hardware, usable
-from settings import Count, Diverged, Finished, Natural, Nonnegative, UserError
+from devices import here, resolve_device, stop_signals
+from settings import Count, Diverged, Finished, Fraction, Fractions, Names, Natural, Nonnegative, Rates, UserError
 
 # -- folder [once, free]
 out_dir = "out/cifar10"  # folder of metrics.jsonl and ckpt_last.pt
-overwrite = False  # start anew in an out_dir that holds another run, which is lost
+overwrite = False  # start over in an out_dir that holds another run, which is lost
 # -- start [once]
-init_from: Literal["scratch", "resume", "auto"] = "scratch"  # "resume": go on from out_dir's ckpt_last.pt
+init_from: Literal["scratch", "resume", "auto"] = "scratch"  # "resume": continue from out_dir's ckpt_last.pt
 stop_after: Count | None = None  # leave after this epoch, with the schedule of all of them
 # -- data [kept]
 seed: Natural = 1337  # of the initial weights, the order of the images, their augmentation and dropout
 dataset = "cifar10"  # a folder of data/, made by its prepare.py
 model: Literal["cnn", "resnet9"] = "cnn"  # appendix C.2
-images: Count | None = None  # train, and test, on the first so many images only; None: on all 50,000, and 10,000
-held_out: Natural = 0  # the last so many of these training images are not trained on; their accuracy is logged
+images: Count | None = None  # train, and test, on the first N images only; None: on all 50,000, and 10,000
+held_out: Natural = 0  # the last N of these training images are not trained on; their accuracy is logged
 batch_size: Count = 256  # images per step; the last batch of an epoch may be smaller
 epochs: Count = 50  # passes through the training images
 augment = False  # random crops out of a reflected border of 4 pixels, and mirror images
@@ -55,19 +55,19 @@ schedule: Literal["constant", "one_cycle"] = "constant"  # or torch's OneCycleLR
 weight_decay: Nonnegative = 0.0  # the paper names none
 grad_clip: Nonnegative = 0.0  # global norm to clip the gradient to; 0 for no clipping
 # -- hyperparameters [kept]: the optimizer's own, by its names for them; None keeps its default
-beta1: float | None = None  # initial values where they are learned
+beta1: float | None = None  # betas, in the optimizer's own convention (docs/optimizers.md); initial ones where learned
 beta2: float | None = None  # decay of the second moment for Adam and MADA
 beta3: float | None = None  # Adan's part in MADA; decay of the second moment for Adan
 rho: float | None = None  # MADA: AVGrad 0 ... 1 Adam
 c: float | None = None  # MADA: Yogi 0 ... 1 Adam
 gamma: float | None = None  # MADA: Lion 0 ... 1 the adaptive family
 mu: float | None = None  # MADA: Adam and the rest 0 ... 1 Muon, for hidden matrices
-eps: float | None = None  # added to the root of the second moment
-momentum: float | None = None  # sgd
-learn: tuple | None = None  # names of the coefficients to learn; () for none
-hyper_lr: float | dict | None = None  # learning rate of the coefficients: a number, or {name: number}
-hyper_momentum: float | dict | None = None  # momentum of the coefficients, likewise
-hyper_start: int | None = None  # steps before the coefficients begin to move
+eps: Nonnegative | None = None  # added to the root of the second moment; the paper has 1e-6 on OpenWebText
+momentum: Fraction | None = None  # sgd
+learn: Names | None = None  # names of the coefficients to learn; () for none
+hyper_lr: Nonnegative | Rates | None = None  # learning rate of the coefficients: a number, or {name: number}
+hyper_momentum: Fraction | Fractions | None = None  # momentum of the coefficients, likewise
+hyper_start: Natural | None = None  # steps before the coefficients begin to move
 debias: str | None = None  # what moving averages are divided by: "weights" that they gathered, or "powers", 1 - beta^t
 hyper_scale: str | None = None  # of the hyper-gradients: "relative", or "raw" as in the paper
 grow_lr: bool | None = None  # MADA, HyperAdam: learn a factor on the learning rate that only grows
@@ -81,7 +81,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "data"
 SETTINGS = settings.declared(__file__)
 
 
-def cnn():
+def cnn() -> nn.Sequential:
     """Appendix C.2: two convolutions with 6 and 16 channels, three linear layers, 62,006 parameters. (N, 3, 32, 32)"""
     return nn.Sequential(
         nn.Conv2d(3, 6, 5),
@@ -108,8 +108,8 @@ def block(before, after, *pool):
     return nn.Sequential(nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU(), *pool)
 
 
-def resnet9():
-    """ResNet-9, which appendix C.2 points to: eight convolutions with batch norm and a linear layer, 6.6M parameters."""
+def resnet9() -> nn.Sequential:
+    """ResNet-9, which appendix C.2 points to: eight convolutions with batch norm, a linear layer, 6.6M parameters."""
     return nn.Sequential(
         block(3, 64),
         block(64, 128, nn.MaxPool2d(2)),
@@ -127,7 +127,7 @@ def resnet9():
 MODELS = {"cnn": cnn, "resnet9": resnet9}
 
 
-def learning_rate_at(it, total, cfg):
+def learning_rate_at(it: int, total: int, cfg: SimpleNamespace) -> float:
     """The learning rate of step it = 1 ... total."""
 
     def cosine(start, end, part):
@@ -142,25 +142,28 @@ def learning_rate_at(it, total, cfg):
     return cosine(peak, peak / 25e4, (it - 1 - rise) / (total - 1 - rise))
 
 
-def load(folder, split, count=None):
-    """The first `count` images of a split in a folder, (N, 32, 32, 3) uint8, and their labels, (N,) int64. Raises UserError."""
+def load(folder: Path, split: str, count: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """The first `count` images of a split in a folder, (N, 32, 32, 3) uint8, and their labels, (N,) int64.
+
+    Raises UserError.
+    """
     try:
         arrays = [np.load(folder / f"{split}_{kind}.npy", mmap_mode="r")[:count] for kind in ("images", "labels")]
     except (OSError, ValueError) as error:
-        raise UserError(f"CIFAR-10 is not there: {error}; run: python data/cifar10/prepare.py") from None
+        raise UserError(f"CIFAR-10 is missing: {error}; run: python data/cifar10/prepare.py") from None
     return torch.from_numpy(arrays[0].copy()), torch.from_numpy(arrays[1].astype(np.int64))
 
 
-def source(folder):
+def source(folder: Path) -> str:
     """What meta.json says about where the images come from."""
     return json.loads((folder / "meta.json").read_text())["source"] if (folder / "meta.json").exists() else "unknown"
 
 
-def train(cfg, given=()):
+def train(cfg: dict, given: Collection[str] = ()) -> float | None:
     """One training run. cfg: all settings, a dict; given: names of those that were set rather than defaulted.
 
-    Returns the last test accuracy in %, or None if it was stopped before its end. Raises UserError on bad settings, before
-    anything is written; Diverged where the loss is no longer finite; Finished where there is nothing left to resume.
+    Returns the last test accuracy in %, or None if it was stopped before its end. Raises UserError on bad settings,
+    before anything is written; Diverged if the loss is no longer finite; Finished if there is nothing left to resume.
     """
     with checkpoints.hold(cfg["out_dir"]):
         return run(cfg, given)
@@ -173,7 +176,7 @@ def run(cfg, given):
     resolved, cfg = cfg, SimpleNamespace(**cfg)
 
     # device
-    device = usable(cfg.device)
+    device = resolve_device(cfg.device)
     torch.set_float32_matmul_precision("high")
 
     # data: all of it on the device
@@ -221,7 +224,7 @@ def run(cfg, given):
             max_grad_norm=cfg.grad_clip,
             **settings.section(SETTINGS, "hyperparameters", resolved),
         )
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise UserError(str(error)) from None
     it, best = 0, 0.0
     steps = math.ceil(count / cfg.batch_size)
@@ -242,11 +245,8 @@ def run(cfg, given):
         cfg.out_dir,
         {
             "config": resolved,
-            "git": metrics.git_revision(),
             "seed": cfg.seed,
-            "torch": torch.__version__,
-            "device": hardware(device),
-            "cpu_threads": torch.get_num_threads(),
+            **here(device),
             "dtype": "float32",
             "parameters": parameters,
             "data": {
@@ -274,10 +274,8 @@ def run(cfg, given):
         return loss.item() / len(labels), 100 * right.item() / len(labels)
 
     # the loop
-    stop = Event()  # set by SIGTERM or ctrl-C: leave; the epoch that is under way is done again by --init_from=resume
-    handlers = {name: signal.signal(name, lambda *_: stop.set()) for name in (signal.SIGTERM, signal.SIGINT)}
     accuracy = math.nan
-    try:
+    with closing(log), stop_signals() as stop:  # a resumed run does the epoch under way again
         for epoch in range(first, end + 1):
             start, total = time.perf_counter(), torch.zeros((), device=device)
             model.train()
@@ -293,7 +291,7 @@ def run(cfg, given):
                 optimizer.zero_grad()
                 total += loss.detach() * len(y)
                 if stop.is_set():
-                    log.say(f"stopped in epoch {epoch}; go on with --init_from=auto --out_dir={cfg.out_dir}")
+                    log.say(f"stopped in epoch {epoch}; resume with --init_from=auto --out_dir={cfg.out_dir}")
                     return None
             record = {
                 "iter": it,
@@ -322,10 +320,6 @@ def run(cfg, given):
                 },
                 cfg.out_dir,
             )
-    finally:
-        for name, handler in handlers.items():
-            signal.signal(name, handler)
-        log.close()
     return accuracy
 
 

@@ -1,16 +1,18 @@
-"""Small problems that are not language, with any optimizer of optim/: seconds each, for the contest. In the style of train.py.
+"""Small problems other than language, with any optimizer of optim/: seconds each, for the contest. In train.py's style.
 
     python scripts/train_small.py --task=digits                              # an MLP on scikit-learn's digits
     python scripts/train_small.py --task=factorization --optimizer=adam      # matrix completion, which is not convex
     python scripts/train_small.py --task=cartpole                            # REINFORCE; acrobot likewise
 
-`--help` lists the settings. metrics.jsonl has a line every 50 steps; the last has `value`, by which optimizers are compared:
-the validation loss (digits), the mean squared error of held-out entries (factorization), or minus the mean return of all
-episodes so far (cartpole, acrobot). It is lower for a better one.
+`--help` lists the settings. metrics.jsonl has a line every 50 steps; the last has `value`, by which optimizers are
+compared, lower is better: the validation loss (digits), the mean squared error of held-out entries (factorization), or
+minus the mean return of all episodes so far (cartpole, acrobot).
 """
 
 import math
 import sys
+from collections.abc import Collection
+from contextlib import closing
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -27,13 +29,13 @@ import checkpoints
 import metrics
 import optim
 import settings
-from devices import hardware
+from devices import here
 from reproduce import variants
-from settings import Count, Diverged, Fraction, Natural, Nonnegative, UserError
+from settings import Count, Diverged, Fraction, Fractions, Names, Natural, Nonnegative, Rates, UserError
 
 # what and where
 out_dir = "out/small"  # folder of metrics.jsonl
-init_from: Literal["scratch"] = "scratch"  # a run takes seconds: one that is stopped starts anew
+init_from: Literal["scratch"] = "scratch"  # a run takes seconds: one that is stopped starts over
 seed: Natural = 1337  # of the initial weights, the data and the batches
 task: Literal["digits", "factorization", "cartpole", "acrobot"] = "digits"  # TASKS below
 # -- optimizer
@@ -47,17 +49,17 @@ steps: Count | None = None  # None: the task's
 weight_decay: Nonnegative = 0.0  # decoupled, on matrices
 grad_clip: Nonnegative = 1.0  # global norm to clip the gradient to; 0 for no clipping
 # -- hyperparameters: the optimizer's own, by its names for them; None keeps its default
-beta1: float | None = None  # initial values where they are learned
+beta1: float | None = None  # betas, in the optimizer's own convention (docs/optimizers.md); initial ones where learned
 beta2: float | None = None  # decay of the second moment for Adam and MADA
 beta3: float | None = None  # Adan's part in MADA; decay of the second moment for Adan
 rho: float | None = None  # MADA: AVGrad 0 ... 1 Adam
 c: float | None = None  # MADA: Yogi 0 ... 1 Adam
 gamma: float | None = None  # MADA: Lion 0 ... 1 the adaptive family
 mu: float | None = None  # MADA: Adam and the rest 0 ... 1 Muon, for hidden matrices
-eps: float | None = None  # added to the root of the second moment
-learn: tuple | None = None  # names of the coefficients to learn; () for none
-hyper_lr: float | dict | None = None  # learning rate of the coefficients: a number, or {name: number}
-hyper_momentum: float | dict | None = None  # momentum of the coefficients, likewise
+eps: Nonnegative | None = None  # added to the root of the second moment; the paper has 1e-6 on OpenWebText
+learn: Names | None = None  # names of the coefficients to learn; () for none
+hyper_lr: Nonnegative | Rates | None = None  # learning rate of the coefficients: a number, or {name: number}
+hyper_momentum: Fraction | Fractions | None = None  # momentum of the coefficients, likewise
 debias: str | None = None  # what moving averages are divided by: "weights" that they gathered, or "powers", 1 - beta^t
 hyper_scale: str | None = None  # of the hyper-gradients: "relative", or "raw" as in the paper
 grow_lr: bool | None = None  # MADA, HyperAdam: learn a factor on the learning rate that only grows
@@ -99,7 +101,7 @@ class Digits:
 
 
 class Factorization:
-    """U V^T against 40 % of the entries of a noisy 100 x 80 matrix of rank 5, in batches of 256; the rest is held out."""
+    """U V^T against 40 % of the entries of a noisy 100 x 80 matrix of rank 5, in batches of 256; the others test it."""
 
     steps = 600
 
@@ -187,7 +189,7 @@ class CartPole(PolicyGradient):
 class Acrobot(PolicyGradient):
     """gymnasium's Acrobot-v1, 500 steps an episode at most: its own dynamics, of all episodes at once.
 
-    An action is held for 4 steps, without which a new policy hardly ever reaches the goal, and there is nothing to learn from.
+    An action is held for 4 steps; otherwise a new policy hardly ever reaches the goal, and has nothing to learn from.
     """
 
     steps, limit, hold = 80, 125, 4
@@ -233,7 +235,7 @@ class Acrobot(PolicyGradient):
 TASKS = {"digits": Digits, "factorization": Factorization, "cartpole": CartPole, "acrobot": Acrobot}
 
 
-def learning_rate_at(it, total, cfg):
+def learning_rate_at(it: int, total: int, cfg: SimpleNamespace) -> float:
     """The learning rate of step it = 1 ... total."""
     warm = round(cfg.warmup * total)
     if it <= warm:
@@ -253,16 +255,16 @@ def value(task, optimizer):
     return found
 
 
-def train(cfg, given=()):
-    """One training run; cfg: all settings, a dict. Returns the task's value. Raises UserError on bad settings, Diverged."""
+def train(cfg: dict, given: Collection[str] = ()) -> float:
+    """One training run; cfg: all settings, a dict. Returns the task's value. Raises UserError or Diverged."""
     with checkpoints.hold(cfg["out_dir"]):
-        if another_scripts(cfg["out_dir"]):
+        if holds_another_script(cfg["out_dir"]):
             raise UserError(f"out_dir={cfg['out_dir']!r} holds a run of another script: name another --out_dir")
         return run(cfg)
 
 
-def another_scripts(out_dir):
-    """Whether a folder holds the record of a run that is not this script's."""
+def holds_another_script(out_dir: str) -> bool:
+    """Whether a folder holds the record of another script's run."""
     try:
         return "task" not in metrics.read(out_dir)[0].get("config", {})
     except (OSError, UserError):
@@ -287,23 +289,20 @@ def run(cfg):
             max_grad_norm=cfg.grad_clip,
             **settings.section(SETTINGS, "hyperparameters", resolved),
         )
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise UserError(str(error)) from None
     log = metrics.Metrics(
         cfg.out_dir,
         {
             "config": resolved,
-            "git": metrics.git_revision(),
             "seed": cfg.seed,
-            "torch": torch.__version__,
-            "device": hardware("cpu"),
-            "cpu_threads": torch.get_num_threads(),
+            **here("cpu"),
             "parameters": sum(p.numel() for p in task.model.parameters()),
         },
         0,
         total,
     )
-    try:
+    with closing(log):
         for it in range(1, total + 1):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate_at(it, total, cfg)
@@ -316,8 +315,6 @@ def run(cfg):
                 log.write(record | {"coefficients": getattr(optimizer, "coefficients", {})})
                 if not math.isfinite(record["train_loss"]) or not math.isfinite(record["value"]):
                     raise Diverged(f"the loss is not finite at step {it}; a lower learning_rate may help")
-    finally:
-        log.close()
     return record["value"]
 
 

@@ -1,7 +1,7 @@
-"""What the same settings compute stays what it is, or NUMERICS in reproduce/runs.py is raised: old results are not taken for new.
+"""The same settings compute the same, or NUMERICS in reproduce/runs.py is raised: old results are not taken for new.
 
 python -m pytest tests/test_numerics.py
-python tests/test_numerics.py           # after a change that is meant: raise NUMERICS, then write the record anew
+python tests/test_numerics.py           # after a change that is meant: raise NUMERICS, then write the record again
 """
 
 import json
@@ -54,7 +54,9 @@ def training_row(name, folder):
 @pytest.fixture
 def golden():
     record = json.loads(GOLDEN.read_text())
-    assert record["numerics"] == runs.NUMERICS, "NUMERICS was raised: write the record anew (see the head of this file)"
+    assert record["numerics"] == runs.NUMERICS, (
+        "NUMERICS was raised: write the record again (see the head of this file)"
+    )
     return record
 
 

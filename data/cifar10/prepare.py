@@ -3,8 +3,8 @@
     python data/cifar10/prepare.py [--source FOLDER] [--out DIR]
 
 Writes {train,test}_images.npy, uint8 (N, 32, 32, 3), {train,test}_labels.npy, uint8 (N,), and meta.json.
-Expected: train 50,000 and test 10,000 images of 10 classes. FOLDER holds train*.parquet and test*.parquet with the hub's
-columns `img` (encoded bytes) and `label`; other encodings of the images are accepted, and meta.json says so.
+Expected: train 50,000 and test 10,000 images of 10 classes. FOLDER has train*.parquet and test*.parquet with the hub's
+columns `img` (encoded bytes) and `label`; other encodings of the images are accepted and noted in meta.json.
 """
 
 import io
@@ -16,9 +16,9 @@ from PIL import Image
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from data.documents import UNREADABLE, one_line, parquet_rows
+from data.documents import UNREADABLE, parquet_rows
 from data.prepared import arguments, check_sha256, data_set, hub_file, report, sha256
-from settings import UserError, one_line_errors
+from settings import UserError, one_line, one_line_errors
 
 HUB = ("uoft-cs/cifar10", "0b2714987fa478483af9968de7c934580d0bb9a2")
 HUB_SHA256 = {
@@ -37,7 +37,7 @@ def parquet_file(source, split):
         return path
     found = sorted(source.glob(f"{split}*.parquet"))
     if len(found) != 1:
-        raise UserError(f"{source}: {len(found)} files {split}*.parquet there, one is needed")
+        raise UserError(f"{source}: {len(found)} files {split}*.parquet, but one is needed")
     return found[0]
 
 

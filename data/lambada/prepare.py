@@ -1,11 +1,11 @@
-"""GPT-2 tokens of a LAMBADA test set, for evaluation. There are two, and numbers on one say nothing of the other:
+"""GPT-2 tokens of a LAMBADA test set, for evaluation. There are two, whose numbers cannot be compared:
 
     python data/lambada/prepare.py [--source lambada_test.jsonl] [--out DIR]            # OpenAI's, as in GPT-2's paper
     python data/lambada/prepare.py --variant original --out data/lambada_original       # lower case, spaced punctuation
 
-Writes test.bin, each passage ended by 50256; passages.npy, int64 (5153, 3), which says where in test.bin a passage begins,
-where its last word (the one to guess) begins, and where it ends; and meta.json. Expected: 5,153 passages; test 435,383
-tokens (OpenAI's) or 424,559 (the original).
+Writes test.bin, each passage ended by 50256; passages.npy, int64 (5153, 3): where in test.bin a passage begins, where
+its last word (the one to guess) begins, and where it ends; and meta.json. Expected: 5,153 passages; test 435,383 tokens
+(OpenAI's) or 424,559 (the original).
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from data.prepared import arguments, hub_file, write_tokens
 from data.tokenizers import GPT2
 from settings import UserError, one_line_errors
 
-VARIANTS = {  # name: (what meta.json says, where on the hub, a passage as a line of the file, sha256 of that file, tokens)
+VARIANTS = {  # name: (source in meta.json, file of the hub, passage -> line of the original file, its sha256, tokens)
     "openai": (
         "LAMBADA test, OpenAI's (EleutherAI/lambada_openai)",
         ("EleutherAI/lambada_openai", "900124bf3b8235c6daf21033af9948b3f07346c4", "data/lambada_test.jsonl"),
@@ -40,7 +40,7 @@ VARIANTS = {  # name: (what meta.json says, where on the hub, a passage as a lin
 
 
 def passages(source):
-    """The texts of a jsonl or parquet file, or of a txt file with a passage a line. Raises UserError."""
+    """The texts of a jsonl or parquet file, or of a txt file with one passage per line. Raises UserError."""
     if source.suffix != ".txt":
         return list(documents(source))
     try:

@@ -2,11 +2,11 @@
 
     python data/openwebtext/prepare.py [--workers N] [--max_docs N] [--source FILE or FOLDER] [--out DIR]
 
-Writes train.bin, val.bin (each document ended by 50256; documents in the source's order) and meta.json. Expected from the
-hub: 8,013,769 documents; train about 9.04e9 tokens (18 GB), val about 4.4e6 (nanoGPT: 9,035,582,198 and 4,434,897). The
-hub's files, 24 GB, stay in its cache (HF_HOME). --source takes parquet and jsonl with a column `text`, or txt with lines
-<|endoftext|> between documents, or a folder with the train.bin and val.bin of nanoGPT, which are checked and copied.
-Interrupted by Ctrl-C, a full disk or a power cut, the same command goes on where it was.
+Writes train.bin, val.bin (each document ended by 50256; documents in the source's order) and meta.json. Expected from
+the hub: 8,013,769 documents; train about 9.04e9 tokens (18 GB), val about 4.4e6 (nanoGPT: 9,035,582,198 and 4,434,897).
+The hub's files, 24 GB, stay in its cache (HF_HOME). --source takes parquet and jsonl with a column `text`, or txt with
+lines <|endoftext|> between documents, or a folder with nanoGPT's train.bin and val.bin, which are checked and copied.
+After Ctrl-C, a full disk or a power cut, the same command continues where it stopped.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from data.documents import count_documents, document_files, documents, pieces
-from data.prepared import arguments, hub_file, need_disk, publish, report, sync, unlinked, whole_file, write_tokens
+from data.prepared import arguments, hub_file, need_disk, no_follow, publish, report, sync, whole_file, write_tokens
 from data.tokenizers import GPT2
 from settings import UserError, one_line_errors
 
@@ -42,8 +42,8 @@ NANOGPT = {"train": 9_035_582_198, "val": 4_434_897}  # tokens
 TOKEN_BYTES = 2260  # of .bin per document, on average
 FILE_BYTES = 303e6  # of a file of the hub
 BYTES_OF_TEXT = {".parquet": 0.8, ".jsonl": 0.5, ".txt": 0.5, ".md": 0.5}  # of .bin per byte of source, at most usually
-MEMORY, WORKER_MEMORY = 0.5e9, 0.25e9  # bytes: some times and twice what was measured
-NOTED = 2  # seconds between two notes of how far the work is
+MEMORY, WORKER_MEMORY = 0.5e9, 0.25e9  # bytes: at least twice what was measured
+NOTED = 2  # seconds between notes of the progress
 
 
 def main():
@@ -63,7 +63,7 @@ def main():
             raise UserError(f"--max_docs: {args.source} holds tokens already split, which are taken whole")
         return adopt(args.source, args.out)
     local = document_files(args.source) if args.source else None
-    say_needs(args, local)
+    print_requirements(args, local)
     GPT2()  # its files are there before the workers ask for them
     counts, total = tokenize(args.out, local or hub_files(args.max_docs), args.max_docs, args.workers)
     source = f"local files, {args.source.name}" if local else f"OpenWebText ({HUB[0]})"
@@ -83,17 +83,17 @@ def main():
     (args.out / "progress.part").unlink()
     report(args.out, counts)
     if not local and total == DOCUMENTS and counts != NANOGPT:
-        print(f"nanoGPT's counts are others, {NANOGPT}: the same documents in another order or form")
+        print(f"nanoGPT has other counts, {NANOGPT}: the same documents in another order or form")
 
 
 def adopt(source, out):
-    """Check and copy the train.bin and val.bin that nanoGPT's prepare.py has left in a folder. Raises UserError."""
+    """Check and copy the train.bin and val.bin that nanoGPT's prepare.py left in a folder. Raises UserError."""
     paths = {split: source / f"{split}.bin" for split in ("train", "val")}
     if missing := [path for path in paths.values() if not path.is_file()]:
         raise UserError(f"{missing[0]} is missing")
     sizes = {split: path.stat().st_size for split, path in paths.items()}
     if odd := [path for split, path in paths.items() if sizes[split] % 2]:
-        raise UserError(f"{odd[0]}: {sizes[odd[0].stem]:,} bytes are no whole number of 2-byte tokens")
+        raise UserError(f"{odd[0]}: {sizes[odd[0].stem]:,} bytes are not a whole number of 2-byte tokens")
     need_disk({out: sum(sizes.values())})
     write_tokens(
         out,
@@ -105,15 +105,15 @@ def adopt(source, out):
     )
 
 
-def chunks(path, size=1 << 24):
-    """The ids of a .bin file, uint16, `size` at a time."""
+def chunks(path):
+    """The ids of a .bin file, uint16, 32 MiB at a time."""
     with open(path, "rb") as file:
-        while len(ids := np.fromfile(file, np.uint16, size)):
+        while len(ids := np.fromfile(file, np.uint16, 1 << 24)):
             yield ids
 
 
-def say_needs(args, local):
-    """Print what disk and memory it takes. Raises UserError where there is less, of memory where the system tells."""
+def print_requirements(args, local):
+    """Print what disk and memory it takes. Raises UserError if there is less; of memory, if the system tells."""
     wanted = min(args.max_docs or DOCUMENTS, DOCUMENTS)
     if local:
         size = sum(path.stat().st_size * BYTES_OF_TEXT[path.suffix] for path in local)
@@ -139,13 +139,13 @@ def say_needs(args, local):
         available = int(dict(line.split(":") for line in file)["MemAvailable"].split()[0]) * 1024
         if available < memory:
             raise UserError(
-                f"{memory / 1e9:.1f} GB of memory are needed and {available / 1e9:.1f} GB available: "
+                f"{memory / 1e9:.1f} GB of memory are needed and {available / 1e9:.1f} GB are available: "
                 "fewer --workers need less"
             )
 
 
 def hub_files(max_docs):
-    """The hub's parquet files, as many as max_docs (None: all) takes. Raises UserError."""
+    """As many of the hub's parquet files as max_docs (None: all) takes. Raises UserError."""
     files, total = [], 0
     for name in HUB_FILES:
         path, _ = hub_file(*HUB, name)
@@ -159,10 +159,10 @@ def hub_files(max_docs):
 
 
 def tokenize(out, files, max_docs, workers):
-    """Write out/{train,val}.bin.part from the first max_docs documents of files (None: all) -> tokens of each, documents.
+    """Write out/{train,val}.bin.part from the first max_docs documents (None: all) -> {split: tokens}, documents.
 
-    Workers read pieces of the files and leave what they make of them in out/pieces.part; here it is only put in its place.
-    progress.part says up to which document that is on the disk; what is there and belongs to these files is kept.
+    Workers read pieces of the files and leave the ids in out/pieces.part; here they are only moved to their place.
+    progress.part says up to which document that is on the disk; what exists and belongs to these files is kept.
     Raises UserError.
     """
     progress, parts, made = out / "progress.part", [out / "train.bin.part", out / "val.bin.part"], out / "pieces.part"
@@ -170,15 +170,15 @@ def tokenize(out, files, max_docs, workers):
     with one_line_ends(out, state), worker_pool(workers, made) as pool, contextlib.ExitStack() as stack:
         plan, total = planned(pool, files, max_docs, workers)
         state["of"] = [[path.name, path.stat().st_size] for path in files] + [total]
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # not there, or damaged: from the start
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # missing or damaged: from the start
             before = json.loads(progress.read_text())
             sizes = [part.stat().st_size for part in parts]
             if before["of"] == state["of"] and all(map(operator.ge, sizes, before["bytes"])):
                 state.update(documents=int(before["documents"]), bytes=before["bytes"])
         if done := state["documents"]:
-            print(f"going on after document {done:,}")
+            print(f"continuing after document {done:,}")
 
-        train, val = (stack.enter_context(open(part, "ab", opener=unlinked)) for part in parts)
+        train, val = (stack.enter_context(open(part, "ab", opener=no_follow)) for part in parts)
         bar = stack.enter_context(tqdm(total=total, initial=done, unit="doc", unit_scale=True, disable=None))
         for file, size in zip((train, val), state["bytes"]):
             file.truncate(size)
@@ -204,7 +204,7 @@ def tokenize(out, files, max_docs, workers):
             done += count
             bar.update(count)
             if noting.done() and time.monotonic() >= noted + NOTED:
-                noting.result()  # its error is ours
+                noting.result()  # raises its error
                 noting, noted = noter.submit(note, done, [train.tell(), val.tell()]), time.monotonic()
         noting.result()
         note(done, [train.tell(), val.tell()])
@@ -213,25 +213,25 @@ def tokenize(out, files, max_docs, workers):
 
 @contextlib.contextmanager
 def one_line_ends(out, state):
-    """Around the work: whatever ends it before its end becomes a UserError that says what the same command will do."""
+    """Around the work: whatever stops it early becomes a UserError that says what the same command will do."""
     try:
         yield
     except OSError as error:
         raise UserError(
-            f"{out}: cannot be written: {error.strerror or error}; the same command goes on after document "
+            f"{out}: cannot be written: {error.strerror or error}; the same command continues after document "
             f"{state['documents']:,}"
         ) from error
     except KeyboardInterrupt:
-        raise UserError(f"interrupted; the same command goes on after document {state['documents']:,}") from None
+        raise UserError(f"interrupted; the same command continues after document {state['documents']:,}") from None
     except BrokenProcessPool:
         raise UserError(
-            "a worker died, perhaps for want of memory: the same command with fewer --workers goes on"
+            "a worker died, perhaps out of memory: the same command with fewer --workers continues"
         ) from None
 
 
 @contextlib.contextmanager
 def worker_pool(workers, folder):
-    """Processes, and an empty folder for what they make: both end when the block does."""
+    """Processes, and an empty folder for what they make: both are gone after the block."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start_worker)
@@ -244,7 +244,7 @@ def worker_pool(workers, folder):
 
 
 def planned(pool, files, max_docs, workers):
-    """The pieces of files with the first max_docs documents (None: all) -> [piece, its first document, how many], total.
+    """The pieces of files with the first max_docs documents (None: all) -> [piece, its first document, count], total.
 
     Raises UserError.
     """
@@ -270,7 +270,7 @@ def tasks(plan, done, total, folder):
 
 
 def in_order(pool, function, items, workers):
-    """item, function(item) for all items in order, from the pool, with few under way for each worker."""
+    """Yields item, function(item) for all items in order, from the pool, with few under way for each worker."""
     waiting = deque()
     for item in items:
         waiting.append((item, pool.submit(function, item)))
@@ -282,7 +282,7 @@ def in_order(pool, function, items, workers):
 
 
 def start_worker():
-    """In a worker: one tokenizer for all its pieces. Ctrl-C is for the parent to handle, which no worker outlives."""
+    """In a worker: one tokenizer for all its pieces. The parent handles Ctrl-C; no worker outlives it."""
     global tokenizer
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True).start()
@@ -290,7 +290,7 @@ def start_worker():
 
 
 def encode(task):
-    """In a worker: the ids of documents first to last of a piece, to a file -> how many documents, ids for validation."""
+    """In a worker: write the ids of documents first to last of a piece to a file -> count, ids for validation."""
     piece, first, last, validation, path = task
     count, to_val = 0, []
     with open(path, "wb") as file:

@@ -1,11 +1,11 @@
-"""The text of another data set as UTF-8 bytes: a vocabulary of 256 and the end of a document, for models of a laptop's size.
+"""The text of another data set as UTF-8 bytes: a vocabulary of 256 plus the end of a document, for small models.
 
     python data/openwebtext_bytes/prepare.py                                            # of data/openwebtext
     python data/openwebtext_bytes/prepare.py --source data/wikitext --out data/wikitext_bytes
     python data/openwebtext_bytes/prepare.py --source data/lambada --out data/lambada_bytes
 
 Writes the same splits, uint16, and meta.json: of the first --max_tokens of GPT-2's tokens to train on, and of the first
---max_eval_tokens of every other split. With GPT-2's vocabulary nearly all of the work of a small model is its last layer's.
+--max_eval_tokens of every other split. With GPT-2's vocabulary, a small model's last layer does nearly all of its work.
 """
 
 import json
@@ -21,7 +21,7 @@ from settings import UserError, one_line_errors
 
 
 def as_bytes(ids, gpt2):
-    """GPT-2's ids -> bytes, each document ended as in Bytes where it is ended in the ids. Yields arrays."""
+    """GPT-2's ids -> bytes; a document that ends in the ids ends as in Bytes. Yields arrays."""
     for document in np.split(ids, np.flatnonzero(ids == gpt2.end) + 1):
         whole = len(document) and document[-1] == gpt2.end
         text = gpt2.bpe.decode_bytes(document[:-1].tolist() if whole else document.tolist())
@@ -41,7 +41,7 @@ def main():
         raise UserError("--max_tokens and --max_eval_tokens must be at least 1")
     source = args.source or Path(__file__).resolve().parents[1] / "openwebtext"
     if args.source and args.out == Path(__file__).parent and args.source.resolve().name != "openwebtext":
-        raise UserError(f"--source {args.source}: name an --out, too, so that this folder's OpenWebText stays")
+        raise UserError(f"--source {args.source}: name an --out, too, lest it overwrite this folder's OpenWebText")
     try:
         meta = json.loads((source / "meta.json").read_text())
         ids = {
@@ -53,7 +53,7 @@ def main():
     except OSError as error:
         raise UserError(f"{source} is not prepared: {error.filename} is missing") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{source}: its meta.json is not one of a prepare.py: {error}") from None
+        raise UserError(f"{source}: its meta.json was not written by a prepare.py: {error}") from None
     if meta["tokenizer"] != "gpt2":
         raise UserError(f"{source} has other tokens ({meta['tokenizer']}) than GPT-2's")
     gpt2, taken = GPT2(), " + ".join(f"{len(array):,}" for array in ids.values())

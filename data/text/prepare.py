@@ -3,10 +3,10 @@
     python data/text/prepare.py --source my.txt                                          # characters, to data/text
     python data/text/prepare.py --source my_folder --tokenizer gpt2 --out data/my --val 0.05
 
---source is a txt or md file (a line <|endoftext|> in it separates documents), a jsonl or parquet file with a column `text`,
-or a folder of such files. Writes train.bin, val.bin and meta.json. GPT-2's tokens and bytes have one for the end of each
-document; characters have none, and each document ends with a line. The last tenth of the text, or what --val says, is for
-validation; of 100 documents and more, a tenth of the documents, drawn at random.
+--source is a txt or md file (lines <|endoftext|> separate documents), a jsonl or parquet file with a column `text`, or
+a folder of such files. Writes train.bin, val.bin and meta.json. GPT-2's tokens and bytes have an id for the end of each
+document; characters have none, and each document ends with a line. The last tenth of the text, or what --val says, is
+for validation; of 100 or more documents, a tenth of the documents, drawn at random.
 """
 
 import os
@@ -35,7 +35,7 @@ MANY = 100  # documents
 def main():
     parser = arguments(__file__, __doc__, "file or folder of txt, md, jsonl or parquet")
     parser.add_argument("--tokenizer", choices=TOKENIZERS, default="chars", help="(default: %(default)s)")
-    parser.add_argument("--val", type=float, default=0.1, help="the part that is for validation (default: %(default)s)")
+    parser.add_argument("--val", type=float, default=0.1, help="the part for validation (default: %(default)s)")
     args = parser.parse_args()
     if not args.source:
         raise UserError("--source is missing: a txt, md, jsonl or parquet file, or a folder of such files")
@@ -77,7 +77,7 @@ def main():
 
 
 def cut(sizes, part):
-    """How many of each document's characters (n,) are to train on, and in words which part is not."""
+    """How many characters of each document (n,) are for training, and in words which part is not."""
     if len(sizes) >= MANY:
         count = max(1, round(part * len(sizes)))
         chosen = np.random.default_rng(2357).permutation(len(sizes))[:count]

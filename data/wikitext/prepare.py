@@ -1,7 +1,7 @@
-"""GPT-2 tokens of WikiText-2's raw test split, for evaluation. There are two, and numbers on one say nothing of the other:
+"""GPT-2 tokens of WikiText-2's raw test split, for evaluation. There are two, whose numbers cannot be compared:
 
-    python data/wikitext/prepare.py [--source wiki.test.raw] [--out DIR]          # the articles, without blank lines between
-    python data/wikitext/prepare.py --variant lines --out data/wikitext_lines     # each line, blank ones too, ended by 50256
+    python data/wikitext/prepare.py [--source wiki.test.raw] [--out DIR]        # the articles, without blank lines
+    python data/wikitext/prepare.py --variant lines --out data/wikitext_lines   # every line, also blank, ended by 50256
 
 The second is what the paper's authors evaluated on. Writes test.bin and meta.json. Expected: test 283,287 tokens, or
 287,645: one more for each of the 4,358 lines.
@@ -28,8 +28,9 @@ TOKENS = 283_287
 
 
 def wikitext(source):
-    """The lines, blank ones as "", the same from the hub's rows and from wiki.test.raw with whatever line ends, if that has
-    blank lines. Raises UserError where this is another text.
+    """The lines, blank ones as "": the same from the hub's rows and from wiki.test.raw, if that has its blank lines.
+
+    Raises UserError if this is another text.
     """
     if source:
         try:

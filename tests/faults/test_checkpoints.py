@@ -143,7 +143,8 @@ def test_metrics_are_on_the_disk_before_the_checkpoint_is(monkeypatch):
 def test_a_kill_at_any_system_call_of_a_save_loses_neither_last_nor_best():
     """A child process saves steps 1, 2, ... and is killed at its n-th change of the folder, for every n."""
     script = (
-        "import os, sys; sys.path[:0] = sys.argv[1].split(':'); import checkpoints; from test_checkpoints import state\n"
+        "import os, sys; sys.path[:0] = sys.argv[1].split(':')\n"
+        "import checkpoints; from test_checkpoints import state\n"
         "import itertools\n"
         "for n in itertools.count(1):\n"
         "    pid = os.fork()\n"
@@ -251,7 +252,7 @@ def test_what_the_soak_once_found():
     del whole["optimizer"]["state"][0]["exp_avg"]
     os.remove("out/ckpt_last.pt")
     torch.save(whole, "out/ckpt_last.pt")
-    with pytest.raises(UserError, match="ckpt_last.pt does not fit .* not the same state for every parameter"):
+    with pytest.raises(UserError, match="ckpt_last.pt does not fit .* have the same state for every parameter"):
         tiny.run(optimizer="adam", init_from="resume")
 
 
@@ -270,7 +271,7 @@ def test_a_checkpoint_with_nan_in_it_is_a_damaged_one(name, capsys):
         lambda it: it[name].get("lm_head.weight", it[name].get("state", {}).get(0, {}).get("step")).fill_(torch.nan)
     )
     tiny.run(optimizer="adam", eval_interval=2, init_from="resume")
-    assert f"its {name} has NaN in it" in capsys.readouterr().err and metrics.read("out")[0]["resumed_at"] == [2]
+    assert f"its {name} contains NaN" in capsys.readouterr().err and metrics.read("out")[0]["resumed_at"] == [2]
 
 
 def test_an_entry_that_is_marked_as_a_folder_is_damage():
@@ -307,7 +308,7 @@ def test_names_of_settings_that_there_are_no_longer_stay_on_one_line(capsys):
     tiny.run(max_iters=4)
     replace_last(lambda it: it["config"].update({"a\nb\x83": 1, "c" * 300: 2}))
     tiny.run(init_from="resume")
-    assert "longer: 'a\\nb\\x83', 'cccc" in capsys.readouterr().err.splitlines()[0]
+    assert "exist: 'a\\nb\\x83', 'cccc" in capsys.readouterr().err.splitlines()[0]
 
 
 def test_a_first_save_that_got_as_far_as_the_best_is_gone_on_from():
@@ -361,6 +362,15 @@ def test_a_second_process_says_who_has_the_folder(folder):
     step = torch.load("out/ckpt_last.pt")["iter"]
     tiny.run(init_from="resume", max_iters=step + 1)  # the kernel has freed the lock
     assert torch.load("out/ckpt_last.pt")["iter"] == step + 1
+
+
+def test_a_folder_whose_holder_has_just_removed_its_lock_is_refused(monkeypatch):
+    def acquire(*_, **__):
+        raise checkpoints.Timeout("out/train.lock")
+
+    monkeypatch.setattr(checkpoints.FileLock, "acquire", acquire)
+    with pytest.raises(UserError, match="'out' is in use by another process"), checkpoints.hold("out"):
+        pass
 
 
 def test_auto_starts_goes_on_and_ends():

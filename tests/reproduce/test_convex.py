@@ -3,10 +3,14 @@
 python -m pytest -q tests/reproduce/test_convex.py        # a quarter of a minute
 """
 
+import signal
+import sys
+
 import pytest
 import tiny
 import torch
 
+import checkpoints
 import metrics
 import optim
 from reproduce.pool import load
@@ -71,16 +75,29 @@ def test_what_it_is_there_to_show(tmp_path):
 def test_a_resumed_run_is_a_straight_one(tmp_path, monkeypatch):
     rows = {"mada": {"hyper_lr": HYPER_LR}}
     run(tmp_path / "a", optimizers=rows, log_interval=2)
-    save, handlers = convex.checkpoints.save, {}
-    monkeypatch.setattr(convex.signal, "signal", lambda name, handler: handlers.setdefault(name, handler))
-    monkeypatch.setattr(convex.checkpoints, "save", lambda *args: (save(*args), handlers[convex.signal.SIGTERM]()))
+    save = checkpoints.save
+    monkeypatch.setattr(checkpoints, "save", lambda *args: (save(*args), signal.raise_signal(signal.SIGTERM)))
     assert run(tmp_path / "b", optimizers=rows, log_interval=2) is None
-    monkeypatch.setattr(convex.checkpoints, "save", save)
+    monkeypatch.setattr(checkpoints, "save", save)
     run(tmp_path / "b", init_from="resume", optimizers=rows, log_interval=2)
     assert metrics.read(tmp_path / "a")[1] == metrics.read(tmp_path / "b")[1]
     assert metrics.read(tmp_path / "b")[0]["resumed_at"] == [100]
     with pytest.raises(Finished):
         run(tmp_path / "b", init_from="resume")
+
+
+def test_of_an_overwritten_run_nothing_can_be_resumed(tmp_path, monkeypatch):
+    run(tmp_path)
+    monkeypatch.setattr(metrics.Metrics, "write", lambda *_: sys.exit("killed"))  # before the first save
+    with pytest.raises(SystemExit):
+        run(tmp_path, learning_rate=0.1, overwrite=True)
+    with pytest.raises(UserError, match="there is no .*ckpt_last.pt"):
+        run(tmp_path, learning_rate=0.1, init_from="resume")
+
+
+def test_a_folder_is_one_process_s(tmp_path):
+    with checkpoints.hold(str(tmp_path)), pytest.raises(UserError, match="is in use by process"):
+        run(tmp_path)
 
 
 @pytest.mark.parametrize(

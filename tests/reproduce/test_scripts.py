@@ -141,6 +141,8 @@ def test_sample_writes_as_much_as_is_asked(script, out):
 class Dictator:
     """Stands for a model with GPT-2's tokens, which says "One two" and ends its document, whatever the prompt."""
 
+    lm_head = torch.nn.Linear(1, 1)
+
     def generate(self, tokens, *arguments):
         self.asked, self.prompt = arguments, tokens[0].tolist()
         return torch.cat([tokens, torch.tensor([[3198, 734, 50256, 464]])], dim=1)  # One, two, <|endoftext|>, The

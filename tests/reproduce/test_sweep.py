@@ -151,7 +151,7 @@ def test_a_dry_run_lists_the_cells_and_does_none(tmp_path, capsys):
     assert main(path, "--dry_run", "--out", str(tmp_path / "out"), "--workers", "2") == 0
     printed = capsys.readouterr().out
     assert printed.count("pending") == 8 and "adam  beta1=0.5  beta2=0.99" in printed
-    assert "8 cells, 8 to do: about 2 min with 2 workers at 30.0 s a cell (says the sweep file)" in printed
+    assert "8 cells, 8 to do: about 2 min with 2 workers at 30.0 s a cell (from the sweep file)" in printed
     assert not (tmp_path / "out").exists()
 
 

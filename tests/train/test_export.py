@@ -73,6 +73,7 @@ def test_the_vocabulary_stays_and_the_note_says_which_ids_are_real(script, tmp_p
     path = checkpoint(tmp_path / "ckpt.pt", gpt(vocab_size=50304, n_layer=1, n_embd=4), GPT2_META)
     assert script("export", path, tmp_path / "out")[0] == 0
     note = (tmp_path / "out" / "README.md").read_text()
+    assert "GPT-2 of 201,532 parameters" in note
     assert "`AutoTokenizer`" in note and "50,304 ids; those from 50,257 on" in note
     config = transformers.AutoConfig.from_pretrained(tmp_path / "out")
     assert (config.vocab_size, config.eos_token_id, config.n_positions) == (50304, 50256, 16)

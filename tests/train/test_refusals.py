@@ -7,10 +7,12 @@ import os
 
 import pytest
 import tiny
+import torch
 
 import data.tokens
 import train
-from settings import UserError
+from reproduce.pool import load
+from settings import UserError, parse
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +51,7 @@ def test_a_number_that_is_too_small_is_an_error_before_anything_is_written(name)
         ({"batch_size": 2**31}, "batch_size=2147483648: 36,507,222,016 tokens .* would take 730 GB of memory"),
         (
             {"n_layer": 2**31},
-            "a model of 6,597,069,767,344 parameters would take 26,388 GB of memory; this machine has 4",
+            "a model of 6,597,069,767,344 parameters would take 26,388 GB of memory; this machine has 4 GB",
         ),
         ({"vocab_size": 2**32 - 1}, "a model of 68,719,480,048 parameters would take 274 GB"),
     ],
@@ -79,4 +81,19 @@ def test_what_no_memory_could_hold_is_an_error_before_anything_is_written(monkey
 def test_settings_that_do_not_fit_are_errors_before_anything_is_written(settings, message):
     with pytest.raises(UserError, match=message):
         tiny.run(**settings)
+    assert not os.path.exists("out")
+
+
+@pytest.mark.parametrize("script", ["train.py", "scripts/train_cifar10.py", "scripts/train_small.py"])
+def test_what_only_the_optimizer_refuses_is_one_line_too(script, monkeypatch):
+    run = load(str(tiny.ROOT / script))
+    given = {"out_dir": "out", "device": "cpu", "dataset": "tiny", "domain": {"rho": ("a", 1)}}
+    if script == "train.py":
+        given |= tiny.SETTINGS
+    if "cifar10" in script:
+        images = torch.zeros(8, 32, 32, 3, dtype=torch.uint8), torch.zeros(8, dtype=torch.int64)
+        monkeypatch.setattr(run, "load", lambda *_: images)
+    given = {name: value for name, value in given.items() if name in run.SETTINGS}
+    with pytest.raises(UserError, match="not supported between"):
+        run.train(*parse(run.SETTINGS, [f"--{name}={value!r}" for name, value in given.items()]))
     assert not os.path.exists("out")

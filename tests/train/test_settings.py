@@ -204,12 +204,12 @@ def test_a_name_may_look_like_a_number():
     assert parse(settings, ["--wandb_run_name=None", "--max_iters=7"])[1] == {"wandb_run_name": None, "max_iters": 7}
 
 
-def test_a_run_that_is_stopped_before_it_began_is_to_be_resumed(monkeypatch, capsys):
+def test_a_run_that_heeds_no_sigterm_is_to_be_resumed(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["train.py"])
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as end:
         main(lambda *_: os.kill(os.getpid(), signal.SIGTERM), train.__file__)
-    assert end.value.code == STOPPED and capsys.readouterr().err == "train.py: stopped before it began\n"
+    assert end.value.code == STOPPED and capsys.readouterr().err == "train.py: stopped\n"
     assert signal.getsignal(signal.SIGTERM) == before
 
 
@@ -268,8 +268,8 @@ def test_what_a_file_sets_for_another_optimizer_is_left_out(capsys):
     config = write("mada.py", FOR_MADA)
     train.train(*parsed(config, *tiny.arguments(optimizer="adam", max_iters=4)))
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "left out of the config: rho, learn, hyper_lr, hyper_start, which adam has not"
-    assert sum("left out" in line for line in lines) == 1
+    assert lines[0] == "ignored config settings that adam does not have: rho, learn, hyper_lr, hyper_start"
+    assert sum("ignored" in line for line in lines) == 1
     kept = metrics.read("out")[0]["config"]
     assert (kept["optimizer"], kept["beta1"], kept["rho"], kept["hyper_lr"], kept["learn"]) == (
         "adam",
@@ -293,9 +293,18 @@ def test_on_the_command_line_it_stays_an_error():
     assert not os.path.exists("out")
 
 
+@pytest.mark.parametrize("script", ["train_cifar10", "train_small"])
+def test_hyperparameters_are_the_same_settings_in_every_script(script):
+    theirs = declared(f"{tiny.ROOT}/scripts/{script}.py")
+    shared = [name for name, it in theirs.items() if it.section == "hyperparameters"]
+    assert len(shared) > 10
+    for name in shared:
+        assert theirs[name][:3] == SETTINGS[name][:3]  # default, type and reason
+
+
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_has_settings_that_adam_takes(config):
-    cfg, left_out = train.fitting(*parsed(str(config), "--optimizer=adam"))
+    cfg, left_out = train.drop_foreign_settings(*parsed(str(config), "--optimizer=adam"))
     optim.build("adam", [torch.zeros(1, requires_grad=True)], lr=1.0, **train.section("hyperparameters", cfg))
     assert "beta1" not in left_out and "beta2" not in left_out
 
@@ -341,7 +350,7 @@ def test_help_into_a_closed_pipe_is_quiet():
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_config_of_the_repository(path):
-    """It parses, its optimizer takes its settings, its sizes make a model, and its batch goes on 1, 2, 4 and 8 processes."""
+    """It parses, its optimizer takes its settings, its sizes make a model, its batch fits 1, 2, 4 and 8 processes."""
     settings = parsed(str(path))[0]
     module = torch.nn.Linear(3, 2)
     module(torch.ones(1, 3)).sum().backward()
@@ -377,4 +386,4 @@ def test_every_setting_is_read():
 
 def test_names_to_learn_that_another_optimizer_has_not_are_left_out():
     settings = parsed(write("muon.py", "mu = 1.0\nlearn = ('beta1', 'mu')\n"), "--optimizer=hyperadam")
-    assert train.fitting(*settings)[1] == ["mu", "learn"]
+    assert train.drop_foreign_settings(*settings)[1] == ["mu", "learn"]

@@ -75,7 +75,7 @@ def test_a_tracker_that_fails_is_told_no_more_and_the_run_goes_on(monkeypatch, c
     monkeypatch.setattr(writer, "add_scalar", add_scalar)
     tiny.run(tensorboard_log=True, max_iters=4)
     assert metrics.read("out")[1][-1]["iter"] == 4 and os.path.exists("out/ckpt_last.pt")
-    assert capsys.readouterr().out.count("tensorboard fails, and gets no more of this run, which goes on") == 1
+    assert capsys.readouterr().out.count("tensorboard failed and was turned off; the run continues") == 1
 
 
 def test_wandb_offline_needs_no_key(tmp_path, monkeypatch):

@@ -84,7 +84,7 @@ def test_a_resumed_run_keeps_its_settings(capsys):
     train.train(*parse(declared(train.__file__), ["--init_from=resume", "--out_dir=run", "--max_iters=6"]))
     header, lines = metrics.read("run")
     assert header["resumed_at"] == [4] and lines[-1]["iter"] == 6
-    assert "goes on after step 4 of 6, from run/ckpt_last.pt, with max_iters=6\n" in capsys.readouterr().out
+    assert "resuming after step 4 of 6, from run/ckpt_last.pt, with max_iters=6\n" in capsys.readouterr().out
     assert header["config"] == first | {"init_from": "resume", "max_iters": 6}
     with pytest.raises(UserError, match="optimizer='lion'.*keeps its optimizer='mada'"):
         tiny.run(out_dir="run", init_from="resume", max_iters=8, optimizer="lion", weight_decay=0.3)
@@ -108,7 +108,7 @@ def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(folder, name, statu
     assert process.returncode == status and "Traceback" not in output, output
     step = state("stopped")["iter"]
     if status == STOPPED:
-        assert f"stopped after step {step}; go on with --init_from=auto" in output
+        assert f"stopped after step {step}; resume with --init_from=auto" in output
     else:
         assert step >= 10 and step % 10 == 0
     settings["max_iters"] = step + 7
@@ -131,8 +131,8 @@ def test_the_micro_batch_is_no_part_of_the_mathematics(micro):
 
 def test_checkpointed_activations_change_nothing():
     tiny.run(out_dir="kept", dropout=0.2)
-    tiny.run(out_dir="anew", dropout=0.2, checkpoint_activations=True)
-    assert tiny.same(state("kept"), state("anew"))
+    tiny.run(out_dir="again", dropout=0.2, checkpoint_activations=True)
+    assert tiny.same(state("kept"), state("again"))
 
 
 @pytest.mark.slow
@@ -166,7 +166,7 @@ def test_two_processes_compute_what_one_does(folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["mada", "adam"])
 def test_a_sharded_model_computes_what_a_whole_one_does(folder, optimizer):
-    """FSDP2 over two processes, 5 steps; then one process goes on from its checkpoint, as if it had always been alone."""
+    """FSDP2 over two processes, 5 steps; then one process resumes its checkpoint, as if it had always been alone."""
     settings = {"out_dir": "shards", "optimizer": optimizer, "micro_batch_size": 2, "grad_clip": 0.5, "n_layer": 2}
     torchrun = start(
         sys.executable,

@@ -177,7 +177,9 @@ def test_the_authors_own_logs_pass_the_checks_that_ours_are_put_to():
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*/*/table.md")), ids=lambda path: "-".join(path.parts[-3:-1]))
 def test_a_reduced_table_begins_with_what_is_reduced(path):
     first, scale = path.read_text().splitlines()[0], path.parent.name
-    assert first.startswith((f"Reduced ({scale}), ours and in brackets the paper's: ", "Full scale. ", "T = 2,000 steps"))
+    assert first.startswith(
+        (f"Reduced ({scale}), ours and in brackets the paper's: ", "Full scale. ", "T = 2,000 steps")
+    )
 
 
 def test_what_depends_on_the_numbers_is_said_where_it_is_so():

@@ -119,7 +119,8 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
 ## How it is counted
 {HOW}
 {conditions_of({name: found[name] for name in kept})}
-Data: a line per run in TASK.jsonl beside this page; `python scripts/reproduce.py ablation --scale {scale} --draw` makes the page
+Data: a line per run in TASK.jsonl beside this page; \
+`python scripts/reproduce.py ablation --scale {scale} --draw` makes the page
 from them.
 """)
     blocks = dict(zip(("corrections", "rates", "left_out", "alone", "cosine"), GROUPS, strict=True))

@@ -247,7 +247,8 @@ Where the rate is too small or the betas are bad, they help.
 {HOW.replace("CHANCE", chance)}
 {chr(10).join(f"![{tasks[name].title}]({name}.png)" + chr(10) for name in found)}
 {conditions_of({name: kept[name] for name in found})}
-Data: a line per run in TASK.jsonl beside this page; `python scripts/reproduce.py contest --scale {scale} --draw` makes the page
+Data: a line per run in TASK.jsonl beside this page; \
+`python scripts/reproduce.py contest --scale {scale} --draw` makes the page
 from them.
 """)
     return {

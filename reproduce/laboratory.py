@@ -33,7 +33,7 @@ def scales(name: str) -> list[str]:
     if name in rivals.NAMES:
         return rivals.scales(name)
     kind, contests, rest, _ = NAMES[name]
-    # a name without contests has the scales of its grid or of the profile; what takes seconds is the same at all of them
+    # without contests: the scales of the grid, or of the profile, also for what is the same at all scales
     has = [CONTESTS[contest].scales for contest in contests] or [rest if kind == "grid" else PROFILE]
     return [scale for scale in SCALES if any(scale in each for each in has)]
 

@@ -143,7 +143,7 @@ def cannot_write(error: BaseException | None) -> bool:
 
 
 def attempt(run: Run, path: Path, keep_checkpoints: bool) -> dict:
-    """Do a run whose lock we hold, and return its state. Raises KeyboardInterrupt if stopped, or an error of the disk."""
+    """Do a run whose lock we hold. Returns its state. Raises KeyboardInterrupt if stopped, or an error of the disk."""
     before, began = read(path), time.monotonic()
     there = [it for name in CHECKPOINTS if (it := path / name).exists()]
     where = max((it.stat().st_mtime_ns for it in there), default=None)

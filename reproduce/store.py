@@ -82,7 +82,7 @@ def fresh(path, cell: Run) -> bool:
 
 
 def contradicts(header: dict, cell: Run) -> list[str]:
-    """The settings in which a file's run differs from the one that is wanted now; settings newer than it do not count."""
+    """The settings in which a file's run differs from the one wanted now; settings newer than it do not count."""
     before = {name: value for name, value in header["config"].items() if value != "resume"}  # in its last leg
     known = declared(cell.script)
     plain = {name: json.loads(json.dumps(it)) for name, it in cell.cfg.items() if not known[name].free}

@@ -106,7 +106,7 @@ def test_a_column_that_is_taken_at_one_learning_rate_has_no_best_one():
     for name, value in columns.items():
         one = {name: value}
         rows = tables.summarized(found, ("Adam", "MADA"), one, "gpt2", {"Adam": [1.0]})
-        head, lines = tables.markdown(rows, one, "Adam", False, 4)
+        head, lines = tables.head_and_lines(rows, one, "Adam", False, 4)
         assert ("best lr" in head) == (name == "loss")
         assert all(len(line) == len(head) for line in lines)
 

@@ -28,7 +28,7 @@ WHY_NOT = {
     "it does not say what they count.",
     "resnet9": "It wants a GPU.",
 }
-# {kind: a function of part (of a summary), name, contest (None: part is all of it), others ({name: summary} of a scale)}
+# {kind: a function of part (of a summary), name, contest (None: part is all of it), others: {name: summary at a scale}}
 READERS = {
     "losses": table_findings.losses,
     "perplexities": table_findings.perplexities,

@@ -42,7 +42,7 @@ def words(gap: tuple[float, float | None] | None) -> str:
 
 
 def lines(task, values: dict, rows: list[str]) -> list[list]:
-    """Of rows on a task: counts, the gap to AdamW from each start, and the gap to MADA."""
+    """Counts, the gap to AdamW from each start, and the gap to MADA, for rows on a task."""
     found = []
     for row in rows:
         it = verdict.summary(task, values, row)

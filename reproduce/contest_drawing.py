@@ -116,7 +116,7 @@ def front(panels: dict, moved: dict, path: str | os.PathLike, unit: str, higher:
 def against(points: dict, path: str | os.PathLike, ours: str, theirs: str, caption: str):
     """A point per cell: how far ours ends from the task's best, over how far theirs does.
 
-    points: {task: [(x, y), ...]}, both the distance to the best mean as a share of it; beyond 10 they are drawn at 10.
+    points: {task: [(x, y), ...]}, both a distance to the best mean as a share of it; beyond 10 they are drawn at 10.
     """
     fig, ax = plt.subplots(figsize=(6.4, 6.4), layout="constrained")
     low, high = 1e-3, 10

@@ -89,7 +89,7 @@ def panels(task: contest.Task, found: dict) -> dict:
 
 
 def distances(task: contest.Task, values: dict) -> list[tuple[float, float]]:
-    """How far AdamW's and MADA's mean in each cell is above the best of all these means, as a share of that."""
+    """How far AdamW's and MADA's means in each cell are above the best of all these means, as a share of it."""
     means = {row: {cell: mean(it.values()) for cell, it in values.get(row, {}).items()} for row in ("AdamW", "MADA")}
     every = [value for cells in means.values() for value in cells.values()]
     best = max(every) if task.higher else min(every)

@@ -44,7 +44,7 @@ def result(records: list[dict], task: Task) -> float:
 
 
 def line(key: tuple[str, Cell, int], run: Run, folder: str | os.PathLike, task: Task) -> dict | None:
-    """What is kept of a run that has ended, or None. Nothing is written to `folder`."""
+    """What is kept of a run, or None if it has not ended. Nothing is written to `folder`."""
     state = pool.read(Path(folder, run.id))
     if state["state"] != "done":
         return None

@@ -10,7 +10,7 @@ from reproduce.markdown import markdown
 
 # {n: the probability that Student's t of n pairs is above 2}; of more than 5 it is at most that of 5
 BY_CHANCE = {2: 0.148, 3: 0.092, 4: 0.070, 5: 0.058}
-SHOWN = 30  # cells that speak against MADA
+SHOWN = 30  # cells that speak against MADA, at most
 CHANCE = "A run that ends where one has learned nothing, or beyond, or that diverges, counts as having ended there."
 
 
@@ -257,7 +257,7 @@ def convex(scale: str) -> str:
 
 
 def numbers(it: dict) -> dict:
-    """What goes into summary.json of a task's summary."""
+    """The part of a task's summary that goes into summary.json."""
     plain = ("below", "no_worse", "no_worse_1", "relative", "relative_error", "relative_median")
     plain += ("pairs", "failed", "saved")
 

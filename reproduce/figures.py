@@ -41,13 +41,9 @@ def early(ended: dict, labels: list, logs: dict) -> list[dict]:
         gaps = {label: gap(at[label], at["Adam"]) for label in labels if label != "Adam"}
         parts = [abs(it / STEPS - step / length) for it in adam["iteration"]]
         row = parts.index(min(parts))
-        others = {label: log for label, log in logs.items() if label != "Adam"}
-        found.append({
-            "percent": 100 * step / length,
-            "step": step,
-            "gaps": {label: it._asdict() | {"words": it.words("lower", 4)} for label, it in gaps.items() if it},
-            "authors": {label: log["val_loss"][row] - adam["val_loss"][row] for label, log in others.items()},
-        })  # fmt: skip
+        theirs = {label: log["val_loss"][row] - adam["val_loss"][row] for label, log in logs.items() if label != "Adam"}
+        ours = {label: it._asdict() | {"words": it.words("lower", 4)} for label, it in gaps.items() if it}
+        found.append({"percent": 100 * step / length, "step": step, "gaps": ours, "authors": theirs})
     return found
 
 

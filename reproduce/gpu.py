@@ -16,7 +16,7 @@ from reproduce.markdown import markdown
 FIVE = ("beta1", "beta2", "beta3", "rho", "c")
 LAYERS_WIDTH = {"124M": (12, 768), "355M": (24, 1024), "1.5B": (48, 1600)}
 CONTEXT, VOCABULARY, TOKENS = 1024, 50304, 5 * 12 * 1024  # of a training iteration of GPT-2 124M
-MEMORY = {  # bytes/s of a card's memory, from the vendors' data sheets; the first key that is a word of its name counts
+MEMORY = {  # bytes/s of a card's memory, from the vendors' data sheets; the first key that its name contains counts
     "H200": 4.8e12,
     "H100 PCIe": 2.0e12,
     "H100 NVL": 3.9e12,

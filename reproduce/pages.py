@@ -88,7 +88,7 @@ def folded(summary: str, lines: list[str]) -> list[str]:
 
 
 def table(path: Path, contest: str | None) -> tuple[list[str], list[str]]:
-    """Of a table.md: what precedes the table and the table itself, and what is said of how it was made."""
+    """Two parts of a table.md: all up to the table, and what is said about how it was made."""
     parts = re.split(r"\n(?=Reduced \(|Full scale)", path.read_text())
     text = next((part for part in parts if contest is None or f", {contest};" in part), parts[0])
     blocks = [block for block in text.strip().split("\n\n") if not block.startswith("# ")]

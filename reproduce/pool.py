@@ -214,7 +214,7 @@ def stop(*_):
 
 
 def worker(index: int, runs: list[Run], folder: str, keep_checkpoints: bool, report: connection.Connection):
-    """The process number `index` of pool(), on the GPU of that number."""
+    """Process number `index` of pool(), on the GPU of that number."""
 
     def follow():
         multiprocessing.parent_process().join()

@@ -22,7 +22,7 @@ class Gap(NamedTuple):
     n: int
     base: float  # AdamW's mean
     mean: float
-    error: float  # standard error of the mean; 0 of one seed
+    error: float  # standard error of the mean; 0 for one seed
     lost: int  # seeds in which the row collapses and AdamW does not: it has learned nothing, or is beyond CLIFF
 
     @property
@@ -124,7 +124,7 @@ def pairs(task: Task, ours: dict, theirs: dict) -> dict[tuple[Cell, int], float]
 
 
 def over_seeds(pairs: dict[tuple[Cell, int], float]) -> tuple[float, float | None]:
-    """The mean over the cells of a seed, its mean over the seeds, and the standard error of that; None of one seed."""
+    """The mean over the seeds of a seed's mean over its cells, and its standard error; None for one seed."""
     by_seed = {}
     for (_, seed), it in pairs.items():
         by_seed.setdefault(seed, []).append(it)
@@ -145,7 +145,7 @@ def summary(task: Task, values: dict, row: str = "MADA") -> dict | None:
     worst = max(gaps, key=lambda cell: (gaps[cell].excess(), mean(it for (at, _), it in both.items() if at == cell)))
     return {
         "gaps": gaps,
-        "single": [cell for cell in every if cell not in gaps],  # of one seed: they do not count
+        "single": [cell for cell in every if cell not in gaps],  # with one seed: they do not count
         "seeds": sorted({it.n for it in gaps.values()}),
         "below": sum(it.mean < 0 for it in gaps.values()),
         "no_worse": sum(it.no_worse() for it in gaps.values()),

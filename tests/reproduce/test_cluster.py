@@ -1,6 +1,6 @@
 """reproduce/cluster.py: runs as jobs, one of which is told that its time is up, on the local executor of submitit.
 
-python -m pytest -q tests/reproduce/test_cluster.py        # some ten seconds
+python -m pytest -q tests/reproduce/test_cluster.py        # about ten seconds
 """
 
 import os

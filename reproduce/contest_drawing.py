@@ -68,9 +68,8 @@ def limits(ax, panels: list[dict], higher: bool) -> float:
 
 def task(panels: dict, path: str | os.PathLike, title: str, unit: str, higher: bool, caption: str):
     """panels: {(what is on the x axis, whether it is a number, as in panel()): rows as in panel()}."""
-    fig, axes = plt.subplots(
-        1, len(panels), figsize=(4.7 * len(panels), 4.6), layout="constrained", squeeze=False, sharey=True
-    )
+    size = 4.7 * len(panels), 4.6
+    fig, axes = plt.subplots(1, len(panels), figsize=size, layout="constrained", squeeze=False, sharey=True)
     look = styles(list(dict.fromkeys(row for rows in panels.values() for row in rows)))
     for style, marker in zip(look.values(), itertools.cycle(MARKERS)):
         style |= {"marker": marker, "ms": 4}
@@ -82,9 +81,8 @@ def task(panels: dict, path: str | os.PathLike, title: str, unit: str, higher: b
     for ax in axes[0]:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)  # of the first panel, whose lines tell more than points
-    fig.legend(
-        handles.values(), handles.keys(), loc="outside upper center", ncols=min(5, 3 * len(panels) - 2), title=title
-    )
+    columns = min(5, 3 * len(panels) - 2)
+    fig.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=columns, title=title)
     save(fig, path, caption)
 
 
@@ -103,12 +101,8 @@ def front(panels: dict, moved: dict, path: str | os.PathLike, unit: str, higher:
     axes[0].set_ylabel(unit)
     for (name, (at, seeds)), shade in zip(moved.items(), TASK_COLORS, strict=False):
         band(axes[-1], at, seeds, color=shade, label=SYMBOLS[name])
-    axes[-1].set(
-        title="what MADA learns meanwhile, from (0.9, 0.95)",
-        xlabel="% of the run",
-        ylabel="coefficient",
-        ylim=(-0.03, 1.03),
-    )
+    axes[-1].set(xlabel="% of the run", ylabel="coefficient", ylim=(-0.03, 1.03))
+    axes[-1].set_title("what MADA learns meanwhile, from (0.9, 0.95)")
     axes[-1].legend(ncols=3)
     save(fig, path, caption)
 

@@ -22,13 +22,8 @@ def draw(runs: Mapping[str, tuple[dict, list[dict]]], path: str | os.PathLike) -
     elif learned:
         padded = names + ["."] * (-len(names) % COLUMNS)
         rows += [padded[i : i + COLUMNS] for i in range(0, len(padded), COLUMNS)]
-    low = 3.5 if len(learned) == 1 else 2.0
-    fig, axes = plt.subplot_mosaic(
-        rows,
-        figsize=(7, 3.5 + low * (len(rows) - 1)),
-        height_ratios=[3.5] + [low] * (len(rows) - 1),
-        layout="constrained",
-    )
+    heights = [3.5] + [3.5 if len(learned) == 1 else 2.0] * (len(rows) - 1)
+    fig, axes = plt.subplot_mosaic(rows, figsize=(7, sum(heights)), height_ratios=heights, layout="constrained")
     looks = styles(runs, lambda name: runs[name][0]["config"]["optimizer"])
     losses(axes["loss"], runs, looks)
     if len(learned) == 1:

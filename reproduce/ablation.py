@@ -1,7 +1,7 @@
-"""The ablation: which part of MADA helps? Each correction alone and left out, the hyper-learning-rate, each coefficient.
+"""The ablation: which part of MADA helps? Each correction alone and left out, hyper-learning-rates, each coefficient.
 
-Rows are MADA with one thing changed, on the two tasks that cost seconds; cells and seeds are a part of the contest's, whose
-runs of AdamW and MADA are the same runs. The bounds on the coefficients are the same in all rows.
+Rows are MADA with one thing changed, on the two tasks that take seconds. Cells and seeds are a subset of the contest's,
+and the runs of AdamW and MADA are the same runs. The bounds on the coefficients are the same in all rows.
 """
 
 from reproduce import contest

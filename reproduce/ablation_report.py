@@ -9,11 +9,16 @@ from reproduce.contest_tables import share, span
 from reproduce.markdown import markdown
 
 HOW = """
-Each row is MADA with one thing changed, from the four starts in the heads of the columns and at two learning rates. "Alone"
-and "none" leave the raw hyper-gradient at the paper's hyper-learning-rates (5e-4 for the betas, 1e-1 for the rest), which are
-the defaults there. Relative gaps as on [the contest's page](../../contest/cpu/README.md): of a pair of runs with the same seed
-the difference over the larger of the two, so that -1 and 1 are the ends; positive is worse. *to MADA*: of the row to MADA
-as it is, mean over cells, then over seeds ± standard error; a row is *worse* or *better* where that is more than two of them. *no
+Each row is MADA with one thing changed, from the four starts in the heads of the columns and at two learning rates. \
+"Alone"
+and "none" leave the raw hyper-gradient at the paper's hyper-learning-rates (5e-4 for the betas, 1e-1 for the rest), \
+which are
+the defaults there. Relative gaps as on [the contest's page](../../contest/cpu/README.md): \
+of a pair of runs with the same seed
+the difference over the larger of the two, so that -1 and 1 are the ends; positive is worse. \
+*to MADA*: of the row to MADA
+as it is, mean over cells, then over seeds ± standard error; \
+a row is *worse* or *better* where that is more than two of them. *no
 worse than AdamW*: in how many cells, by the contest's rule. *failed*: pairs in which the row ends at more than twice
 AdamW's loss. Where a row alone has a gap of 0 to AdamW from (0.99, 0.6), both have learned nothing there: that
 coefficient by itself does not save the run.
@@ -37,7 +42,7 @@ def words(gap: tuple[float, float | None] | None) -> str:
 
 
 def lines(task, values: dict, rows: list[str]) -> list[list]:
-    """Of rows on a task: counts, the gap to AdamW from each start, and the gap to MADA."""
+    """Counts, the gap to AdamW from each start, and the gap to MADA, for rows on a task."""
     found = []
     for row in rows:
         it = verdict.summary(task, values, row)
@@ -45,11 +50,11 @@ def lines(task, values: dict, rows: list[str]) -> list[list]:
             continue
         pairs = verdict.pairs(task, values[row], values["AdamW"])
         starts = [{key: gap for key, gap in pairs.items() if key[0].betas == betas} for betas in STARTS]
-        found.append([
-            row, share(it["no_worse"], len(it["gaps"])) if row != "AdamW" else "", f"{it['failed']} of {it['pairs']}" if row != "AdamW" else "",
-            *(f"{verdict.over_seeds(some)[0]:+.3f}" if some and row != "AdamW" else "" for some in starts),
-            words(to_mada(task, values, row)) if row != "MADA" else "",
-        ])  # fmt: skip
+        to_adamw = [""] * (2 + len(STARTS))
+        if row != "AdamW":
+            to_adamw = [share(it["no_worse"], len(it["gaps"])), f"{it['failed']} of {it['pairs']}"]
+            to_adamw += [f"{verdict.over_seeds(some)[0]:+.3f}" if some else "" for some in starts]
+        found.append([row, *to_adamw, words(to_mada(task, values, row)) if row != "MADA" else ""])
     return found
 
 
@@ -79,7 +84,7 @@ def judged(kept: dict, group: str) -> str:
 
 
 def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
-    """Write README.md and the picture to folder. Returns what summary.json is to hold, or None where there is nothing."""
+    """Write README.md and the picture to folder. Returns what summary.json is to hold; None where there is nothing."""
     found, kept = {}, {}
     for name in ablation.SCALES[scale]:
         found[name] = contest_runs.gather(ablation, scale, name, seeds)
@@ -88,17 +93,24 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
             kept[name] = values
     if not kept:
         return None
-    gaps = {name: {row: gap for row in values if row != "MADA" and (gap := to_mada(TASKS[name], values, row))}
-            for name, values in kept.items()}  # fmt: skip
+    gaps = {
+        name: {row: gap for row in values if row != "MADA" and (gap := to_mada(TASKS[name], values, row))}
+        for name, values in kept.items()
+    }
     n = span([len(runs) for values in kept.values() for cells in values.values() for runs in cells.values()])
-    contest_drawing.bars({TASKS[name].title: it for name, it in gaps.items()}, folder / "figure.png",
-                         "relative gap to MADA (positive: worse)",
-                         f"Mean over cells and {n} seeds, and two standard errors; a ring: one seed. From four starts at two learning rates.")  # fmt: skip
+    contest_drawing.bars(
+        {TASKS[name].title: it for name, it in gaps.items()},
+        folder / "figure.png",
+        "relative gap to MADA (positive: worse)",
+        f"Mean over cells and {n} seeds, and two standard errors; a ring: one seed. "
+        "From four starts at two learning rates.",
+    )
+    counts = {TASKS[name].title: max(len(cells) for cells in values.values()) for name, values in kept.items()}
+    ran = " and of ".join(f"{count} cells of {title}" for title, count in counts.items())
     sections = "\n\n".join(f"## {group}\n\n{judged(kept, group)}\n\n{tables(kept, [group])}" for group in GROUPS)
     (folder / "README.md").write_text(f"""# Which part of MADA helps? ({scale})
 
-{n} seeds of {" and of ".join(f"{max(len(cells) for cells in values.values())} cells of {TASKS[name].title}" for name, values in kept.items())}. \
-{still_missing(ablation, found)}
+{n} seeds of {ran}. {still_missing(ablation, found)}
 
 ![gaps to MADA](figure.png)
 
@@ -107,12 +119,15 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
 ## How it is counted
 {HOW}
 {conditions_of({name: found[name] for name in kept})}
-Data: a line per run in TASK.jsonl beside this page; `python scripts/reproduce.py ablation --scale {scale} --draw` makes the page
+Data: a line per run in TASK.jsonl beside this page; \
+`python scripts/reproduce.py ablation --scale {scale} --draw` makes the page
 from them.
 """)
     blocks = dict(zip(("corrections", "rates", "left_out", "alone", "cosine"), GROUPS, strict=True))
     return {
-        "gap to MADA": {name: {row: dict(zip(("mean", "error"), gap, strict=True)) for row, gap in it.items()}
-                        for name, it in gaps.items()},
+        "gap to MADA": {
+            name: {row: dict(zip(("mean", "error"), gap, strict=True)) for row, gap in it.items()}
+            for name, it in gaps.items()
+        },
         "blocks": {key: judged(kept, group) for key, group in blocks.items()},
-    }  # fmt: skip
+    }

@@ -1,7 +1,7 @@
-"""execute() as jobs of a cluster's queue, through submitit: cluster="slurm", or "local" for processes of this machine.
+"""execute() as jobs in a cluster's queue, through submitit: cluster="slurm", or "local" for processes on this machine.
 
-All jobs work at the same runs, in a folder that all nodes see; each run's lock says who does it. A job that is out of time or
-preempted is told before (SIGUSR2), writes its checkpoints, and is queued anew.
+All jobs work on the same runs, in a folder that all nodes see; each run's lock says who is doing it. A job that is
+about to run out of time or be preempted is told (SIGUSR2), writes its checkpoints, and is requeued.
 """
 
 import os
@@ -17,17 +17,17 @@ from settings import UserError
 
 
 class Job:
-    """One job: execute(*arguments, **options), as a callable that submitit can send and queue anew."""
+    """One job: execute(*arguments, **options), as a callable that submitit can send and requeue."""
 
     def __init__(self, *arguments, **options):
         self.arguments, self.options = arguments, options
 
     def __call__(self) -> dict:
-        queue_anew = signal.signal(signal.SIGUSR2, lambda *_: signal.raise_signal(signal.SIGTERM))
+        requeue = signal.signal(signal.SIGUSR2, lambda *_: signal.raise_signal(signal.SIGTERM))
         try:
             return execute(*self.arguments, **self.options)
         except Stopped:
-            queue_anew(signal.SIGUSR2, None)  # submitit's handler, which calls checkpoint() and ends this process
+            requeue(signal.SIGUSR2, None)  # submitit's handler, which calls checkpoint() and ends this process
             raise
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
@@ -37,10 +37,10 @@ class Job:
 def submit(
     runs: list[Run], folder: str, jobs: int, cluster: str = "slurm", queue: dict | None = None, **options
 ) -> list:
-    """So many jobs that do the runs in `folder`. Returns submitit's jobs. Raises UserError.
+    """Submit this many jobs that do the runs in `folder`. Returns submitit's jobs. Raises UserError.
 
     queue: submitit's parameters by name, e.g. {"timeout_min": 720, "gpus_per_node": 1, "slurm_partition": "gpu"};
-    options: of execute().
+    options: those of execute().
     """
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     folder = os.path.abspath(folder)

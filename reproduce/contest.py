@@ -1,8 +1,8 @@
-"""The contest: somebody replaces AdamW by MADA and changes nothing else; what happens?
+"""The contest: somebody replaces AdamW with MADA and changes nothing else; what happens?
 
 Rows of optimizers under equal conditions, on tasks of different kinds, over learning rates and initial betas. MADA's
 settings are optim/'s defaults everywhere; they were chosen on `shakespeare` alone. A cell is a task, a learning rate,
-initial betas and what else is varied; MADA and AdamW are compared by cell, in pairs of runs with the same seed.
+initial betas, and whatever else is varied; MADA and AdamW are compared by cell, in pairs of runs with the same seed.
 """
 
 import itertools
@@ -11,10 +11,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from reproduce.published import ROOT
-from reproduce.runs import FIRST_SEED, Run, run
+from reproduce.runs import Run, first_seeds, run
 
 RAW = {"hyper_scale": "raw", "debias": "powers"}
-ROWS = {  # what somebody writes in place of AdamW; the first is what all are compared with
+ROWS = {  # what somebody writes in place of AdamW; all are compared with the first
     "AdamW": {"optimizer": "adam"},
     "MADA": {"optimizer": "mada"},
     "HyperAdam": {"optimizer": "hyperadam"},
@@ -30,26 +30,28 @@ ONCE = {  # at AdamW's start only, where these optimizers have the same betas; e
 }
 START = (0.9, 0.95)
 BETAS = (START, (0.9, 0.999), (0.7, 0.8), (0.99, 0.9), (0.5, 0.75), (0.99, 0.6))
-CONDITIONS = [  # beside what scripts/train_small.py does by default, which would come first
-    {"schedule": schedule, "weight_decay": decay} for schedule in ("cosine", "linear", "constant")
-              for decay in (0.0, 0.1)][1:]  # fmt: skip
+CONDITIONS = [
+    {"schedule": schedule, "weight_decay": decay}
+    for schedule in ("cosine", "linear", "constant")
+    for decay in (0.0, 0.1)
+][1:]  # the first is what scripts/train_small.py does by default
 
 
 class Task(NamedTuple):
     title: str
     arguments: tuple[str, ...]  # script, config files and --settings
     rates: tuple[float, ...]  # around AdamW's best
-    chance: float  # the value of who has learned nothing: that of a run that ends there or beyond, or diverged
-    key: str = "value"  # of metrics.jsonl; its last one is the result,
-    best: str | None = None  # or the one where this key is highest
+    chance: float  # the value of a run that has learned nothing; also of one that ends beyond it, or diverges
+    key: str = "value"  # in metrics.jsonl; its last value is the result,
+    best: str | None = None  # or its value where this key is highest
     unit: str = "loss"
     higher: bool = False
     seeds: int = 5
     betas: tuple[tuple[float, float], ...] = BETAS
     rows: tuple[str, ...] = (*ROWS, *ONCE)
     conditions: bool = False  # schedules and decays, for AdamW and MADA, at AdamW's start
-    least: float | None = None  # min_lr over learning_rate, where the script takes the two
-    costly: bool = False  # hours: AdamW, HyperAdam and MADA from two starts
+    least: float | None = None  # min_lr over learning_rate, where the script takes both
+    costly: bool = False  # takes hours: AdamW, HyperAdam and MADA from two starts only
 
 
 def costly(title, arguments, rates, chance, **more):
@@ -75,11 +77,12 @@ TASKS = {
     "acrobot": small("acrobot", "REINFORCE on Acrobot", (8e-3, 1.6e-2, 3.2e-2, 6.4e-2, 1.28e-1), 500.0,
                      unit="minus the mean return of all episodes"),
     "openwebtext": costly("GPT (0.35M) on OpenWebText's bytes", (*LARGE, "config/contest_openwebtext.py"),
-                        (6e-4, 2.4e-3, 9.6e-3, 3.84e-2), math.log(256), least=0.1, **LM),
+                          (6e-4, 2.4e-3, 9.6e-3, 3.84e-2), math.log(256), least=0.1, **LM),
     "shakespeare-large": costly("GPT (0.8M) on Shakespeare", LARGE,
-                              (1e-3, 4e-3, 1.6e-2), math.log(65), least=0.1, **LM),
-    "cnn": costly("CNN on CIFAR-10", ("scripts/train_cifar10.py", "--model=cnn", "--held_out=5000"), (2.5e-4, 1e-3, 4e-3), 10.0,
-                key="accuracy", best="held_out_accuracy", unit="test accuracy (%), at the held-out best epoch", higher=True),
+                                (1e-3, 4e-3, 1.6e-2), math.log(65), least=0.1, **LM),
+    "cnn": costly("CNN on CIFAR-10", ("scripts/train_cifar10.py", "--model=cnn", "--held_out=5000"),
+                  (2.5e-4, 1e-3, 4e-3), 10.0, key="accuracy", best="held_out_accuracy",
+                  unit="test accuracy (%), at the held-out best epoch", higher=True),
 }  # fmt: skip
 SCALES = {"smoke": ("digits", "factorization"), "cpu": tuple(TASKS), "gpu": tuple(TASKS)}
 
@@ -96,7 +99,7 @@ class Cell(NamedTuple):
 
 
 def task(name: str, scale: str) -> Task:
-    """A task as a scale has it: at gpu scale the costly ones are run in full too."""
+    """A task at a scale: at gpu scale the costly ones are run in full too."""
     it = TASKS[name]
     if scale == "gpu" and it.costly:
         return it._replace(betas=BETAS, rows=(*ROWS, *ONCE), seeds=5, arguments=(*it.arguments, "--device=auto"))
@@ -114,13 +117,13 @@ def settings(row: str, task: Task, cell: Cell) -> dict:
 
 
 def at(task: Task, cell: Cell) -> dict:
-    """The settings that a cell has but for the betas."""
+    """A cell's settings, except for the betas."""
     least = {"min_lr": task.least * cell.rate} if task.least else {}
     return {"learning_rate": cell.rate} | dict(cell.conditions) | least
 
 
 def of_mada(rows: dict[str, dict]) -> Callable[[str, Task, Cell], dict]:
-    """`settings` for rows of which most are MADA's: what each is given beside the task's own settings and the cell's."""
+    """`settings` for rows that are mostly MADA's: what each is given beside the settings of the task and the cell."""
     return lambda row, task, cell: (
         {"optimizer": "mada", "beta1": cell.betas[0], "beta2": cell.betas[1]} | at(task, cell) | rows[row]
     )
@@ -132,31 +135,35 @@ def cells(task: Task) -> dict[str, list[Cell]]:
     for row, betas, rate in itertools.product(task.rows, task.betas, task.rates):
         if row in ROWS or betas == START:
             found[row].append(Cell(rate, betas))
-    for row, conditions, rate in itertools.product(
-        ("AdamW", "MADA"), CONDITIONS if task.conditions else (), task.rates
-    ):
+    varied = CONDITIONS if task.conditions else ()
+    for row, conditions, rate in itertools.product(("AdamW", "MADA"), varied, task.rates):
         found[row].append(Cell(rate, START, tuple(sorted(conditions.items()))))
     return found
 
 
 def small_part(rows: dict[str, list[Cell]]) -> dict[str, list[Cell]]:
-    """Of the cells those of the smoke scale: two rates from a good and a bad start."""
-    return {row: [cell for cell in some if not cell.conditions and cell.betas in (START, (0.99, 0.9))
-                  and cell.rate in sorted({it.rate for it in some})[:2]] for row, some in rows.items()}  # fmt: skip
+    """The cells of the smoke scale: two rates from a good and a bad start."""
+
+    def chosen(some):
+        rates = sorted({it.rate for it in some})[:2]
+        starts = (START, (0.99, 0.9))
+        return [it for it in some if not it.conditions and it.betas in starts and it.rate in rates]
+
+    return {row: chosen(some) for row, some in rows.items()}
 
 
 def made(task: Task, scale: str, seeds: int | None, rows: dict[str, list[Cell]], settings) -> dict:
-    """{(row, cell, seed): run}, seed by seed, in the order of what could refute the claim: the first two rows first."""
+    """{(row, cell, seed): run}, seed by seed; the first two rows, which could refute the claim, come first."""
     smoke = ("--steps=20",) if scale == "smoke" else ()
     script, *arguments = (it if it.startswith("--") else str(ROOT / it) for it in task.arguments)
     rows = small_part(rows) if scale == "smoke" else rows
-    first, found = list(rows)[:2], {}
+    labels, found = list(rows), {}
     base = run(script, *arguments, *smoke)
-    for group, i in itertools.product((first, [row for row in rows if row not in first]),
-                                      range(seeds or (2 if scale == "smoke" else task.seeds))):  # fmt: skip
+    each = first_seeds(seeds or (2 if scale == "smoke" else task.seeds))
+    for group, seed in itertools.product((labels[:2], labels[2:]), each):
         for row in group:
             for cell in rows[row]:
-                found[row, cell, FIRST_SEED + i] = base.but(**settings(row, task, cell), seed=FIRST_SEED + i)
+                found[row, cell, seed] = base.but(**settings(row, task, cell), seed=seed)
     return found
 
 

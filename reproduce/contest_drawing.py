@@ -14,8 +14,8 @@ MARKERS = "osDP*Xhp"  # no triangles: those are off the picture
 
 
 def edge(values: list[float], higher: bool) -> tuple[float, bool]:
-    """From which value on something is off the picture, which ends twice as far from the best as three quarters of the values
-    lie, and whether its axis is logarithmic."""
+    """The value at which the picture ends, and whether its axis is logarithmic. Three quarters of the values are within
+    half that distance from the best."""
     good = sorted(values, reverse=higher)
     best, most = good[0], good[3 * len(good) // 4]
     if higher or best <= 0 or most < 2 * best:
@@ -24,7 +24,7 @@ def edge(values: list[float], higher: bool) -> tuple[float, bool]:
 
 
 def line(ax, xs: list, seeds: list[list[float]], worst: float, higher: bool, joined: bool, **style):
-    """Means over the seeds at xs, and the range of the seeds: as a line and a band, or as points with bars."""
+    """Means over the seeds at xs, and the range of the seeds: a line and a band, or points with bars."""
     end = max if higher else min
     middle = [end(mean(each), worst) for each in seeds]
     low, high = ([end(pick(each), worst) for each in seeds] for pick in (min, max))
@@ -39,7 +39,7 @@ def line(ax, xs: list, seeds: list[list[float]], worst: float, higher: bool, joi
 
 
 def panel(ax, xlabel: str, rows: dict, worst: float, higher: bool, look: dict, number: bool = True):
-    """rows: {row: {x: [value of a seed, ...]}}; number: x is one, on a logarithmic axis; else a word."""
+    """rows: {row: {x: [value of a seed, ...]}}; number: x is a number, on a logarithmic axis, or else a word."""
     places = list(dict.fromkeys(x for at in rows.values() for x in at))
     for i, (row, at) in enumerate(rows.items()):
         shift = 0 if number else 0.6 * ((i + 0.5) / len(rows) - 0.5)
@@ -56,9 +56,8 @@ def panel(ax, xlabel: str, rows: dict, worst: float, higher: bool, look: dict, n
 
 def limits(ax, panels: list[dict], higher: bool) -> float:
     """Set the scale of the y axis for the panels' rows, and return where the picture ends."""
-    worst, logarithmic = edge(
-        [value for rows in panels for at in rows.values() for some in at.values() for value in some], higher
-    )
+    every = [value for rows in panels for at in rows.values() for some in at.values() for value in some]
+    worst, logarithmic = edge(every, higher)
     if logarithmic:
         ax.set_yscale("log")
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
@@ -68,10 +67,9 @@ def limits(ax, panels: list[dict], higher: bool) -> float:
 
 
 def task(panels: dict, path: str | os.PathLike, title: str, unit: str, higher: bool, caption: str):
-    """panels: {(what is on the x axis, whether it is a logarithmic number): rows as for panel()}."""
-    fig, axes = plt.subplots(
-        1, len(panels), figsize=(4.7 * len(panels), 4.6), layout="constrained", squeeze=False, sharey=True
-    )
+    """panels: {(what is on the x axis, whether it is a number, as in panel()): rows as in panel()}."""
+    size = 4.7 * len(panels), 4.6
+    fig, axes = plt.subplots(1, len(panels), figsize=size, layout="constrained", squeeze=False, sharey=True)
     look = styles(list(dict.fromkeys(row for rows in panels.values() for row in rows)))
     for style, marker in zip(look.values(), itertools.cycle(MARKERS)):
         style |= {"marker": marker, "ms": 4}
@@ -83,14 +81,16 @@ def task(panels: dict, path: str | os.PathLike, title: str, unit: str, higher: b
     for ax in axes[0]:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)  # of the first panel, whose lines tell more than points
-    fig.legend(
-        handles.values(), handles.keys(), loc="outside upper center", ncols=min(5, 3 * len(panels) - 2), title=title
-    )
+    columns = min(5, 3 * len(panels) - 2)
+    fig.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=columns, title=title)
     save(fig, path, caption)
 
 
 def front(panels: dict, moved: dict, path: str | os.PathLike, unit: str, higher: bool, caption: str):
-    """The picture of the front page. panels: {title: rows over learning rates}; moved: {coefficient: (% of the run, seeds)}."""
+    """The picture of the front page.
+
+    panels: {title: rows over learning rates}; moved: {coefficient: (% of the run, seeds)}.
+    """
     fig, axes = plt.subplots(1, len(panels) + 1, figsize=(4.1 * (len(panels) + 1), 3.7), layout="constrained")
     worst = limits(axes[0], list(panels.values()), higher)
     for ax, (title, rows) in zip(axes, panels.items(), strict=False):
@@ -101,12 +101,8 @@ def front(panels: dict, moved: dict, path: str | os.PathLike, unit: str, higher:
     axes[0].set_ylabel(unit)
     for (name, (at, seeds)), shade in zip(moved.items(), TASK_COLORS, strict=False):
         band(axes[-1], at, seeds, color=shade, label=SYMBOLS[name])
-    axes[-1].set(
-        title="what MADA learns meanwhile, from (0.9, 0.95)",
-        xlabel="% of the run",
-        ylabel="coefficient",
-        ylim=(-0.03, 1.03),
-    )
+    axes[-1].set(xlabel="% of the run", ylabel="coefficient", ylim=(-0.03, 1.03))
+    axes[-1].set_title("what MADA learns meanwhile, from (0.9, 0.95)")
     axes[-1].legend(ncols=3)
     save(fig, path, caption)
 
@@ -114,7 +110,7 @@ def front(panels: dict, moved: dict, path: str | os.PathLike, unit: str, higher:
 def against(points: dict, path: str | os.PathLike, ours: str, theirs: str, caption: str):
     """A point per cell: how far ours ends from the task's best, over how far theirs does.
 
-    points: {task: [(x, y), ...]}, both the distance to the best mean as a share of it; beyond 10 they are drawn at 10.
+    points: {task: [(x, y), ...]}, both a distance to the best mean as a share of it; beyond 10 they are drawn at 10.
     """
     fig, ax = plt.subplots(figsize=(6.4, 6.4), layout="constrained")
     low, high = 1e-3, 10
@@ -134,14 +130,15 @@ def against(points: dict, path: str | os.PathLike, ours: str, theirs: str, capti
 
 
 def paths(panels: dict, path: str | os.PathLike, caption: str):
-    """Learned coefficients over time: panels {title: {start: {coefficient: (% of the run, [values of a seed, ...])}}}, a row each."""
-    fig, axes = plt.subplots(len(panels), len(SYMBOLS), figsize=(14, 0.8 + 2.3 * len(panels)), layout="constrained",
-                             squeeze=False, sharex=True)  # fmt: skip
-    every = list(dict.fromkeys(start for starts in panels.values() for start in starts))
-    look = {
-        start: {"color": shade, "linestyle": dash}
-        for start, shade, dash in zip(every, TASK_COLORS, LINES, strict=False)
-    }
+    """Learned coefficients over time, a row of panels per title.
+
+    panels: {title: {start: {coefficient: (% of the run, [values of a seed, ...])}}}.
+    """
+    shape, size = (len(panels), len(SYMBOLS)), (14, 0.8 + 2.3 * len(panels))
+    fig, axes = plt.subplots(*shape, figsize=size, layout="constrained", squeeze=False, sharex=True)
+    every = dict.fromkeys(start for starts in panels.values() for start in starts)
+    looks = zip(every, TASK_COLORS, LINES, strict=False)
+    look = {start: {"color": shade, "linestyle": dash} for start, shade, dash in looks}
     for row, (title, starts) in zip(axes, panels.items(), strict=True):
         for ax, (name, symbol) in zip(row, SYMBOLS.items(), strict=True):
             for start, found in starts.items():
@@ -151,24 +148,26 @@ def paths(panels: dict, path: str | os.PathLike, caption: str):
         row[0].set_ylabel(title)
     for ax in axes[-1]:
         ax.set_xlabel("% of the run")
-    handles = {
-        label: handle for ax in axes[:, 0] for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
-    }
+    legends = [ax.get_legend_handles_labels() for ax in axes[:, 0]]
+    handles = {label: handle for legend in legends for handle, label in zip(*legend, strict=True)}
     fig.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=len(handles))
     save(fig, path, caption)
 
 
 def bars(panels: dict, path: str | os.PathLike, xlabel: str, caption: str):
-    """A mean with two standard errors per row, side by side for tasks; of one seed a ring. panels: {task: {row: (mean, error)}}."""
+    """A mean with two standard errors per row, a ring where there is one seed; the tasks side by side.
+
+    panels: {task: {row: (mean, error)}}.
+    """
     labels = list(dict.fromkeys(row for rows in panels.values() for row in rows))[::-1]
-    fig, axes = plt.subplots(1, len(panels), figsize=(3.2 + 3.6 * len(panels), 1.2 + 0.26 * len(labels)), layout="constrained",
-                             squeeze=False, sharey=True)  # fmt: skip
+    size = 3.2 + 3.6 * len(panels), 1.2 + 0.26 * len(labels)
+    fig, axes = plt.subplots(1, len(panels), figsize=size, layout="constrained", squeeze=False, sharey=True)
     for ax, (title, rows) in zip(axes[0], panels.items(), strict=True):
         for place, label in enumerate(labels):
             if label in rows:
-                middle, error = rows[label]
-                ax.errorbar(middle, place, xerr=error and 2 * error, fmt="o", color=color(label), ms=4, capsize=3,
-                            mfc=color(label) if error is not None else "none")  # fmt: skip
+                (middle, error), shade = rows[label], color(label)
+                fill = "none" if error is None else shade
+                ax.errorbar(middle, place, xerr=error and 2 * error, fmt="o", color=shade, mfc=fill, ms=4, capsize=3)
         ax.axvline(0, color="black", lw=0.8)
         ax.set(title=title, xlabel=xlabel, ylim=(-0.6, len(labels) - 0.4))
         ax.set_yticks(range(len(labels)), labels)

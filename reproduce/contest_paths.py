@@ -9,22 +9,26 @@ from reproduce.drawing import SYMBOLS
 ADAM = {"beta3": 0.0, "rho": 1.0, "c": 1.0, "gamma": 1.0}  # where MADA starts, beside the betas
 
 HOW = (
-    "At AdamW's best rate, at the end of the runs: mean over starts and seeds; then the standard deviation between the starts' "
-    "means, in brackets what it was at the beginning where the starts differ; then the standard deviation over the seeds of a "
-    "start, mean over the starts. Where the second number is much larger than the last, the starts do not agree: the "
-    "coefficient remembers where it began; where there is one start, or one seed, there is a dash."
+    "At AdamW's best rate, at the end of the runs: mean over starts and seeds; "
+    "then the standard deviation between the starts' means, in brackets what it was at the beginning where the starts "
+    "differ; then the standard deviation over the seeds of a start, mean over the starts. "
+    "Where the second number is much larger than the last, the starts do not agree: "
+    "the coefficient remembers where it began; where there is one start, or one seed, there is a dash."
 )
 
 
 def best_rate(task: contest.Task, values: dict) -> float | None:
-    """AdamW's best, from (0.9, 0.95)."""
+    """AdamW's best rate from (0.9, 0.95)."""
     cells = {cell: it for cell, it in values.get("AdamW", {}).items() if cell.betas == START and not cell.conditions}
     found = verdict.best(task, cells)
     return found and found.rate
 
 
 def paths(task: contest.Task, values: dict, kept: dict) -> dict:
-    """{start: {coefficient: (% of the run, [values of a seed, ...])}} of MADA at AdamW's best rate; runs that diverged are out."""
+    """MADA's coefficients at AdamW's best rate, without the runs that diverged.
+
+    {start: {coefficient: (% of the run, [values of a seed, ...])}}.
+    """
     rate, found = best_rate(task, values), {}
     for betas in task.betas:
         runs = kept.get("MADA", {}).get(Cell(rate, betas), {}).values()

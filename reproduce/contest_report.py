@@ -22,60 +22,74 @@ from reproduce.markdown import markdown
 from reproduce.outcomes import conditions
 
 HOW = """
-A cell is a task, a learning rate, initial betas and, for some, a schedule and a weight decay. MADA and AdamW are compared in
-pairs of runs with the same seed: the same initial weights, batches, schedule, decay and clipping. MADA's settings are its
-defaults in every run; they were chosen on the 0.1M GPT on Shakespeare, and not touched since. Gaps are signed so that positive
+A cell is a task, a learning rate, initial betas and, for some, a schedule and a weight decay. \
+MADA and AdamW are compared in
+pairs of runs with the same seed: the same initial weights, batches, schedule, decay and clipping. \
+MADA's settings are its
+defaults in every run; they were chosen on the 0.1M GPT on Shakespeare, and not touched since. \
+Gaps are signed so that positive
 is worse than AdamW.
 
-- *no worse*: the mean paired gap is at most two standard errors, or at most 0.5 % of AdamW's value; and at most 0.5 % where MADA
-  collapses in a seed and AdamW does not, whatever the errors, since one such seed makes them as large as the gap. *Collapses*:
+- *no worse*: the mean paired gap is at most two standard errors, or at most 0.5 % of AdamW's value; \
+and at most 0.5 % where MADA
+  collapses in a seed and AdamW does not, whatever the errors, since one such seed makes them as large as the gap. \
+*Collapses*:
   ends at more than twice AdamW's loss, at less than half its return, or at chance. *At one error*: the same with one.
   *below*: the mean gap is negative. Only cells with two seeds or more count. *two errors*: what two standard errors
   are in the median cell, as a share of AdamW's value: how large a gap can go unseen there.
 - *chance*: a run that ends where one ends that has learned nothing (CHANCE), or beyond, or that diverges, counts as
   having ended there; else AdamW's 1e11 in some cells would be all that there is to see.
-- *relative gap*: of a pair, the difference over the larger of the two, so that it lies between -1 and 1 where the signs agree.
+- *relative gap*: of a pair, the difference over the larger of the two, \
+so that it lies between -1 and 1 where the signs agree.
   Mean over the cells of a seed, then mean over the seeds ± its standard error; and the median over all pairs.
 - *failed*: pairs in which one ends at more than twice the other's loss (a relative gap beyond 0.5), AdamW's or MADA's.
-- *worst cell*: where the mean gap most exceeds what *no worse* allows, as a share of AdamW's value; where none does, the
+- *worst cell*: where the mean gap most exceeds what *no worse* allows, as a share of AdamW's value; \
+where none does, the
   largest relative gap.
-- *damage undone*: of cells in which other betas make AdamW worse than it is from (0.9, 0.95) at the same rate (by the measure
+- *damage undone*: of cells in which other betas make AdamW worse than it is from (0.9, 0.95) at the same rate \
+(by the measure
   of *no worse*): 1 - (MADA - AdamW from (0.9, 0.95)) / (AdamW - AdamW from (0.9, 0.95)), cut to lie in [0, 1], and the
-  mean of that. *Level*: in how many of them MADA, from the bad betas, is no worse than AdamW from the good ones; it is the
+  mean of that. *Level*: in how many of them MADA, from the bad betas, is no worse than AdamW from the good ones; \
+it is the
   harder measure, since undoing nearly all of a divergence may still leave a bad run.
-- *best rates*: the rate, or the rate and the betas, with the best mean of each, chosen by the very numbers that are shown, over
+- *best rates*: the rate, or the rate and the betas, with the best mean of each, \
+chosen by the very numbers that are shown, over
   the seeds that all of them have.
 """
 
 
 def panels(task: contest.Task, found: dict) -> dict:
-    """What contest_drawing.task draws of a task's values."""
+    """The panels of contest_drawing.task, from a task's values."""
 
-    def picked(choose, name):
-        return {row: at for row, cells in found.items()
-                if (at := {name(cell): list(runs.values()) for cell, runs in cells.items() if choose(cell)})}  # fmt: skip
+    def picked(choose, name, least=1):
+        every = {
+            row: {name(cell): list(runs.values()) for cell, runs in cells.items() if choose(cell)}
+            for row, cells in found.items()
+        }
+        return {row: at for row, at in every.items() if len(at) >= least}
 
-    shown = {("learning rate, from betas (0.9, 0.95)", True):
-             picked(lambda cell: cell.betas == START and not cell.conditions, lambda cell: cell.rate)}  # fmt: skip
+    def conditions_in(cell):
+        return "\n".join(map(str, dict(cell.conditions).values())) or "cosine\n0.0"
+
+    plain = picked(lambda cell: cell.betas == START and not cell.conditions, lambda cell: cell.rate)
+    shown = {("learning rate, from betas (0.9, 0.95)", True): plain}
     best = contest_paths.best_rate(task, found)
     if best:
         rows = picked(
             lambda cell: cell.rate == best and not cell.conditions,
             lambda cell: f"{cell.betas[0]:g},\n{cell.betas[1]:g}",
+            least=2,
         )
-        rows = {row: at for row, at in rows.items() if len(at) > 1}
         if rows:
             shown[f"initial betas, at AdamW's best rate {best:g}", False] = rows
-        with_conditions = picked(lambda cell: cell.rate == best and cell.betas == START,
-                                 lambda cell: "\n".join(map(str, dict(cell.conditions).values())) or "cosine\n0.0")  # fmt: skip
-        rows = {row: at for row, at in with_conditions.items() if len(at) > 1}
+        rows = picked(lambda cell: cell.rate == best and cell.betas == START, conditions_in, least=2)
         if rows:
             shown["schedule and weight decay, at that rate", False] = rows
     return shown
 
 
 def distances(task: contest.Task, values: dict) -> list[tuple[float, float]]:
-    """Of AdamW's and of MADA's mean in each cell: how far it is above the best mean of the two, as a share of that."""
+    """How far AdamW's and MADA's means in each cell are above the best of all these means, as a share of it."""
     means = {row: {cell: mean(it.values()) for cell, it in values.get(row, {}).items()} for row in ("AdamW", "MADA")}
     every = [value for cells in means.values() for value in cells.values()]
     best = max(every) if task.higher else min(every)
@@ -83,20 +97,23 @@ def distances(task: contest.Task, values: dict) -> list[tuple[float, float]]:
     def above(value):
         return abs(value - best) / abs(best)
 
-    return [
-        (above(means["AdamW"][cell]), above(value)) for cell, value in means["MADA"].items() if cell in means["AdamW"]
-    ]
+    adamw, mada = means["AdamW"], means["MADA"]
+    return [(above(adamw[cell]), above(value)) for cell, value in mada.items() if cell in adamw]
 
 
 def still_missing(what: ModuleType, kept: dict[str, contest_runs.Gathered]) -> str:
     """In words, what has not been run, and how many lines in results/ are of another version."""
-    first, rest = {}, {}  # of the two rows that the question is about, and of the others
+    asked = list(what.ROWS)[:2]  # the rows that the question is about
+    first, rest = {}, {}
     for name, it in kept.items():
         for row, _, _ in it.left:
-            part = first if row in list(what.ROWS)[:2] else rest
+            part = first if row in asked else rest
             part[name] = part.get(name, 0) + 1
-    said = [f"Still to be run {of}: {', '.join(f'{count} runs of {name}' for name, count in part.items())}."
-            for of, part in ((f"of {' and '.join(list(what.ROWS)[:2])}", first), ("of the other rows", rest)) if part]  # fmt: skip
+    said = [
+        f"Still to be run of {rows}: {', '.join(f'{count} runs of {name}' for name, count in part.items())}."
+        for rows, part in ((" and ".join(asked), first), ("the other rows", rest))
+        if part
+    ]
     if others := sum(it.others for it in kept.values()):
         said.append(f"{others} runs of another version are left out.")
     return " ".join(said)
@@ -114,28 +131,42 @@ def unfinished(kept: dict[str, contest_runs.Gathered]) -> str:
 
 def conditions_of(kept: dict[str, contest_runs.Gathered]) -> str:
     """Hardware and versions."""
-    return conditions([line for it in kept.values() for cells in it.found.values() for seeds in cells.values()
-                       for line in seeds.values()])  # fmt: skip
+    every = [seeds for it in kept.values() for cells in it.found.values() for seeds in cells.values()]
+    return conditions([line for seeds in every for line in seeds.values()])
 
 
 def front(found: dict, tasks: dict, values: dict, moved: dict, folder: Path):
-    """front.png: AdamW and MADA over learning rates, from good and from bad betas, and the coefficients as they move."""
+    """front.png: AdamW and MADA over learning rates, from good and bad betas, and how the coefficients move."""
     name = "shakespeare" if "shakespeare" in moved else next(iter(moved), None)
     if name is None:
         return
-    it = tasks[name]
-    rows = {betas: {row: {cell.rate: list(runs.values()) for cell, runs in values[name][row].items()
-                          if cell.betas == betas and not cell.conditions} for row in ("AdamW", "MADA")}
-            for betas in (START, (0.99, 0.9))}  # fmt: skip
-    n = span([len(runs) for row in ("AdamW", "MADA") for runs in values[name][row].values()])
-    contest_drawing.front({f"from betas {betas}": each for betas, each in rows.items() if all(each.values())},
-                          moved[name]["(0.9, 0.95)"], folder / "front.png", it.unit, it.higher,
-                          f"{it.title}: mean and range over {n} seeds; a triangle: beyond the picture. "
-                          f"{len(found)} tasks: results/contest.")  # fmt: skip
+    it, both = tasks[name], {row: values[name][row] for row in ("AdamW", "MADA")}
+
+    def over_rates(cells, betas):
+        return {
+            cell.rate: list(runs.values())
+            for cell, runs in cells.items()
+            if cell.betas == betas and not cell.conditions
+        }
+
+    starts = {
+        f"from betas {betas}": {row: over_rates(cells, betas) for row, cells in both.items()}
+        for betas in (START, (0.99, 0.9))
+    }
+    n = span([len(runs) for cells in both.values() for runs in cells.values()])
+    contest_drawing.front(
+        {title: rows for title, rows in starts.items() if all(rows.values())},
+        moved[name]["(0.9, 0.95)"],
+        folder / "front.png",
+        it.unit,
+        it.higher,
+        f"{it.title}: mean and range over {n} seeds; a triangle: beyond the picture. "
+        f"{len(found)} tasks: results/contest.",
+    )
 
 
 def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
-    """Write README.md and the pictures to folder. Returns what summary.json is to hold, or None where there is nothing."""
+    """Write README.md and the pictures to folder. Returns what summary.json is to hold; None where there is nothing."""
     kept = {name: contest_runs.gather(contest, scale, name, seeds) for name in contest.SCALES[scale]}
     tasks = {name: contest.task(name, scale) for name in kept}
     values = {name: contest_runs.values(it.found, tasks[name]) for name, it in kept.items()}
@@ -145,18 +176,26 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
     aims, said, note = verdict.goals(found), sentences(found), still_missing(contest, kept)
     for name in found:
         it, n = tasks[name], span([len(runs) for cells in values[name].values() for runs in cells.values()])
-        contest_drawing.task(panels(it, values[name]), folder / f"{name}.png", it.title, it.unit, it.higher,
-                             f"Mean and range over {n} seeds; a triangle: beyond the picture. MADA at its "
-                             "defaults.")  # fmt: skip
-    contest_drawing.against({tasks[name].title: distances(tasks[name], values[name]) for name in found},
-                            folder / "cells.png", "MADA", "AdamW",
-                            "A point per cell: learning rate, initial betas, schedule, decay. Means over seeds.")  # fmt: skip
+        caption = f"Mean and range over {n} seeds; a triangle: beyond the picture. MADA at its defaults."
+        shown = panels(it, values[name])
+        contest_drawing.task(shown, folder / f"{name}.png", it.title, it.unit, it.higher, caption)
+    contest_drawing.against(
+        {tasks[name].title: distances(tasks[name], values[name]) for name in found},
+        folder / "cells.png",
+        "MADA",
+        "AdamW",
+        "A point per cell: learning rate, initial betas, schedule, decay. Means over seeds.",
+    )
     moved = {name: it for name in found if (it := contest_paths.paths(tasks[name], values[name], kept[name].found))}
-    contest_drawing.paths({tasks[name].title: it for name, it in moved.items()}, folder / "coefficients.png",
-                          "MADA at AdamW's best rate: mean and range over seeds, a line per start (initial betas).")  # fmt: skip
+    contest_drawing.paths(
+        {tasks[name].title: it for name, it in moved.items()},
+        folder / "coefficients.png",
+        "MADA at AdamW's best rate: mean and range over seeds, a line per start (initial betas).",
+    )
     front(found, tasks, values, moved, folder)
     scale_note = "This scale shows that everything runs, and nothing else.\n\n" if scale == "smoke" else ""
     chance = ", ".join(f"{tasks[name].chance:.4g} on {name}" for name in found)
+    coefficients = f"{markdown(*contest_paths.agreement(moved))}\n\n{contest_paths.HOW}"
     page = Path("replication", scale, "README.md")
     again = f"[The worst of these in new seeds](../../{page})." if (store.RESULTS / page).exists() else ""
     (folder / "README.md").write_text(f"""# The contest: AdamW out, MADA in, nothing else changed ({scale})
@@ -191,23 +230,25 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
 
 {row_lines(values)}
 
-AVGrad, Yogi, Adan and Lion are run from one start, and Adan and Lion with betas of their own, at rates that were chosen around
-AdamW's best: Lion's lie some ten times lower. beta3 and gamma are fixed in a row of their own because they cost something on digits near the
-best rate; that was seen in other seeds ([replication](../../replication/cpu/README.md)). Where the rate is too small or the betas are bad, they help.
+AVGrad, Yogi, Adan and Lion are run from one start, and Adan and Lion with betas of their own, \
+at rates that were chosen around
+AdamW's best: Lion's lie some ten times lower. \
+beta3 and gamma are fixed in a row of their own because they cost something on digits near the
+best rate; that was seen in other seeds ([replication](../../replication/cpu/README.md)). \
+Where the rate is too small or the betas are bad, they help.
 
 ## Where the coefficients go
 
 ![coefficients](coefficients.png)
 
-{markdown(*contest_paths.agreement(moved))}
-
-{contest_paths.HOW}
+{coefficients}
 
 ## How it is counted
 {HOW.replace("CHANCE", chance)}
 {chr(10).join(f"![{tasks[name].title}]({name}.png)" + chr(10) for name in found)}
 {conditions_of({name: kept[name] for name in found})}
-Data: a line per run in TASK.jsonl beside this page; `python scripts/reproduce.py contest --scale {scale} --draw` makes the page
+Data: a line per run in TASK.jsonl beside this page; \
+`python scripts/reproduce.py contest --scale {scale} --draw` makes the page
 from them.
 """)
     return {
@@ -218,6 +259,6 @@ from them.
         "blocks": {
             "verdict": f"{bullets(said)}\n\n{front_lines(found)}\n\n{unfinished(kept)}".rstrip(),
             "convex": convex(scale),
-            "coefficients": f"{markdown(*contest_paths.agreement(moved))}\n\n{contest_paths.HOW}",
+            "coefficients": coefficients,
         },
     }

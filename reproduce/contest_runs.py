@@ -1,4 +1,4 @@
-"""Run what is missing of the contest, the ablation, Muon's rows or the growing rate, and bring it to results/NAME/SCALE/TASK.jsonl: a line per run.
+"""Run what is missing of a name in rivals.py, and bring it to results/NAME/SCALE/TASK.jsonl: a line per run.
 
 `what` is the module that says which runs there are, like reproduce.contest, with TASKS, SCALES, ROWS and
 runs(task, scale, seeds). Everything that is shown is made from these files.
@@ -36,7 +36,7 @@ def rounded(value: float) -> float | None:
 
 
 def result(records: list[dict], task: Task) -> float:
-    """Of a run's metrics the value of a task: NaN where there is none."""
+    """A task's value in a run's metrics: NaN where there is none."""
     found = [record for record in records if task.key in record]
     if not found:
         return math.nan
@@ -44,7 +44,7 @@ def result(records: list[dict], task: Task) -> float:
 
 
 def line(key: tuple[str, Cell, int], run: Run, folder: str | os.PathLike, task: Task) -> dict | None:
-    """What is kept of a run that has ended, or None. Nothing is written to `folder`."""
+    """What is kept of a run, or None if it has not ended. Nothing is written to `folder`."""
     state = pool.read(Path(folder, run.id))
     if state["state"] != "done":
         return None
@@ -89,11 +89,12 @@ def read(path: Path) -> dict[tuple[str, Cell, int], dict]:
 
 
 def collect(what: ModuleType, scale: str, task: str, wanted: dict, folder: str | os.PathLike | None = None) -> None:
-    """Bring runs that have ended in `folder` (out/runs) to results/, beside those that are there and not replaced."""
+    """Bring runs that have ended in `folder` (default: out/runs) to results/, and keep what else is there."""
     path = file_of(what, scale, task)
     known = read(path)
-    new = {at: found for at, run in wanted.items() if known.get(at, {}).get("run") != run.id
-           and (found := line(at, run, folder or store.WORK, what.TASKS[task]))}  # fmt: skip
+    lost = {at: run for at, run in wanted.items() if known.get(at, {}).get("run") != run.id}
+    folder, it = folder or store.WORK, what.TASKS[task]
+    new = {at: found for at, run in lost.items() if (found := line(at, run, folder, it))}
     if not new:
         return
     order = {at: place for place, at in enumerate(wanted)}
@@ -107,11 +108,11 @@ def collect(what: ModuleType, scale: str, task: str, wanted: dict, folder: str |
 class Gathered(NamedTuple):
     found: dict  # {row: {cell: {seed: line}}} of the runs that are asked for today
     others: int  # lines of other runs
-    left: list  # (row, cell, seed) of the runs that are asked for and not there
+    left: list  # (row, cell, seed) of those that are not there
 
 
 def gather(what: ModuleType, scale: str, task: str, seeds: int | None = None) -> Gathered:
-    """What results/ holds of a task; seeds: how many are asked for, of each cell. More are found too."""
+    """What results/ holds of a task; seeds: how many are asked for, of each cell. Any further ones are found too."""
     known, found, others = read(file_of(what, scale, task)), {}, 0
     asked = what.runs(task, scale, seeds)
     most = max((seed for _, _, seed in known), default=FIRST_SEED) - FIRST_SEED + 1
@@ -126,20 +127,26 @@ def gather(what: ModuleType, scale: str, task: str, seeds: int | None = None) ->
 
 
 def values(found: dict, task: Task) -> dict:
-    """Of lines their values: {row: {cell: {seed: value}}}; chance is the worst there is."""
-    worst = max if task.higher else min
-    return {row: {cell: {seed: task.chance if it["diverged"] else worst(it["value"], task.chance) for seed, it in seeds.items()}
-                  for cell, seeds in cells.items()} for row, cells in found.items()}  # fmt: skip
+    """The values of lines: {row: {cell: {seed: value}}}; none is worse than chance."""
+    better = max if task.higher else min
+
+    def value(it):
+        return task.chance if it["diverged"] else better(it["value"], task.chance)
+
+    return {
+        row: {cell: {seed: value(it) for seed, it in seeds.items()} for cell, seeds in cells.items()}
+        for row, cells in found.items()
+    }
 
 
 def missing(what: ModuleType, scale: str, task: str, wanted: dict) -> dict:
-    """Of the wanted runs those that results/ does not hold."""
+    """Those of the wanted runs that results/ does not hold."""
     known = read(file_of(what, scale, task))
     return {key: run for key, run in wanted.items() if known.get(key, {}).get("run") != run.id}
 
 
 def perform(what: ModuleType, scale: str, tasks: Iterable[str], seeds: int | None, workers: int | None) -> list[str]:
-    """Run what is missing: of each task, cheap ones first, AdamW and MADA; then the other rows. Returns errors of runs."""
+    """Run what is missing: the first two rows of all tasks, then the others. Returns the errors of runs that failed."""
     failed = []
     for part in (slice(2), slice(2, None)):
         for task in tasks:
@@ -151,24 +158,26 @@ def perform(what: ModuleType, scale: str, tasks: Iterable[str], seeds: int | Non
                 try:
                     states = pool.execute(list(left.values()), store.WORK, workers, True, keep_checkpoints=False)
                     failed += pool.errors(states)
-                finally:  # stopped or not: what has ended is kept
+                finally:  # stopped or not, what has ended is kept
                     collect(what, scale, task, wanted)
     return failed
 
 
 def estimate(what: ModuleType, scale: str, tasks: Iterable[str], seeds: int | None) -> tuple[int, int, float | None]:
-    """Runs in all, those that are missing, and the seconds of one worker for them: like the same row's, or the task's."""
+    """How many runs there are, how many are missing, and the seconds of one worker for these: by those of the same row,
+    or else of the task.
+    """
     count, left, seconds = 0, 0, 0.0
     for task in tasks:
         wanted = what.runs(task, scale, seeds)
-        lost = {key: run for key, run in missing(what, scale, task, wanted).items()
-                if pool.read(Path(store.WORK, run.id))["state"] != "done"}  # fmt: skip
+        absent = missing(what, scale, task, wanted)
+        lost = [key for key, run in absent.items() if pool.read(Path(store.WORK, run.id))["state"] != "done"]
         count, left = count + len(wanted), left + len(lost)
         timed = {}
         for (row, _, _), it in read(file_of(what, scale, task)).items():
-            timed.setdefault(row, []).append(it["seconds"])
-        every = [each for some in timed.values() for each in some if each]
-        costs = [mean(filter(None, timed[row])) if any(timed.get(row, ())) else mean(every) if every else None
-                 for row, _, _ in lost]  # fmt: skip
-        seconds = None if seconds is None or None in costs else seconds + sum(costs)
+            if it["seconds"]:
+                timed.setdefault(row, []).append(it["seconds"])
+        every = [each for some in timed.values() for each in some]
+        known = [timed.get(row, every) for row, _, _ in lost]
+        seconds = sum(map(mean, known), seconds) if seconds is not None and all(known) else None
     return count, left, seconds

@@ -10,6 +10,7 @@ from reproduce.markdown import markdown
 
 # {n: the probability that Student's t of n pairs is above 2}; of more than 5 it is at most that of 5
 BY_CHANCE = {2: 0.148, 3: 0.092, 4: 0.070, 5: 0.058}
+SHOWN = 30  # cells that speak against MADA, at most
 CHANCE = "A run that ends where one has learned nothing, or beyond, or that diverges, counts as having ended there."
 
 
@@ -18,7 +19,7 @@ def goal_lines(goals: list[verdict.Goal]) -> str:
 
 
 def signed(gap: verdict.Gap) -> str:
-    """Mean ± standard error, to two digits of that."""
+    """Mean ± standard error, to two digits of the error."""
     if gap.n == 1:
         return f"{gap.mean:+.2g} (one seed)"
     digits = max(0, 1 - math.floor(math.log10(gap.error))) if gap.error > 0 else 4
@@ -48,8 +49,9 @@ def undone(it: dict) -> str:
 
 def task_lines(found: dict[str, dict]) -> str:
     """A line per task, and one for all."""
-    head = ["task", "cells", "seeds", "MADA below", "no worse", "at one error", "two errors", "relative gap, mean", "median",
-            "failed: AdamW, MADA", "worst cell", "damage undone"]  # fmt: skip
+    head = ["task", "cells", "seeds", "MADA below", "no worse", "at one error", "two errors", "relative gap, mean"]
+    head += ["median", "failed: AdamW, MADA", "worst cell", "damage undone"]
+    counted = ("below", "no_worse", "no_worse_1")
     lines = []
     for name, it in found.items():
         worst, n = it["gaps"][it["worst"]], len(it["gaps"])
@@ -57,37 +59,31 @@ def task_lines(found: dict[str, dict]) -> str:
         over = f"{100 * worst.excess():.1f} % beyond" if worst.excess() else "none beyond"
         lines.append([
             TASKS[name].title, n, span(it["seeds"]),
-            share(it["below"], n), share(it["no_worse"], n), share(it["no_worse_1"], n), f"{100 * it['resolution']:.2g} %",
-            f"{it['relative']:+.3f}{error}", f"{it['relative_median']:+.4f}", f"{it['saved']}, {it['failed']} of {it['pairs']}",
+            *(share(it[key], n) for key in counted), f"{100 * it['resolution']:.2g} %",
+            f"{it['relative']:+.3f}{error}", f"{it['relative_median']:+.4f}",
+            f"{it['saved']}, {it['failed']} of {it['pairs']}",
             f"{over}: {it['worst']}, {signed(worst)}", undone(it),
         ])  # fmt: skip
     if len(found) > 1:
         n = sum(len(it["gaps"]) for it in found.values())
-        total = {key: sum(it[key] for it in found.values()) for key in ("below", "no_worse", "no_worse_1", "saved", "failed",
-                                                                        "pairs", "level")}  # fmt: skip
+        total = {key: sum(it[key] for it in found.values()) for key in (*counted, "saved", "failed", "pairs", "level")}
         shares = {(name, cell): value for name, it in found.items() for cell, value in it["undone"].items()}
         errors = [it["relative_error"] for it in found.values()]  # the tasks' runs are independent
         error = "" if None in errors else f" ± {math.hypot(*errors) / len(errors):.3f}"
         lines.append([
-            "**all**", n, "", *(share(total[key], n) for key in ("below", "no_worse", "no_worse_1")), "",
+            "**all**", n, "",
+            *(share(total[key], n) for key in counted), "",
             f"{mean(it['relative'] for it in found.values()):+.3f}{error}", "",
-            f"{total['saved']}, {total['failed']} of {total['pairs']}", "", undone({"undone": shares, "level": total["level"]}),
+            f"{total['saved']}, {total['failed']} of {total['pairs']}",
+            "", undone({"undone": shares, "level": total["level"]}),
         ])  # fmt: skip
     return markdown(head, lines)
 
 
 def best_lines(found: dict[str, dict]) -> str:
-    """AdamW and MADA, each at its best rate from (0.9, 0.95), and at its best rate and betas: means over the gap's seeds."""
-    head = [
-        "task",
-        "value",
-        "AdamW, best rate",
-        "MADA, best rate",
-        "gap",
-        "AdamW, best of all",
-        "MADA, best of all",
-        "gap",
-    ]
+    """Means of AdamW and MADA, each at its best rate from (0.9, 0.95), and each at its best rate and betas."""
+    head = ["task", "value", "AdamW, best rate", "MADA, best rate", "gap"]
+    head += ["AdamW, best of all", "MADA, best of all", "gap"]
     lines = []
     for name, it in found.items():
         cells = [TASKS[name].title, TASKS[name].unit]
@@ -106,7 +102,7 @@ def best_lines(found: dict[str, dict]) -> str:
 
 
 def in_the_same(task: contest.Task, values: dict, row: str, cells) -> dict[tuple[contest.Cell, int], float]:
-    """MADA's relative gaps to AdamW in those cells, over the seeds that the row has there too."""
+    """MADA's relative gaps to AdamW in these cells, over the seeds that the row has there too."""
     mada = values.get("MADA", {})
     ours = {
         cell: {seed: it for seed, it in mada[cell].items() if seed in values[row][cell]}
@@ -118,8 +114,8 @@ def in_the_same(task: contest.Task, values: dict, row: str, cells) -> dict[tuple
 
 def row_lines(values: dict) -> str:
     """All rows against AdamW, over all tasks that have them."""
-    head = ["row", "tasks", "cells", "below AdamW", "no worse", "relative gap, mean of tasks", "MADA's in these cells", "failed",
-            "better at its best rate, clearly", "worse, clearly", "best at an end of the rates on"]  # fmt: skip
+    head = ["row", "tasks", "cells", "below AdamW", "no worse", "relative gap, mean of tasks", "MADA's in these cells"]
+    head += ["failed", "better at its best rate, clearly", "worse, clearly", "best at an end of the rates on"]
     lines = []
     for row in [*contest.ROWS, *contest.ONCE][1:]:
         found = {name: it for name in values if (it := verdict.summary(TASKS[name], values[name], row))}
@@ -127,15 +123,13 @@ def row_lines(values: dict) -> str:
             n = sum(len(it["gaps"]) for it in found.values())
             best = [it["start"]["gap"] for it in found.values() if it["start"]]
             ends = [name for name, it in found.items() if it["start"] and it["start"]["edge"]]
-            same = [
-                pairs
-                for name, it in found.items()
-                if (pairs := in_the_same(TASKS[name], values[name], row, it["gaps"]))
-            ]
+            same = filter(None, (in_the_same(TASKS[name], values[name], row, it["gaps"]) for name, it in found.items()))
+            mada = [verdict.over_seeds(it)[0] for it in same]
             lines.append([
-                row, len(found), n, share(sum(it["below"] for it in found.values()), n),
-                share(sum(it["no_worse"] for it in found.values()), n), f"{mean(it['relative'] for it in found.values()):+.3f}",
-                f"{mean(verdict.over_seeds(it)[0] for it in same):+.3f}" if same else "-", sum(it["failed"] for it in found.values()),
+                row, len(found), n,
+                *(share(sum(it[key] for it in found.values()), n) for key in ("below", "no_worse")),
+                f"{mean(it['relative'] for it in found.values()):+.3f}", f"{mean(mada):+.3f}" if mada else "-",
+                sum(it["failed"] for it in found.values()),
                 f"{sum(gap.mean < 0 and gap.clear for gap in best)} of {len(best)}",
                 f"{sum(gap.mean > 0 and gap.clear for gap in best)} of {len(best)}", ", ".join(ends) or "none",
             ])  # fmt: skip
@@ -147,13 +141,14 @@ def front_lines(found: dict[str, dict]) -> str:
     head = ["task", "cells, seeds", "MADA no worse", "gap at each one's best rate", "damage of bad betas undone"]
     lines = []
     for name, it in found.items():
-        n, best = len(it["gaps"]), it["start"]
-        shares = it["undone"].values()
-        lines.append([
-            TASKS[name].title, f"{n}, {span(it['seeds'])}", share(it["no_worse"], n),
-            f"{signed(best['gap'])} ({100 * best['gap'].share:+.1f} %), {judged(best['gap'])}{at_edge(best)}" if best else "-",
-            f"{100 * mean(shares):.0f} % in {len(shares)} cell{'s' * (len(shares) > 1)}" if shares else no_damage(it),
-        ])  # fmt: skip
+        n, shares, best = len(it["gaps"]), it["undone"].values(), "-"
+        if it["start"]:
+            gap = it["start"]["gap"]
+            best = f"{signed(gap)} ({100 * gap.share:+.1f} %), {judged(gap)}{at_edge(it['start'])}"
+        repaired = (
+            f"{100 * mean(shares):.0f} % in {len(shares)} cell{'s' * (len(shares) > 1)}" if shares else no_damage(it)
+        )
+        lines.append([TASKS[name].title, f"{n}, {span(it['seeds'])}", share(it["no_worse"], n), best, repaired])
     return markdown(head, lines)
 
 
@@ -176,8 +171,10 @@ def sentences(found: dict[str, dict]) -> list[str]:
     far = [sum(gap.share * sign > verdict.FAR for gap in gaps) for sign in (-1, 1)]
     small = sum(gap.mean + 2 * gap.error <= verdict.FAR * abs(gap.base) for gap in gaps)
     by_chance = sum(BY_CHANCE[min(gap.n, 5)] for gap in gaps)
-    names = {word: ": " + ", ".join(name + at_edge(found[name]["start"]) for name in some)
-             if some else "" for word, some in (("better", better), ("worse", worse))}  # fmt: skip
+
+    def named(tasks):
+        return (": " + ", ".join(name + at_edge(found[name]["start"]) for name in tasks)) * bool(tasks)
+
     lucky = sum(BY_CHANCE[min(gap.n, 5)] for gap in best.values() if gap.n > 1)
     shares = {(name, cell): it for name, found_here in found.items() for cell, it in found_here["undone"].items()}
     level = sum(it["level"] for it in found.values())
@@ -190,42 +187,61 @@ def sentences(found: dict[str, dict]) -> list[str]:
         end += f", where {gap.lost} of {gap.n} seeds collapses." if gap.lost else "."
     damage = "There is no damage by bad initial betas to undo."
     if shares:
-        damage = (f"MADA **undoes {100 * mean(shares.values()):.0f} % of what bad initial betas cost AdamW**; in {level} of {len(shares)} "
-                  "such cells it ends level with AdamW from (0.9, 0.95).")  # fmt: skip
+        damage = (
+            f"MADA **undoes {100 * mean(shares.values()):.0f} % of what bad initial betas cost AdamW**; "
+            f"in {level} of {len(shares)} such cells it ends level with AdamW from (0.9, 0.95)."
+        )
     chance = "If the two were equal, chance alone would make either one better"
     return [
-        f"MADA is **no worse in {share(fine, n)} cells** of {len(found)} task{'s' * (len(found) > 1)}, with {span(seeds)} seeds each. {end} "
-        + f"AdamW is no worse than MADA in {share(theirs, n)}.",
-        f"By more than two standard errors MADA is **better in {told[0]} cells and worse in {told[1]}**. {chance} in about {by_chance:.0f}. "
-        + f"Its mean is lower in {share(below, n)} cells, more than 2 % lower in {far[0]}, and more than 2 % higher in {far[1]}.",
-        f"In {share(small, n)} cells the runs rule out, at two standard errors, that MADA is more than 2 % worse. In the others it is worse, "
-        + "or there are too few seeds to tell.",
-        f"At each one's best learning rate from betas (0.9, 0.95), MADA is better by more than two standard errors on {len(better)} of "
-        + f"{len(best)} tasks{names['better']}; and worse on {len(worse)}{names['worse']}. {chance} on about {lucky:.1f}.",
+        (
+            f"MADA is **no worse in {share(fine, n)} cells** of {len(found)} task{'s' * (len(found) > 1)}, "
+            f"with {span(seeds)} seeds each. {end} AdamW is no worse than MADA in {share(theirs, n)}."
+        ),
+        (
+            f"By more than two standard errors MADA is **better in {told[0]} cells and worse in {told[1]}**. "
+            f"{chance} in about {by_chance:.0f}. Its mean is lower in {share(below, n)} cells, "
+            f"more than 2 % lower in {far[0]}, and more than 2 % higher in {far[1]}."
+        ),
+        (
+            f"In {share(small, n)} cells the runs rule out, at two standard errors, that MADA is more than 2 % worse. "
+            "In the others it is worse, or there are too few seeds to tell."
+        ),
+        (
+            "At each one's best learning rate from betas (0.9, 0.95), MADA is better by more than two standard errors "
+            f"on {len(better)} of {len(best)} tasks{named(better)}; and worse on {len(worse)}{named(worse)}. "
+            f"{chance} on about {lucky:.1f}."
+        ),
         damage,
     ]
 
 
-def against(found: dict[str, dict], most: int = 30) -> str:
-    """The cells that speak against MADA: its mean is above AdamW's by more than 2 %, or by one standard error and half a percent."""
-    worse = [(name, cell, gap) for name, it in found.items() for cell, gap in it["gaps"].items()
-             if not gap.no_worse(1) or gap.share > verdict.FAR]  # fmt: skip
+def against(found: dict[str, dict]) -> str:
+    """The cells that speak against MADA: its mean is over 2 % above AdamW's, or over one standard error and 0.5 %."""
+    worse = [
+        (name, cell, gap)
+        for name, it in found.items()
+        for cell, gap in it["gaps"].items()
+        if not gap.no_worse(1) or gap.share > verdict.FAR
+    ]
     worse.sort(key=lambda it: -it[2].share)
     cells = sum(len(it["gaps"]) for it in found.values())
     failed = ", ".join(f"{it['failed']} of {it['pairs']} on {name}" for name, it in found.items() if it["failed"])
-    said = f"Pairs in which MADA collapses (more than twice AdamW's loss, or less than half its return): {failed or 'none'}. "
+    said = "Pairs in which MADA collapses (more than twice AdamW's loss, or less than half its return): "
+    said += f"{failed or 'none'}. "
     what = "its mean is above AdamW's by more than 2 %, or by more than one standard error and half a percent"
     if not worse:
         return said + f"In no cell {what}."
     said += f"Cells in which {what}: {len(worse)} of {cells}"
-    said += f"; the {most} worst:" if len(worse) > most else ":"
-    rows = [[TASKS[name].title, cell, f"{gap.base:.4g}", f"{signed(gap)} (n = {gap.n})", f"{100 * gap.share:+.1f} %",
-             gap.lost or ""] for name, cell, gap in worse[:most]]  # fmt: skip
+    said += f"; the {SHOWN} worst:" if len(worse) > SHOWN else ":"
+    rows = []
+    for name, cell, gap in worse[:SHOWN]:
+        numbers = f"{gap.base:.4g}", f"{signed(gap)} (n = {gap.n})", f"{100 * gap.share:+.1f} %"
+        rows.append([TASKS[name].title, cell, *numbers, gap.lost or ""])
     return said + "\n\n" + markdown(["task", "cell", "AdamW", "gap", "as a share", "seeds that collapse"], rows)
 
 
 def convex(scale: str) -> str:
-    """Where MADA with its defaults ends on Figure 9's convex problem, from what results/fig9 holds."""
+    """Where MADA with its defaults ends on Figure 9's convex problem, from results/fig9."""
     row = "MADA, defaults of optim/"
     for path in (store.RESULTS / "fig9" / scale / "runs" / "convex").glob("*.jsonl"):
         last = json.loads(path.read_text().splitlines()[-1])
@@ -233,29 +249,27 @@ def convex(scale: str) -> str:
             x, rho = last["x"][row], last["rho"][row]
             word = "reaches" if x < -0.9 else "does not reach"
             return (
-                f"On Figure 9's convex problem, where x = -1 is best and Adam ends at {last['x']['Adam']:.2f}, MADA with its "
-                f"defaults from Adam's corner {word} it: x = {x:.2f} after {last['iter']:,} steps, with rho at {rho:.2f}."
+                f"On Figure 9's convex problem, where x = -1 is best and Adam ends at {last['x']['Adam']:.2f}, "
+                f"MADA with its defaults from Adam's corner {word} it: x = {x:.2f} after {last['iter']:,} steps, "
+                f"with rho at {rho:.2f}."
             )
     return "Figure 9's convex problem with the default settings: `python scripts/reproduce.py fig9` has not been run."
 
 
 def numbers(it: dict) -> dict:
-    """Of a task's summary what goes into summary.json."""
-    plain = (
-        "below",
-        "no_worse",
-        "no_worse_1",
-        "relative",
-        "relative_error",
-        "relative_median",
-        "pairs",
-        "failed",
-        "saved",
-    )
-    best = {key: it[key] and {which: str(it[key][which]) for which in ("ours", "theirs")} | it[key]["gap"]._asdict()
-            for key in ("start", "anywhere")}  # fmt: skip
-    return {"cells": len(it["gaps"])} | {key: it[key] for key in plain} | best | {
+    """The part of a task's summary that goes into summary.json."""
+    plain = ("below", "no_worse", "no_worse_1", "relative", "relative_error", "relative_median")
+    plain += ("pairs", "failed", "saved")
+
+    def best(tuned):
+        return tuned and {which: str(tuned[which]) for which in ("ours", "theirs")} | tuned["gap"]._asdict()
+
+    return {
+        "cells": len(it["gaps"]),
+        **{key: it[key] for key in plain},
+        **{key: best(it[key]) for key in ("start", "anywhere")},
         "worst": {"cell": str(it["worst"]), "excess": it["gaps"][it["worst"]].excess()},
-        "damaged": len(it["undone"]), "level": it["level"],
+        "damaged": len(it["undone"]),
+        "level": it["level"],
         "undone": mean(it["undone"].values()) if it["undone"] else None,
-    }  # fmt: skip
+    }

@@ -1,4 +1,4 @@
-"""Pictures of single runs of train.py, one or several together: losses, and the coefficients of optimizers that learn any."""
+"""Pictures of runs of train.py, one or several together: losses, and the coefficients of optimizers that learn any."""
 
 import os
 from collections.abc import Mapping
@@ -8,11 +8,11 @@ import matplotlib.pyplot as plt
 from reproduce.drawing import SYMBOLS, save, series, styles
 
 UNITS = {"gpt2": "token", "bytes": "byte", "char": "character", None: "example"}  # by a data set's tokenizer
-COLUMNS = 3  # of coefficients, where several runs learn them
+COLUMNS = 3  # of panels of coefficients, where several runs learn them
 
 
 def draw(runs: Mapping[str, tuple[dict, list[dict]]], path: str | os.PathLike) -> None:
-    """Write a picture of {name: (header, records)}, what metrics.read gives of each run."""
+    """Write a picture of {name: (header, records)}, as metrics.read returns them for each run."""
     learned = {name: series(records, "coefficients") for name, (_, records) in runs.items()}
     learned = {name: (steps, values) for name, (steps, values) in learned.items() if steps}
     names = list(dict.fromkeys(key for _, values in learned.values() for key in values[0]))
@@ -22,13 +22,8 @@ def draw(runs: Mapping[str, tuple[dict, list[dict]]], path: str | os.PathLike) -
     elif learned:
         padded = names + ["."] * (-len(names) % COLUMNS)
         rows += [padded[i : i + COLUMNS] for i in range(0, len(padded), COLUMNS)]
-    low = 3.5 if len(learned) == 1 else 2.0
-    fig, axes = plt.subplot_mosaic(
-        rows,
-        figsize=(7, 3.5 + low * (len(rows) - 1)),
-        height_ratios=[3.5] + [low] * (len(rows) - 1),
-        layout="constrained",
-    )
+    heights = [3.5] + [3.5 if len(learned) == 1 else 2.0] * (len(rows) - 1)
+    fig, axes = plt.subplot_mosaic(rows, figsize=(7, sum(heights)), height_ratios=heights, layout="constrained")
     looks = styles(runs, lambda name: runs[name][0]["config"]["optimizer"])
     losses(axes["loss"], runs, looks)
     if len(learned) == 1:
@@ -49,7 +44,7 @@ def draw(runs: Mapping[str, tuple[dict, list[dict]]], path: str | os.PathLike) -
 
 
 def losses(ax, runs, looks):
-    """Training losses as faint lines, validation losses as marked ones."""
+    """Training losses as faint lines, validation losses as lines with markers."""
     for name, (_, records) in runs.items():
         labels = ("train loss", "val loss") if len(runs) == 1 else (None, name)
         ax.plot(*series(records, "train_loss"), label=labels[0], lw=1.0, alpha=0.4, **looks[name])
@@ -74,6 +69,6 @@ def title(headers):
 
 
 def same(values):
-    """The one value that all of them are, or None."""
+    """The value that all of them share, or None."""
     values = set(values)
     return values.pop() if len(values) == 1 else None

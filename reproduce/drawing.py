@@ -22,7 +22,7 @@ SYMBOLS = {
     "c": "$c$",
     "gamma": r"$\gamma$",
 }
-COLORS = {  # of an optimizer and its variants, which differ by their lines; told apart by the color-blind too
+COLORS = {  # of an optimizer and its variants, which differ by their lines; distinct for the color-blind too
     "adam": "#0072B2",
     "adamw": "#0072B2",
     "hyperadam": "#56B4E9",
@@ -44,7 +44,7 @@ plt.rcParams |= {"axes.grid": True, "grid.alpha": 0.3, "font.size": 9, "axes.tit
 
 
 def family(label: str) -> str:
-    """The optimizer that a row's label begins with: "MADA (rho_0 = 0)" -> "mada"."""
+    """The optimizer that a row's label starts with: "MADA (rho_0 = 0)" -> "mada"."""
     name = label.lower().partition(" (")[0].partition(",")[0].removesuffix("-")
     return name if name in COLORS else name.split()[0]
 
@@ -60,7 +60,7 @@ def pretty(label: str) -> str:
 
 
 def styles(labels: Iterable[str], of: Callable[[str], str] = family) -> dict[str, dict]:
-    """{label: color and linestyle}: a color for each optimizer, which is `of` the label; variants of it have other lines."""
+    """{label: color and linestyle}: a color for each optimizer, `of` the label; its variants have other lines."""
     seen, found = Counter(), {}
     for label in labels:
         found[label] = {"color": color(of(label)), "linestyle": LINES[seen[of(label)] % len(LINES)]}
@@ -84,7 +84,7 @@ def series(records: list[dict], key: str) -> tuple[list, list]:
 
 
 def band(ax, steps: list, seeds: list[list], **style):
-    """The mean over seeds as a line, and all of them as a band; each seed: values at `steps`."""
+    """The mean over seeds as a line, and their range as a band; each seed: values at `steps`."""
     values = np.array(seeds, dtype=float)
     ax.plot(steps, values.mean(0), lw=1.4, **style)
     if len(values) > 1:
@@ -92,7 +92,7 @@ def band(ax, steps: list, seeds: list[list], **style):
 
 
 def plain(axis):
-    """Numbers without powers on a logarithmic axis: at 1, 2 and 5, so that none runs into another."""
+    """Numbers without powers on a logarithmic axis, at 1, 2 and 5, so that they do not overlap."""
     if axis is not None:
         axis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
         axis.set_minor_formatter("")
@@ -138,16 +138,15 @@ def coefficients(lines: dict, path: str | os.PathLike, caption: str):
     save(fig, path, caption)
 
 
-def grid(rows: dict, path: str | os.PathLike, caption: str, x: str = "beta1", y: str = "beta2"):
-    """Figure 8: a row of panels per loss, an optimizer each, a square per cell; a cross where a run diverged.
+def grid(rows: dict, path: str | os.PathLike, caption: str):
+    """Figure 8: a row of panels per loss, a panel per optimizer, a square per cell; a cross where a run diverged.
 
-    rows: {what the loss is: {optimizer: {(x, y): loss}}}; each row has one logarithmic color scale.
+    rows: {what the loss is: {optimizer: {initial (beta1, beta2): loss}}}; each row has one logarithmic color scale.
     """
     optimizers = list(next(iter(rows.values())))
     shape = len(rows), len(optimizers)
-    fig, axes = plt.subplots(
-        *shape, figsize=(1.3 + 3.5 * shape[1], 3.2 * shape[0] + 0.4), squeeze=False, layout="constrained"
-    )
+    size = 1.3 + 3.5 * shape[1], 3.2 * shape[0] + 0.4
+    fig, axes = plt.subplots(*shape, figsize=size, squeeze=False, layout="constrained")
     for i, (what, panels) in enumerate(rows.items()):
         finite = sorted(z for panel in panels.values() for z in panel.values() if math.isfinite(z))
         low, high = (finite[int(share * (len(finite) - 1))] for share in (0.01, 0.9)) if finite else (1, 2)
@@ -165,8 +164,8 @@ def grid(rows: dict, path: str | os.PathLike, caption: str, x: str = "beta1", y:
             every = max(1, len(ys) // 6)
             ax.set_yticks(range(0, len(ys), every), [f"{b:g}" for b in ys[::every]])
             ax.grid(False)
-            ax.set(title=f"{NAMES.get(optimizer, optimizer)}: {what}", xlabel=f"initial {SYMBOLS[x]}")
-        axes[i, 0].set_ylabel(f"initial {SYMBOLS[y]}")
+            ax.set(title=f"{NAMES.get(optimizer, optimizer)}: {what}", xlabel=f"initial {SYMBOLS['beta1']}")
+        axes[i, 0].set_ylabel(f"initial {SYMBOLS['beta2']}")
         bar = fig.colorbar(matplotlib.cm.ScalarMappable(scale, "viridis_r"), ax=axes[i], extend="both")
         bar.set_label(f"{what} (nats per character)")
         ticks = np.geomspace(scale.vmin, scale.vmax, 6)
@@ -176,18 +175,13 @@ def grid(rows: dict, path: str | os.PathLike, caption: str, x: str = "beta1", y:
 
 
 def gaps(ours: dict, paper: dict, baseline: str, key: str, extra: list, path: str | os.PathLike, caption: str):
-    """What a table says: a row's differences to the baseline by seed, their mean and two standard errors; the paper's.
+    """A table as a picture: each row's differences to the baseline, their mean and two standard errors; the paper's.
 
     ours: {label: [difference of a seed, ...]}; paper: {label: difference}; extra: functions that draw on a panel each.
     """
     labels = list(ours)[::-1]
-    fig, axes = plt.subplots(
-        1,
-        1 + len(extra),
-        figsize=(6.2 + 4.6 * len(extra), 1.4 + 0.36 * max(8, len(labels))),
-        layout="constrained",
-        squeeze=False,
-    )
+    size = 6.2 + 4.6 * len(extra), 1.4 + 0.36 * max(8, len(labels))
+    fig, axes = plt.subplots(1, 1 + len(extra), figsize=size, layout="constrained", squeeze=False)
     ax = axes[0, 0]
     for place, label in enumerate(labels):
         values = ours[label]
@@ -211,7 +205,7 @@ def gaps(ours: dict, paper: dict, baseline: str, key: str, extra: list, path: st
 
 
 def rates(ax, found: dict, key: str):
-    """The final value over factors on the scale's learning rate. found: {label: {factor: [value of a seed, ...]}}."""
+    """Final values over factors on the scale's learning rate. found: {label: {factor: [value of a seed, ...]}}."""
     look = styles(list(found))
     for label, by_factor in found.items():
         factors = sorted(by_factor)
@@ -238,39 +232,26 @@ def bars(ours: dict, paper: dict, path: str | os.PathLike, caption: str):
     for ax, i, what in zip(axes, (1, 0), ("time per iteration", "peak memory"), strict=True):
         mine, theirs = relative(ours, i), relative(paper, i)
         labels = list(mine)[::-1]
-        ax.barh(
-            labels,
-            [mine[label] for label in labels],
-            color=[color(label) for label in labels],
-            height=0.6,
-            label="ours",
-        )
+        shades = [color(label) for label in labels]
+        ax.barh(labels, [mine[label] for label in labels], color=shades, height=0.6, label="ours")
         known = [label for label in labels if label in theirs]
-        ax.plot(
-            [theirs[label] for label in known],
-            known,
-            "D",
-            mfc="none",
-            mec="black",
-            label="the paper, where it has the row",
-        )
+        values, words = [theirs[label] for label in known], "the paper, where it has the row"
+        ax.plot(values, known, "D", mfc="none", mec="black", label=words)
         ax.set(xlabel=f"{what}, Adam's at that batch = 1", xlim=(0, None))
     fig.legend(*axes[0].get_legend_handles_labels(), ncols=2, loc="outside upper center")
     save(fig, path, caption)
 
 
 def costs(rows: list[dict], title: str, path: str | os.PathLike):
-    """What an optimizer step costs, from bench_optim.py: {"name", "ms", "ratio" to the first, "floor_ms"} each."""
+    """What an optimizer step costs, from bench_optim.py. Each row: {"name", "ms", "ratio" to the first, "floor_ms"}."""
     fig, ax = plt.subplots(figsize=(8, 0.38 * len(rows) + 1.6), layout="constrained")
     names = [row["name"] for row in rows][::-1]
     shades = [color("adam" if name == "adamw" else name) for name in names]
     ax.barh(names, [row["ms"] for row in rows][::-1], color=shades, height=0.6)
     ax.plot([row["floor_ms"] for row in rows][::-1], names, "k|", ms=14, mew=2, label="floor: one pass at copy speed")
+    beside = {"xytext": (8, 0), "textcoords": "offset points", "va": "center", "fontsize": 8}
     for row in rows:
-        right = max(row["ms"], row["floor_ms"])
-        ax.annotate(
-            f"{row['ratio']:.2f}x", (right, row["name"]), (8, 0), textcoords="offset points", va="center", fontsize=8
-        )
+        ax.annotate(f"{row['ratio']:.2f}x", (max(row["ms"], row["floor_ms"]), row["name"]), **beside)
     ax.set(xlabel="milliseconds per step (median)")
     ax.grid(visible=False, axis="y")
     ax.set_title(textwrap.fill(title, 90), fontsize=9)
@@ -279,7 +260,7 @@ def costs(rows: list[dict], title: str, path: str | os.PathLike):
     save(fig, path)
 
 
-WAYS = {  # to go on, of scripts/horizon.py
+WAYS = {  # of going on, in scripts/horizon.py
     "mu": "share of Muon's direction",
     "beta1": "decay of the first moment, beta1",
     "rate": "factor on the learning rate",
@@ -287,21 +268,22 @@ WAYS = {  # to go on, of scripts/horizon.py
 
 
 def horizons(found: dict, path: str | os.PathLike):
-    """What is gained over going on as it is: {(way, step): {steps ahead: {value: gain of each seed}}}; a line per horizon."""
+    """What is gained over going on unchanged, a line per horizon.
+
+    found: {(way, step): {steps ahead: {value: [gain of a seed, ...]}}}.
+    """
     ways, points = (list(dict.fromkeys(key[i] for key in found)) for i in range(2))
-    fig, axes = plt.subplots(
-        len(points), len(ways), figsize=(4.5 * len(ways), 3.2 * len(points)), layout="constrained", squeeze=False
-    )
+    size = 4.5 * len(ways), 3.2 * len(points)
+    fig, axes = plt.subplots(len(points), len(ways), figsize=size, layout="constrained", squeeze=False)
     for (way, point), rows in found.items():
         ax = axes[points.index(point)][ways.index(way)]
         for i, (steps, row) in enumerate(rows.items()):
             means = [mean(row[value]) for value in row]
             widest = max(map(abs, means)) or 1.0
             errors = [stdev(each) / math.sqrt(len(each)) / widest if len(each) > 1 else 0.0 for each in row.values()]
+            shown = [it / widest for it in means]
             label, shade = f"{steps} step{'s' * (steps > 1)} ahead", plt.cm.viridis(i / max(1, len(rows) - 1))
-            ax.errorbar(
-                range(len(row)), [it / widest for it in means], errors, marker="o", ms=3, color=shade, label=label
-            )
+            ax.errorbar(range(len(row)), shown, errors, marker="o", ms=3, color=shade, label=label)
         ax.axhline(0, color="black", lw=0.8)
         ax.set(xticks=range(len(row)), xticklabels=[f"{value:g}" for value in row], xlabel=WAYS[way])
         ax.set(ylabel="gain, over its largest", title=f"from step {point}", ylim=(-1.15, 1.15))
@@ -312,28 +294,14 @@ def horizons(found: dict, path: str | os.PathLike):
 def bound(report: dict, path: str | os.PathLike, caption: str):
     """Figures 1 and 2."""
     fig, ax = plt.subplots(figsize=(6, 4.2), layout="constrained")
-    ax.plot(report["rho"], report["bound"], lw=1.6, color="black")
-    least = report["rho"].index(report["best_rho"])
+    rho, values, best = report["rho"], report["bound"], report["best_rho"]
+    ax.plot(rho, values, lw=1.6, color="black")
     for name, at in (("AVGrad", 0), ("Adam", -1)):
-        ax.plot(
-            report["rho"][at],
-            report["bound"][at],
-            "o",
-            color=color(name),
-            ms=8,
-            label=f"{name}: {report['bound'][at]:.3f}",
-            clip_on=False,
-            zorder=4,
-        )
-    ax.plot(
-        report["best_rho"],
-        report["bound"][least],
-        "*",
-        color=color("mada"),
-        ms=13,
-        label=rf"least, at $\rho$ = {report['best_rho']:g}: {report['bound'][least]:.3f}",
-        zorder=4,
-    )
+        label = f"{name}: {values[at]:.3f}"
+        ax.plot(rho[at], values[at], "o", color=color(name), ms=8, label=label, clip_on=False, zorder=4)
+    least = values[rho.index(best)]
+    label = rf"least, at $\rho$ = {best:g}: {least:.3f}"
+    ax.plot(best, least, "*", color=color("mada"), ms=13, label=label, zorder=4)
     ax.axvline(report["beta2"], color="gray", ls=":", label=rf"$\rho = \beta_2$ = {report['beta2']:g}")
     ax.set(
         xlabel=r"$\rho$  (0: AVGrad, 1: Adam)",
@@ -349,9 +317,8 @@ def bound(report: dict, path: str | os.PathLike, caption: str):
 def convex(records: list[dict], path: str | os.PathLike, caption: str):
     """Figure 9: average regret, x and rho over steps."""
     fig, axes = plt.subplots(1, 3, figsize=(14, 5), layout="constrained")
-    for ax, (key, label) in zip(
-        axes, (("regret", "average regret"), ("x", "$x_t$"), ("rho", r"$\rho_t$")), strict=True
-    ):
+    shown = ("regret", "average regret"), ("x", "$x_t$"), ("rho", r"$\rho_t$")
+    for ax, (key, label) in zip(axes, shown, strict=True):
         steps, values = series(records, key)
         for name, style in styles(list(values[0])).items():
             ax.plot(steps, [value[name] for value in values], lw=1.4, label=pretty(name), **style)

@@ -1,8 +1,8 @@
 """What scripts/reproduce.py runs: the rows of each table and figure, and what each scale makes of them. Data, no code.
 
-A contest is a set of rows under equal conditions; a scale stacks config files on every row. What a scale does to the paper's
-proportions is not said here but computed from the configs (proportions.py). Adding a table or figure is adding a line to
-NAMES; adding an optimizer, one to a contest's rows.
+A contest is a set of rows under equal conditions; a scale stacks config files on every row. What a scale does to the
+paper's proportions is computed from the configs (proportions.py), not written here. To add a table or figure, add a
+line to NAMES; to add an optimizer, one to a contest's rows.
 """
 
 from types import MappingProxyType
@@ -12,15 +12,14 @@ SCALES = ("smoke", "pilot", "cpu", "mini", "gpu", "paper")
 
 
 class Scale(NamedTuple):
-    note: str  # what the configs do not say of how it differs from the paper
+    note: str  # how it differs from the paper, where the configs do not say it
     files: tuple = ()  # config files on top of the row's
     seeds: int = 3
-    grid: tuple = ()  # factors on the learning rate, the same for every row that is tuned, beside factor 1
+    grid: tuple = ()  # factors on the learning rate, the same for every row that is tuned, besides factor 1
     rows: tuple = ()  # those that the scale has; (): all of the contest's
-    tuned: tuple = ()  # those of them that its grid is run for, where they are not the contest's
-    evaluated: MappingProxyType | dict = MappingProxyType(
-        {}
-    )  # {column of the perplexity tables: (data set, split)}, taken at factor 1
+    tuned: tuple = ()  # the rows that its grid is run for; (): those of the contest
+    # {column of the perplexity tables: (data set, split)}, measured at factor 1
+    evaluated: MappingProxyType | dict = MappingProxyType({})
 
 
 class Contest(NamedTuple):
@@ -37,7 +36,7 @@ class Name(NamedTuple):
     kind: str  # how it is shown: a key of laboratory.KINDS
     contests: tuple = ()
     rest: tuple | dict = ()  # what else that kind takes
-    claim: str = ""  # what the paper says, in a few words
+    claim: str = ""  # the paper's, in a few words
 
 
 GPT2, MEDIUM, XL = "config/train_gpt2_{}.py", "config/train_gpt2_medium_{}.py", "config/finetune_gpt2_xl_{}.py"
@@ -47,8 +46,7 @@ AUTHORS = ("--rule=authors", "--hyper_scale=None", "--debias=None", "--domain=No
 
 BYTES = (
     "OpenWebText is read as bytes, perplexities are per byte, LAMBADA is OpenAI's and WikiText its running text, "
-    "so that "
-    "order and gap are under test, not values."
+    "so that order and gap are under test, not values."
 )
 FIRST = (
     "These are the first tenth of the steps of a larger miniature, before its rate has fallen: a pilot, not a result."
@@ -60,9 +58,9 @@ CONVEX = (
     "The settings are ours, and were found by hand; of them the paper names one: a small hyper-learning-rate for gamma."
 )
 VISION = (
-    "The settings are those of appendix C.2; those that the paper does not name (betas, normalization, "
-    "augmentation, decay) "
-    "are ours. The authors' ResNet-9 notebook has amsgrad, weight decay 1e-4, clipping by value at 0.12, rotations and "
+    "The settings are those of appendix C.2; "
+    "those that the paper does not name (betas, normalization, augmentation, decay) are ours. "
+    "The authors' ResNet-9 notebook has amsgrad, weight decay 1e-4, clipping by value at 0.12, rotations and "
     "cycled momentum; ours has none of them."
 )
 THEIRS = {

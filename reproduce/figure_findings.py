@@ -10,25 +10,21 @@ from reproduce.published import PUBLISHED
 
 def bound(it: dict, **_) -> Finding:
     found, ends = it["results"], it["results"]["bound"]
+    best, beta2, least, avgrad, adam = found["best_rho"], found["beta2"], ends["least"], ends["AVGrad"], ends["Adam"]
     first, second = ("AVGrad", "Adam") if found["T"] >= 10_000 else ("Adam", "AVGrad")
     return Finding(
         f"least at rho = beta2; {first} below {second}",
-        f"least at rho = {found['best_rho']:g} ({ends['least']:.3f}); AVGrad {ends['AVGrad']:.3f}, Adam "
-        f"{ends['Adam']:.3f}",
+        f"least at rho = {best:g} ({least:.3f}); AVGrad {avgrad:.3f}, Adam {adam:.3f}",
         {
-            "the bound is least at rho = beta2": abs(found["best_rho"] - found["beta2"]) < 2e-3,
+            "the bound is least at rho = beta2": abs(best - beta2) < 2e-3,
             f"{first}'s bound is below {second}'s": ends[first] < ends[second],
         },
         [
             (
-                f"With all constants 1 and T = {found['T']:,} the right-hand side of (6) is least at rho = "
-                f"{found['best_rho']:g}, "
-                f"where beta2 is {found['beta2']:g}."
+                f"With all constants 1 and T = {found['T']:,} the right-hand side of (6) is least at rho = {best:g}, "
+                f"where beta2 is {beta2:g}."
             ),
-            (
-                f"It is {ends['least']:.3f} there, {ends['AVGrad']:.3f} for AVGrad (rho = 0) and {ends['Adam']:.3f} "
-                f"for Adam (rho = 1)."
-            ),
+            f"It is {least:.3f} there, {avgrad:.3f} for AVGrad (rho = 0) and {adam:.3f} for Adam (rho = 1).",
             "This is arithmetic on the bound, and says nothing of a run.",
         ],
     )
@@ -47,14 +43,12 @@ def proposition(it: dict, **_) -> Finding:
         },
         [
             (
-                f"With rho_t equal to the printed bound the step size still grew by up to {printed:.2f} % in a "
-                f"step: where "
-                "gradients stop after a burst late in training, t V_t falls by nearly (1 - beta2)^2 of itself."
+                f"With rho_t equal to the printed bound the step size still grew by up to {printed:.2f} % in a step: "
+                "where gradients stop after a burst late in training, t V_t falls by nearly (1 - beta2)^2 of itself."
             ),
             (
-                f"With beta2 times that rho_t it changed by {growth['beta2 times the bound']:+.2f} % at most, with "
-                f"rho_t = 0 by "
-                f"{growth['rho_t = 0 (AVGrad)']:+.2f} %."
+                f"With beta2 times that rho_t it changed by {growth['beta2 times the bound']:+.2f} % at most, "
+                f"with rho_t = 0 by {growth['rho_t = 0 (AVGrad)']:+.2f} %."
             ),
             f"A rho_t below the bound that does not fall with t can let it grow by {turns:.0f} %.",
         ],
@@ -71,14 +65,13 @@ def curves(it: dict, name: str, **_) -> Finding:
     rivals = [label for label in at if not label.startswith("MADA")]
     single = [label for label, row in rows.items() if row["at the scale's rate"]["n"] == 1]
     ends = listed([f"{label} {log[last]:.4f}" for label, log in authors.items()])
+    lowest = min(at, key=at.get)
     sentences = [
-        (
-            f"At {it['rates']} rates {min(at, key=at.get)} ends lowest ({min(at.values()):.3f}), MADA at "
-            f"{at['MADA']:.3f}, Adam at {at['Adam']:.3f}"
-            + f"; each at its best rate {min(tuned, key=tuned.get)} does ({min(tuned.values()):.3f})" * bracketed
-            + "."
-            + f" Of {listed(single)} there is one seed." * bool(single)
-        )
+        f"At {it['rates']} rates {lowest} ends lowest ({at[lowest]:.3f}), "
+        + f"MADA at {at['MADA']:.3f}, Adam at {at['Adam']:.3f}"
+        + f"; each at its best rate {min(tuned, key=tuned.get)} does ({min(tuned.values()):.3f})" * bracketed
+        + "."
+        + f" Of {listed(single)} there is one seed." * bool(single)
     ]
     for early in it["early"]:
         theirs = {label: f" (the authors': {gap:+.3f})" for label, gap in early["authors"].items()}
@@ -91,19 +84,18 @@ def curves(it: dict, name: str, **_) -> Finding:
             f"After {early['step']} steps, {early['percent']:.0f} % of the schedule, the gap to Adam is {listed(gaps)}."
         )
     sentences.append(
-        f"The authors' logs are at {ends} after {float(last):,.0f} steps; two of them look like a fixed validation set, two like random batches"
+        f"The authors' logs are at {ends} after {float(last):,.0f} steps; "
+        "two of them look like a fixed validation set, two like random batches"
         + f"; Table 6 has {PUBLISHED['table6']['rows']['MADA (rho_0 = 0)'][0]:g} for the last" * (name == "fig3")
         + "."
     )
-    return Finding(
-        f"the authors' logs are at {ends}",
-        ", ".join(f"{label} {at[label]:.3f}" for label in dict.fromkeys(("MADA", "Adam", min(at, key=at.get))))
-        + f" at {it['rates']} rates",
-        {f"MADA ends below every baseline by more than two paired standard errors at {it['rates']} rates":
-         below({label: row["at the scale's rate"] for label, row in rows.items()}, rivals)}
-        | ({"and where each has its best rate": below(best, rivals)} if bracketed else {}),
-        sentences,
-    )  # fmt: skip
+    usual = {label: row["at the scale's rate"] for label, row in rows.items()}
+    claim = f"MADA ends below every baseline by more than two paired standard errors at {it['rates']} rates"
+    checks = {claim: below(usual, rivals)}
+    if bracketed:
+        checks["and where each has its best rate"] = below(best, rivals)
+    ours = ", ".join(f"{label} {at[label]:.3f}" for label in dict.fromkeys(("MADA", "Adam", lowest)))
+    return Finding(f"the authors' logs are at {ends}", f"{ours} at {it['rates']} rates", checks, sentences)
 
 
 def below(spreads: dict, rivals: list[str]) -> bool:
@@ -118,11 +110,7 @@ def coefficients(it: dict, name: str, others: dict, **_) -> Finding:
 
     def ranged(key, what="end"):
         values = [seed[key][what] for seed in seeds]
-        return (
-            f"{min(values):.3f}"
-            if f"{min(values):.3f}" == f"{max(values):.3f}"
-            else f"{min(values):.3f} to {max(values):.3f}"
-        )
+        return " to ".join(dict.fromkeys(f"{end:.3f}" for end in (min(values), max(values))))
 
     def travelled(runs):
         return [sum(abs(each["end"] - each["start"]) for each in seed.values()) for seed in runs]
@@ -133,11 +121,9 @@ def coefficients(it: dict, name: str, others: dict, **_) -> Finding:
         ours = f"beta1 ends at {ranged('beta1')}, beta3 at {ranged('beta3')}"
     elif name == "fig6":
         usual = list(others["fig5"]["results"]["MADA (rho_0 = 0)"].values()) if "fig5" in others else []
-        pairs = [a - b for a, b in zip(travelled(seeds), travelled(usual), strict=False)]
-        checks = {
-            "the six coefficients end farther from their start than in Figure 5, in every seed": bool(pairs)
-            and min(pairs) > 0
-        }
+        farther = [a > b for a, b in zip(travelled(seeds), travelled(usual), strict=False)]
+        claim = "the six coefficients end farther from their start than in Figure 5, in every seed"
+        checks = {claim: bool(farther) and all(farther)}
         theirs5 = others["fig5"]["authors"] if "fig5" in others else theirs
         paper = f"in sum the six move by {travelled([theirs])[0]:.2f}, in Figure 5 by {travelled([theirs5])[0]:.2f}"
         here = mean(travelled(usual)) if usual else 0
@@ -155,26 +141,25 @@ def coefficients(it: dict, name: str, others: dict, **_) -> Finding:
     moved = max(abs(seed[key]["end"] - seed[key]["start"]) for seed in seeds for key in ("beta1", "beta2"))
     sentences = [
         (
-            f"Here beta1 ends at {ranged('beta1')}, beta3 at {ranged('beta3')} and rho at {ranged('rho')}; no "
-            f"beta1 or beta2 ends more "
-            f"than {moved:.3f} from its start."
+            f"Here beta1 ends at {ranged('beta1')}, beta3 at {ranged('beta3')} and rho at {ranged('rho')}; "
+            f"no beta1 or beta2 ends more than {moved:.3f} from its start."
         ),
         (
-            f"At the end of the warm-up beta1 is at {ranged('beta1', 'warm')} (the authors': {theirs['beta1']['warm']:.3f}), "
+            f"At the end of the warm-up beta1 is at {ranged('beta1', 'warm')} "
+            f"(the authors': {theirs['beta1']['warm']:.3f}), "
             f"rho at {ranged('rho', 'warm')} ({theirs['rho']['warm']:.3f})."
         ),
         (
-            f"In the authors' log beta1 reaches {theirs['beta1']['high']:.2f} and ends at "
-            f"{theirs['beta1']['end']:.2f}, beta3 ends at "
-            f"{theirs['beta3']['end']:.2f} and rho at {theirs['rho']['end']:.2f}."
+            f"In the authors' log beta1 reaches {theirs['beta1']['high']:.2f} "
+            f"and ends at {theirs['beta1']['end']:.2f}, "
+            f"beta3 ends at {theirs['beta3']['end']:.2f} and rho at {theirs['rho']['end']:.2f}."
         ),
     ]
     if other := it["results"].get(f"{label} (rule=authors)"):
         rho, gamma = ([seed[key][what] for seed in other.values()] for key, what in (("rho", "end"), ("gamma", "low")))
         sentences.append(
-            f"Under rule=authors, which is what the released code computes, rho ends at {min(rho):.2f} to "
-            f"{max(rho):.2f}, and gamma "
-            f"goes down to {min(gamma):.2f}."
+            "Under rule=authors, which is what the released code computes, "
+            f"rho ends at {min(rho):.2f} to {max(rho):.2f}, and gamma goes down to {min(gamma):.2f}."
         )
     return Finding(paper, ours, checks, sentences)
 
@@ -186,42 +171,35 @@ def grid(it: dict, **_) -> Finding:
         return listed([f"{100 * seed[f'below {other}']:.0f} %" for seed in found["ours"]])
 
     theirs, theirs_val = train["authors"], val["authors"]
-    worst = {key: [seed[f"worst of {key}"] for seed in train["ours"]] for key in ("adam", "hyperadam", "mada")}
+    part, part_val = (f"{100 * each['below adam']:.1f} %" for each in (theirs, theirs_val))
+    names = ("adam", "hyperadam", "mada")
+    worst = [f"{key} up to {max(seed[f'worst of {key}'] for seed in train['ours']):.3g}" for key in names]
+    best = [f"{key} {min(seed[f'best of {key}'] for seed in train['ours']):.3f}" for key in names]
+    checks = {}
+    for other in ("adam", "hyperadam"):
+        claim = f"MADA's training loss is below {other}'s in more than half of the cells, in every seed"
+        checks[claim] = all(seed[f"below {other}"] > 0.5 for seed in train["ours"])
     return Finding(
-        f"authors' cells: below Adam in {100 * theirs['below adam']:.1f} % in training, "
-        f"{100 * theirs_val['below adam']:.1f} % in validation",
-        f"below Adam in {share(train, 'adam')} of the cells in training, {share(val, 'adam')} in validation (a "
-        f"number per seed)",
-        {
-            f"MADA's training loss is below {other}'s in more than half of the cells, in every seed": all(
-                seed[f"below {other}"] > 0.5 for seed in train["ours"]
-            )
-            for other in ("adam", "hyperadam")
-        },
+        f"authors' cells: below Adam in {part} in training, {part_val} in validation",
+        f"below Adam in {share(train, 'adam')} of the cells in training, "
+        f"{share(val, 'adam')} in validation (a number per seed)",
+        checks,
         [
             (
-                f"**In the authors' own grid MADA is below Adam in training loss in "
-                f"{100 * theirs['below adam']:.1f} % of "
-                f"{theirs['cells']} cells, and in validation loss in {100 * theirs_val['below adam']:.1f} %** "
-                f"(means over the cells: MADA "
-                f"{theirs_val['mean of mada']:.3f}, HyperAdam {theirs_val['mean of hyperadam']:.3f}, Adam "
-                f"{theirs_val['mean of adam']:.3f}; "
-                "in training "
+                f"**In the authors' own grid MADA is below Adam in training loss in {part} of {theirs['cells']} cells, "
+                f"and in validation loss in {part_val}** "
+                f"(means over the cells: MADA {theirs_val['mean of mada']:.3f}, "
+                f"HyperAdam {theirs_val['mean of hyperadam']:.3f}, Adam {theirs_val['mean of adam']:.3f}; in training "
                 f"{theirs['mean of mada']:.3f}, {theirs['mean of hyperadam']:.3f}, {theirs['mean of adam']:.3f}): "
-                f"the runs overfit, and "
-                "whoever trains faster ends worse on what it has not seen."
+                "the runs overfit, and whoever trains faster ends worse on what it has not seen."
             ),
             (
-                f"Here, where a run reads its text less than once, MADA is below Adam in {share(train, 'adam')} of "
-                f"the cells in training loss "
-                f"and in {share(val, 'adam')} in validation loss, below HyperAdam in {share(train, 'hyperadam')} "
-                f"and {share(val, 'hyperadam')}."
+                "Here, where a run reads its text less than once, "
+                f"MADA is below Adam in {share(train, 'adam')} of the cells in training loss "
+                f"and in {share(val, 'adam')} in validation loss, "
+                f"below HyperAdam in {share(train, 'hyperadam')} and {share(val, 'hyperadam')}."
             ),
-            "What it saves is the worst cells ("
-            + listed([f"{key} up to {max(values):.3g}" for key, values in worst.items()])
-            + "); the best cells are no better ("
-            + listed([f"{key} {min(seed[f'best of {key}'] for seed in train['ours']):.3f}" for key in worst])
-            + ").",
+            f"What it saves is the worst cells ({listed(worst)}); the best cells are no better ({listed(best)}).",
         ],
     )
 
@@ -232,10 +210,11 @@ def convex(it: dict, **_) -> Finding:
     arrived = {label: step for label, step in when.items() if step}
     mada = {label: step for label, step in arrived.items() if label.startswith("MADA")}
     stuck = [f"{label} (x = {x[label]:.2f})" for label in x if label.startswith("MADA") and label not in arrived]
+    first = [f"{label} (after {arrived[label]:,} steps)" for label in sorted(arrived, key=arrived.get)]
     return Finding(
         "AVGrad and MADA reach x = -1 with rho to 0; Adam does not",
-        f"x: Adam {x['Adam']:.2f}, AVGrad {x['AVGrad']:.2f}, MADA {x['MADA']:.2f} (rho {rho['MADA']:.3f}), with "
-        f"rates found by hand",
+        f"x: Adam {x['Adam']:.2f}, AVGrad {x['AVGrad']:.2f}, MADA {x['MADA']:.2f} (rho {rho['MADA']:.3f}), "
+        "with rates found by hand",
         {
             "Adam ends at x > 0.5": x["Adam"] > 0.5,
             "AVGrad and AMSGrad end at x < -0.95": max(x["AVGrad"], x["AMSGrad"]) < -0.95,
@@ -243,17 +222,12 @@ def convex(it: dict, **_) -> Finding:
         },
         [
             (
-                f"After {steps:,} steps Adam is at x = {x['Adam']:.2f}, AVGrad at {x['AVGrad']:.2f} and AMSGrad at "
-                f"{x['AMSGrad']:.2f}; "
-                f"MADA from Adam's corner is at {x['MADA']:.2f} with rho = {rho['MADA']:.3f}, with "
-                f"hyper-learning-rates that were found "
-                "by trying some hundreds of combinations by hand."
+                f"After {steps:,} steps Adam is at x = {x['Adam']:.2f}, AVGrad at {x['AVGrad']:.2f} "
+                f"and AMSGrad at {x['AMSGrad']:.2f}; "
+                f"MADA from Adam's corner is at {x['MADA']:.2f} with rho = {rho['MADA']:.3f}, "
+                "with hyper-learning-rates that were found by trying some hundreds of combinations by hand."
             ),
-            (
-                f"Below -0.95 first come "
-                f"{listed([f'{label} (after {arrived[label]:,} steps)' for label in sorted(arrived, key=arrived.get)])}; "
-                f"of MADA's rows {min(mada, key=mada.get)} is the first."
-            ),
+            f"Below -0.95 first come {listed(first)}; of MADA's rows {min(mada, key=mada.get)} is the first.",
             f"With other settings MADA does not get there: {listed(stuck)}.",
         ],
     )

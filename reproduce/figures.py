@@ -1,4 +1,4 @@
-"""Figures from what results/ holds, beside the authors' logs where there are any; called as tables.py's functions are."""
+"""Figures from what results/ holds, beside the authors' logs where there are any; called like tables.py's functions."""
 
 import json
 import math
@@ -15,53 +15,40 @@ from reproduce.published import PAPER, ROOT, STEPS, authors
 from reproduce.runs import first_seeds
 from settings import UserError
 
-EARLY = (2, 5, 10)  # % of the schedule: the end of the warm-up, and two later
+EARLY = (2, 5, 10)  # % of the schedule: the end of the warm-up, and two later points
+LEAST = 0.02  # motion of a coefficient that counts
 LOGS = {"Adam": "adam", "MADA": "mada_rho0_beta3_0.9", "MADA (rho_0 = 0)": "mada_rho0_beta3_0"}
 
 
-def smooth(values: list, width: int = 5) -> list:
-    """A running mean over the last `width` logged values."""
-    return [sum(values[max(0, i + 1 - width) : i + 1]) / min(i + 1, width) for i in range(len(values))]
+def smooth(values: list) -> list:
+    """A running mean over the last 5 logged values."""
+    return [sum(values[max(0, i - 4) : i + 1]) / min(i + 1, 5) for i in range(len(values))]
 
 
 def early(ended: dict, labels: list, logs: dict) -> list[dict]:
-    """Validation losses beside Adam's at EARLY, or where none of these was evaluated at the first step that was.
+    """Validation losses beside Adam's at EARLY; where none of these was evaluated, at the first step that was.
 
     [{"percent", "step", "gaps": {label: Gap}, "authors": {label: their difference at that part of their steps}}]
     """
     first, length = series(ended["Adam"][1][0].records, "val_loss")[0], schedule(ended["Adam"][1][0].header["config"])
     steps = [step for step in first if any(100 * step == percent * length for percent in EARLY)]
-    found = []
+    found, adam = [], logs["Adam"]
     for step in steps or [step for step in first if step > 0][:1]:
-        at = {
-            label: {
-                run.seed: dict(zip(*series(run.records, "val_loss"), strict=True)).get(step) for run in ended[label][1]
-            }
-            for label in labels
-        }
-        gaps = {label: gap(spread(at[label]), spread(at["Adam"])) for label in labels if label != "Adam"}
-        row = min(
-            range(len(logs["Adam"]["iteration"])),
-            key=lambda i: abs(logs["Adam"]["iteration"][i] / STEPS - step / length),
-        )
-        there = {
-            label: log["val_loss"][row] - logs["Adam"]["val_loss"][row]
-            for label, log in logs.items()
-            if label != "Adam"
-        }
-        found.append(
-            {
-                "percent": 100 * step / length,
-                "step": step,
-                "gaps": {label: it._asdict() | {"words": it.words("lower", 4)} for label, it in gaps.items() if it},
-                "authors": there,
-            }
-        )
+        at = {}
+        for label in labels:
+            losses = {run.seed: dict(zip(*series(run.records, "val_loss"), strict=True)) for run in ended[label][1]}
+            at[label] = spread({seed: it.get(step) for seed, it in losses.items()})
+        gaps = {label: gap(at[label], at["Adam"]) for label in labels if label != "Adam"}
+        parts = [abs(it / STEPS - step / length) for it in adam["iteration"]]
+        row = parts.index(min(parts))
+        theirs = {label: log["val_loss"][row] - adam["val_loss"][row] for label, log in logs.items() if label != "Adam"}
+        ours = {label: it._asdict() | {"words": it.words("lower", 4)} for label, it in gaps.items() if it}
+        found.append({"percent": 100 * step / length, "step": step, "gaps": ours, "authors": theirs})
     return found
 
 
 def curves(name: str, scale: str, folder: Path, runs: dict, rest: tuple, **_) -> dict | None:
-    """Figures 3 and 4: a loss over steps, at the scale's learning rate and at the best one of each; the authors'."""
+    """Figures 3 and 4: a loss over steps, at the scale's learning rate and at each row's best one; the authors'."""
     key, *labels = rest
     ((contest, ended),) = runs.items()
     labels = [label for label in labels if label in ended]
@@ -124,24 +111,24 @@ def curves(name: str, scale: str, folder: Path, runs: dict, rest: tuple, **_) ->
     }
 
 
-def phases(values: list, least: float = 0.02) -> int:
-    """Into how many stretches, each up or down by more than `least`, a curve falls: 0 where it never moves so far."""
+def phases(values: list) -> int:
+    """How many stretches a curve consists of, each up or down by more than LEAST: 0 where it never moves that far."""
     count, way, last = 0, 0, values[0]
     for x in values:
         if way and (x - last) * way >= 0:
             last = x
-        elif abs(x - last) > least:
+        elif abs(x - last) > LEAST:
             count, way, last = count + 1, math.copysign(1, x - last), x
     return count
 
 
 def reached(steps: list, step: int) -> int:
-    """The place of the first that is not before `step`."""
+    """The index of the first of the steps that is not before `step`."""
     return next(i for i, it in enumerate(steps) if it >= step)
 
 
 def motion(values: list, warm: int) -> dict:
-    """What a coefficient does in a run; values[warm]: at the end of the warm-up."""
+    """What a coefficient does in a run; values[warm]: its value at the end of the warm-up."""
     found = {"start": values[0], "warm": values[warm], "end": values[-1], "low": min(values), "high": max(values)}
     return found | {"phases": phases(values)}
 
@@ -178,11 +165,9 @@ def coefficients(name: str, scale: str, folder: Path, runs: dict, rest: tuple, *
         }
     at = [100 * step / STEPS for step in log["iteration"]]
     lines["the authors' log"] = {key: (at, [log[key]]) for key in SYMBOLS}
-    drawing.coefficients(
-        lines,
-        folder / "figure.png",
-        f"Mean and range over {len(ended[drawn[0]][1])} seeds, at {proportions.whose_rate(contest, scale)} learning rate. {note}",
-    )
+    n, whose = len(ended[drawn[0]][1]), proportions.whose_rate(contest, scale)
+    caption = f"Mean and range over {n} seeds, at {whose} learning rate. {note}"
+    drawing.coefficients(lines, folder / "figure.png", caption)
     return {
         "results": found,
         "authors": {key: motion(log[key], reached(log["iteration"], 2000)) for key in SYMBOLS},
@@ -193,7 +178,7 @@ def coefficients(name: str, scale: str, folder: Path, runs: dict, rest: tuple, *
 
 
 def stored(path: Path, draw: bool, compute) -> dict | None:
-    """What a deterministic computation has left in a file of results/; without `draw` it is done anew."""
+    """The result of a deterministic computation, from a file in results/; without `draw` it is computed again."""
     if not draw:
         path.write_text(json.dumps(compute()) + "\n")
     return json.loads(path.read_text()) if path.exists() else None
@@ -204,9 +189,8 @@ def bound(folder: Path, rest: tuple, draw: bool, **_) -> dict | None:
     report = stored(folder / "theory.json", draw, lambda: theory.theorem(*rest))
     if report is None:
         return None
-    drawing.bound(
-        report, folder / "figure.png", f"beta2 = {report['beta2']}, constants {report['constants']}; deterministic."
-    )
+    caption = f"beta2 = {report['beta2']}, constants {report['constants']}; deterministic."
+    drawing.bound(report, folder / "figure.png", caption)
     ends = {"AVGrad": report["bound"][0], "least": min(report["bound"]), "Adam": report["bound"][-1]}
     return {
         "results": {"best_rho": report["best_rho"], "beta2": report["beta2"], "T": report["T"], "bound": ends},
@@ -217,12 +201,12 @@ def bound(folder: Path, rest: tuple, draw: bool, **_) -> dict | None:
 
 
 def proposition(folder: Path, draw: bool, **_) -> dict | None:
-    """Proposition 1, tried on gradients that test it hard."""
+    """Proposition 1, on gradients that test it hard."""
     report = stored(folder / "theory.json", draw, theory.proposition)
     if report is None:
         return None
-    note = f"T = {report['T']:,} steps, beta2 = {report['beta2']}, 800 sequences of gradients: normal, heavy-tailed, "
-    note += "spikes, silence after a burst."
+    note = f"T = {report['T']:,} steps, beta2 = {report['beta2']}, {4 * theory.COUNT} sequences of gradients: "
+    note += "normal, heavy-tailed, spikes, silence after a burst."
     rows = [[rule, f"{100 * (growth - 1):+.2f} %"] for rule, growth in report["growth"].items()]
     shown = markdown(["rule of rho_t", "largest change of the step size in one step"], rows)
     (folder / "table.md").write_text("\n".join([note, "", "# prop1", "", shown, "", conditions([report])]) + "\n")
@@ -252,7 +236,7 @@ def convex(name: str, scale: str, folder: Path, runs: dict, **_) -> dict | None:
 
 
 def cells(name: str, scale: str, folder: Path, rest: dict, draw: bool, workers: int | None, seeds: int | None, **_):
-    """Figure 8: the cells of a sweep file, once per seed, and the same picture of the authors' cells."""
+    """Figure 8: the cells of a sweep file, for each seed, and the same picture of the authors' cells."""
     file, default_seeds = rest[scale]
     before = folder / "summary.json"
     if draw:
@@ -261,14 +245,13 @@ def cells(name: str, scale: str, folder: Path, rest: dict, draw: bool, workers: 
         under = json.loads(before.read_text())["conditions"]
     else:
         out = ROOT / "out" / "sweeps" / Path(file).stem
-        runs = {
-            seed: grid.cells(str(ROOT / file), [f"--seed={seed}"])[0] for seed in first_seeds(seeds or default_seeds)
-        }
+        every_seed = first_seeds(seeds or default_seeds)
+        runs = {seed: grid.cells(str(ROOT / file), [f"--seed={seed}"])[0] for seed in every_seed}
         every = [cell for some in runs.values() for cell in some]
         if failed := errors(execute(every, out, workers, True, keep_checkpoints=False)):
             raise UserError(
-                f"{len(failed)} cells failed: {'; '.join(dict.fromkeys(failed))}; the same command tries them again "
-                f"({out}/ID/log.txt)"
+                f"{len(failed)} cells failed: {'; '.join(dict.fromkeys(failed))}; "
+                f"the same command tries them again ({out}/ID/log.txt)"
             )
         for seed, some in runs.items():
             grid.write(list(grid.rows(some, out)), folder / f"cells-seed{seed}.csv")
@@ -281,11 +264,8 @@ def cells(name: str, scale: str, folder: Path, rest: dict, draw: bool, workers: 
         (theirs and [theirs], "authors.png", "The authors' cells, one seed."),
     ):
         panels = {loss: grid.panels(tables, f"final_{loss.replace(' ', '_')}") for loss in ("train loss", "val loss")}
-        drawing.grid(
-            panels,
-            folder / picture,
-            f"{what} A cross: a run diverged. The worst tenth and the best hundredth of the cells have one color each.",
-        )
+        what += " A cross: a run diverged. The worst tenth and the best hundredth of the cells have one color each."
+        drawing.grid(panels, folder / picture, what)
     return {
         "results": {
             loss: {"ours": [finite(grid.shares(table, loss)) for table in ours], "authors": grid.shares(theirs, loss)}

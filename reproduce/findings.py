@@ -1,4 +1,4 @@
-"""What each result says of the paper's claim: a verdict by a stated criterion, and sentences whose numbers are computed.
+"""What each result says of the paper's claim: a verdict by a stated criterion, and sentences with computed numbers.
 
 A claim is a list of checks on the summary of a name at a scale. It holds if all of them do; where they compare seeds, a
 difference counts if it is more than two paired standard errors (outcomes.Gap.clear). table_findings.py and
@@ -9,14 +9,14 @@ from typing import NamedTuple
 
 
 class Finding(NamedTuple):
-    paper: str  # a few words each
-    ours: str
+    paper: str  # in a few words
+    ours: str  # likewise
     checks: dict[str, bool]  # what must hold for the claim to hold, and whether it does
     sentences: list[str]
 
 
 def verdict(found: Finding | None, full_scale: bool) -> str:
-    """At the paper's own proportions "reproduced" or "not found", at reduced ones "same shape" or "not found at this scale"."""
+    """In words. full_scale: whether the proportions are the paper's own."""
     if found is None:
         return "not run"
     if all(found.checks.values()):

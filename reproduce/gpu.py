@@ -1,5 +1,5 @@
-"""What a GPU is expected to show of this repository, computed from bytes and operations, and the page that sets it beside what
-scripts/gpu_report.py measured: results/gpu."""
+"""What a GPU is expected to show of this repository, computed from bytes and operations, and the page in results/gpu
+that sets it beside what scripts/gpu_report.py measured."""
 
 import re
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from reproduce.markdown import markdown
 FIVE = ("beta1", "beta2", "beta3", "rho", "c")
 LAYERS_WIDTH = {"124M": (12, 768), "355M": (24, 1024), "1.5B": (48, 1600)}
 CONTEXT, VOCABULARY, TOKENS = 1024, 50304, 5 * 12 * 1024  # of a training iteration of GPT-2 124M
-MEMORY = {  # bytes/s of a card's memory, from the vendors' data sheets; the first key that is a word of its name counts
+MEMORY = {  # bytes/s of a card's memory, from the vendors' data sheets; the first key that its name contains counts
     "H200": 4.8e12,
     "H100 PCIe": 2.0e12,
     "H100 NVL": 3.9e12,
@@ -33,28 +33,25 @@ RUNS = {  # whole iterations: the config, and what the optimizer keeps and moves
     "mada": ["config/train_gpt2_mada.py"],
     "mada, without lion": ["config/train_gpt2_mada.py", f"--learn={FIVE!r}"],
 }
-ERRORS = {
-    "float32": 1.0e-6,
-    "bfloat16": 7.6e-2,
-    "float16": 9.1e-3,
-}  # seen of the C loops, which round in the same places
+ERRORS = {"float32": 1.0e-6, "bfloat16": 7.6e-2, "float16": 9.1e-3}  # of the C loops, which round in the same places
 
 PREDICTED = """\
 # Predicted for an H100, before anything was measured on a GPU
 
-`make gpu-report` on a machine with a GPU puts its measurements beside these, in report.md. Without one it prints this page:
+`make gpu-report` on a machine with a GPU puts its measurements beside these, in report.md. \
+Without one it prints this page:
 `python scripts/gpu_report.py > results/gpu/README.md`. A goal may be one that is predicted to be missed.
 
 """
 
 
 class Prediction(NamedTuple):
-    """What a measurement is expected to be, the goal that it is to keep (a bound, and whether it is one from below), why."""
+    """What a measurement is expected to be, and why."""
 
     value: float
-    goal: float | None
+    goal: float | None  # a bound on the measurement
     why: str
-    least: bool = False
+    least: bool = False  # whether the goal is a bound from below
 
 
 def elements(size):
@@ -70,7 +67,7 @@ def work():
 
 
 def costs(row):
-    """Bytes per parameter that a row of BENCHED moves in a step, and that it keeps, in float32."""
+    """Bytes per parameter that a row of BENCHED moves in a step, and those that it keeps, in float32."""
     if row == "adamw":
         return 4 + 4 * 4 + 3 * 4, 8  # the norm; gradient, parameter, m and v are read; all but the gradient are written
     matrix = torch.zeros(2, 2, requires_grad=True)
@@ -83,7 +80,7 @@ def costs(row):
 
 
 def predictions(card):
-    """{measurement: Prediction} for a card of this name; those of an H100 where it is not known."""
+    """{measurement: Prediction} for a card of this name; for an H100 where it is not known."""
     find = (memory for key, memory in MEMORY.items() if re.search(rf"\b{key}\b", card))
     sheet, flops = next(find, MEMORY["H100"]), peak_flops(card) or peak_flops("H100")
     memory, found = ATTAINED * sheet, {}
@@ -96,10 +93,9 @@ def predictions(card):
     predict("optimizers whose step waits", 0, "no step reads a value (tests/optim/test_waiting.py)", 0)
     for size in LAYERS_WIDTH:
         for row in BENCHED:
-            amount = costs(row)[0] * elements(size)
-            why = (
-                f"{costs(row)[0]} bytes a parameter at {memory / 1e12:.2f} TB/s; goal: 1.3 times the data sheet's time"
-            )
+            moved, _ = costs(row)
+            amount = moved * elements(size)
+            why = f"{moved} bytes a parameter at {memory / 1e12:.2f} TB/s; goal: 1.3 times the data sheet's time"
             predict(f"{size}, {row}: ms", 1e3 * amount / memory, why, 1.3e3 * amount / sheet)
     for tensors, share in ((148, 0.5), (2000, 0.35)):
         why = f"{share} on a CPU; twice that with the launches"

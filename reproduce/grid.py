@@ -1,7 +1,8 @@
 """A grid over any settings of train.py: its cells, what they ended with, and the shares of Figure 8.
 
-A sweep file is plain Python: `base`, a config file; settings as in one, where a list spans an axis of the grid; or instead
-of lists a function `cells()` that yields dicts of settings. `seconds` may say what a cell takes. Names with _ are its own.
+A sweep file is plain Python: `base`, a config file; settings as in a config file, where a list spans an axis of the
+grid; or, instead of lists, a function `cells()` that yields dicts of settings. `seconds` may say how long a cell takes.
+Names that begin with _ are its own.
 """
 
 import csv
@@ -18,14 +19,14 @@ from reproduce.published import ROOT
 from reproduce.runs import Run, run
 from settings import UserError
 
-CORNER = {  # Adam's, where not set
+CORNER = {
     "beta1": math.nan,
     "beta2": math.nan,
     "beta3": 0.0,
     "rho": 1.0,
     "c": 1.0,
     "gamma": 1.0,
-}
+}  # Adam's, where not set
 LOSSES = ("final_train_loss", "final_val_loss")
 COLUMNS = ["optimizer", *[f"{name}_0" for name in CORNER], *LOSSES]
 
@@ -42,9 +43,8 @@ def cells(path: str, arguments: list[str]) -> tuple[list[Run], float | None]:
         raise UserError(f"{path}: there is no such sweep file") from None
     except (Exception, SystemExit) as error:
         raise UserError(f"{path}: {type(error).__name__}: {error}") from error
-    settings = {
-        name: value for name, value in names.items() if not name.startswith("_") and not hasattr(value, "__spec__")
-    }
+    own = [name for name, value in names.items() if name.startswith("_") or hasattr(value, "__spec__")]
+    settings = {name: value for name, value in names.items() if name not in own}
     base, function, seconds = (settings.pop(name, None) for name in ("base", "cells", "seconds"))
     if function is None:
         axes = {name: value for name, value in settings.items() if isinstance(value, list)}
@@ -69,7 +69,7 @@ def cells(path: str, arguments: list[str]) -> tuple[list[Run], float | None]:
 
 
 def varied(runs: list[Run]) -> list[str]:
-    """Names of the settings that differ between runs of the same optimizer."""
+    """The names of settings that differ between runs of the same optimizer."""
     first, found = {}, set()
     for each in runs:
         same = first.setdefault(each.cfg["optimizer"], each).cfg
@@ -85,29 +85,28 @@ def rows(runs: list[Run], folder: str) -> Iterator[dict]:
             cfg, last = each.cfg, metrics.read(os.path.join(folder, each.id))[1][-1]
         except (OSError, ValueError, IndexError):
             continue
-        state = pool.look(each, folder)
-        diverged = state.get("diverged", False) or not math.isfinite(
-            last.get("train_loss", 0) + last.get("val_loss", 0)
-        )
+        total = last.get("train_loss", 0) + last.get("val_loss", 0)
+        diverged = pool.look(each, folder).get("diverged", False) or not math.isfinite(total)
         if last["iter"] < cfg["max_iters"] and not diverged:
             continue
-        losses = (
-            (math.nan, math.nan) if diverged else (last.get("eval_train_loss", last["train_loss"]), last["val_loss"])
-        )
+        losses = [math.nan] * 2
+        if not diverged:
+            losses = last.get("eval_train_loss", last["train_loss"]), last["val_loss"]
         start = [value if cfg[name] is None else cfg[name] for name, value in CORNER.items()]
-        yield dict(zip(COLUMNS, (cfg["optimizer"], *start, *losses), strict=True)) | {
-            name: cfg[name] for name in others
-        }
+        named = zip(COLUMNS, (cfg["optimizer"], *start, *losses), strict=True)
+        yield dict(named) | {name: cfg[name] for name in others}
 
 
 def write(table: list[dict], path: str | Path):
-    """summary.csv in the columns of the authors' file, and after them whatever else was varied."""
+    """summary.csv in the columns of the authors' file, followed by whatever else was varied."""
+
+    def written(value):
+        return f"{value:.6f}" if isinstance(value, float) else value
+
     with open(f"{path}.{os.getpid()}.part", "w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(table[0])
-        writer.writerows(
-            [f"{value:.6f}" if isinstance(value, float) else value for value in row.values()] for row in table
-        )
+        writer.writerows(map(written, row.values()) for row in table)
     os.replace(file.name, path)
 
 
@@ -120,16 +119,16 @@ def read(path: str | Path) -> list[dict]:
         raise UserError(f"{path}: not a table of columns {', '.join(COLUMNS)}: {error}") from None
 
 
-def panels(tables: list[list[dict]], loss: str, x: str = "beta1", y: str = "beta2") -> dict[str, dict]:
-    """{optimizer: {(x, y) of a cell: mean loss over the tables (seeds); NaN where one diverged}}."""
+def panels(tables: list[list[dict]], loss: str) -> dict[str, dict]:
+    """{optimizer: {initial (beta1, beta2): mean loss over the tables (seeds); NaN where one diverged}}."""
     found = {}
     for row in itertools.chain(*tables):
-        found.setdefault(row["optimizer"], {}).setdefault((row[f"{x}_0"], row[f"{y}_0"]), []).append(row[loss])
+        found.setdefault(row["optimizer"], {}).setdefault((row["beta1_0"], row["beta2_0"]), []).append(row[loss])
     return {name: {at: mean(losses) for at, losses in points.items()} for name, points in found.items()}
 
 
 def shares(table: list[dict], loss: str) -> dict:
-    """How MADA's final losses lie to the others' over the cells of one seed; a diverged cell's is infinite."""
+    """How MADA's final losses compare with the others' over the cells of one seed; a diverged cell's is infinite."""
     by_cell = {}
     for row in table:
         value = row[loss] if math.isfinite(row[loss]) else math.inf
@@ -146,7 +145,7 @@ def shares(table: list[dict], loss: str) -> dict:
 
 
 def report(table: list[dict], under: float | None) -> Iterator[str]:
-    """The best cell, and each optimizer's share of cells under a training loss: by default under the median of all."""
+    """The best cell, and each optimizer's share of cells under a training loss, by default the median of all."""
     finite = [row for row in table if math.isfinite(row["final_train_loss"])]
     if not finite:
         yield "no cell has a finite loss"
@@ -176,10 +175,10 @@ def compare(table: list[dict], theirs: list[dict]) -> Iterator[str]:
         if other := known.get(key(row)):
             pairs = [(row[name], other[name]) for name in LOSSES]
             both.setdefault(row["optimizer"], []).append([ours - their for ours, their in pairs])
-            yield f"{row['optimizer']:10s} beta1 {row['beta1_0']:.4f} beta2 {row['beta2_0']:.4f}" + "".join(
-                f"   {name} {ours:.4f} - {their:.4f} = {ours - their:+.4f}"
-                for name, (ours, their) in zip(("train", "val"), pairs, strict=True)
-            )
+            words = f"{row['optimizer']:10s} beta1 {row['beta1_0']:.4f} beta2 {row['beta2_0']:.4f}"
+            for name, (ours, their) in zip(("train", "val"), pairs, strict=True):
+                words += f"   {name} {ours:.4f} - {their:.4f} = {ours - their:+.4f}"
+            yield words
     for optimizer, differences in both.items():
         train, val = ([d for d in column if math.isfinite(d)] for column in zip(*differences, strict=True))
         if train:

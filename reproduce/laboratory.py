@@ -1,4 +1,4 @@
-"""Reproduce a name at a scale: run what is missing, resume what was cut off, and make its table or figure and summary.json."""
+"""Reproduce a name at a scale: run what is missing, resume what was cut off, and make its table or figure."""
 
 import datetime
 import json
@@ -33,12 +33,9 @@ def scales(name: str) -> list[str]:
     if name in rivals.NAMES:
         return rivals.scales(name)
     kind, contests, rest, _ = NAMES[name]
-    without = (
-        rest if kind == "grid" else PROFILE
-    )  # the miniature is a contest's; what takes seconds is the same everywhere
-    return [
-        it for it in SCALES if any(it in has for has in ([CONTESTS[name].scales for name in contests] or [without]))
-    ]
+    # without contests: the scales of the grid, or of the profile, also for what is the same at all scales
+    has = [CONTESTS[contest].scales for contest in contests] or [rest if kind == "grid" else PROFILE]
+    return [scale for scale in SCALES if any(scale in each for each in has)]
 
 
 def check(name: str, scale: str):
@@ -49,7 +46,7 @@ def check(name: str, scale: str):
 
 class Estimate(NamedTuple):
     runs: int  # of the name at the scale
-    missing: int  # of these
+    missing: int  # how many of these are
     seconds: float | None  # of one worker for what is missing; None where nothing like it has been timed
 
     def __str__(self) -> str:
@@ -66,7 +63,10 @@ class Estimate(NamedTuple):
 def estimate(
     name: str, scale: str, seeds: int | None = None, with_grid: bool = True, task: str | None = None
 ) -> Estimate:
-    """What reproduce() would run, and how long the same rows took: those in results/, or else those in out/. Raises UserError."""
+    """What reproduce() would run, and how long it would take, by the same rows' runs in results/ or else in out/.
+
+    Raises UserError.
+    """
     check(name, scale)
     if name in rivals.NAMES:
         return Estimate(*rivals.estimate(name, scale, seeds, task))
@@ -111,16 +111,13 @@ def perform(contest: str, scale: str, seeds: int | None, workers: int | None, wi
     failed, keep = [], bool(CONTESTS[contest].scales[scale].evaluated)
     while True:
         found = store.cells(contest, scale, seeds, with_grid)
-        missing = [
-            cell
-            for key, cell in found.items()
-            if not store.fresh(store.file_of(contest, scale, *key), cell) and cell.id not in tried
-        ]
+        paths = {key: store.file_of(contest, scale, *key) for key in found}
+        missing = [it for key, it in found.items() if not store.fresh(paths[key], it) and it.id not in tried]
         tried.update(cell.id for cell in missing)
         if missing:
             failed += errors(execute(missing, store.WORK, workers, True, keep_checkpoints=keep))
         store.collect(contest, scale, found)
-        if not missing:  # nor has a run ended that others waited for
+        if not missing:  # and no run has ended that others waited for
             return failed
 
 
@@ -133,7 +130,7 @@ def reproduce(
     with_grid: bool = True,
     task: str | None = None,
 ) -> list[str]:
-    """One table or figure at one scale; draw: run nothing; task: one of the contest's or the ablation's alone.
+    """Make one table or figure at one scale; draw: run nothing; task: only this one, of a name that has tasks.
 
     Returns the errors of runs that failed. Raises UserError.
     """
@@ -145,20 +142,13 @@ def reproduce(
     folder = store.RESULTS / name / scale
     folder.mkdir(parents=True, exist_ok=True)
     for contest in contests:
-        if draw:  # what has ended meanwhile
+        if draw:  # collect what has ended in the meantime
             store.collect(contest, scale, store.cells(contest, scale, seeds, with_grid))
         else:
             failed += perform(contest, scale, seeds, workers, with_grid)
     runs = {contest: store.gather(contest, scale) for contest in contests}
     summary = KINDS[kind](
-        name=name,
-        scale=scale,
-        folder=folder,
-        runs=runs,
-        rest=rest,
-        draw=draw,
-        workers=workers,
-        seeds=seeds,
+        name=name, scale=scale, folder=folder, runs=runs, rest=rest, draw=draw, workers=workers, seeds=seeds
     )
     if summary is None:
         print(f"{name} {scale}: nothing has been run yet")
@@ -180,7 +170,7 @@ def reproduce(
     }
     made = head | before | summary
     old = json.loads(path.read_text()) if path.exists() else {}
-    if made | {"date": ""} == old | {"date": ""}:  # nothing has come of it
+    if made | {"date": ""} == old | {"date": ""}:  # nothing new
         made["date"] = old["date"]
     path.write_text(json.dumps(made, indent=1) + "\n")
     where = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder

@@ -1,7 +1,7 @@
-"""Muon beside MADA: what are hidden matrices worth, orthogonalized, and does MADA find the way there?
+"""Muon beside MADA: what is orthogonalizing hidden matrices worth, and does MADA find the way there?
 
-Rows under the contest's conditions, from its first betas, at rates over a factor of 64. The first open question of the paper
-is what MADA does with more optimizers than its five.
+Rows under the contest's conditions, from its first betas, at rates over a factor of 64. The first open question of the
+paper is what MADA does with more optimizers than its five.
 """
 
 from reproduce import contest
@@ -34,6 +34,5 @@ SCALES = {"smoke": ("digits",), "cpu": tuple(TASKS), "gpu": tuple(TASKS)}
 def runs(name: str, scale: str, seeds: int | None = None) -> dict[tuple[str, Cell, int], Run]:
     """{(row, cell, seed): run} of a task."""
     it = TASKS[name]
-    return made(
-        it, scale, seeds, {row: [Cell(rate, START) for rate in it.rates] for row in it.rows}, contest.of_mada(ROWS)
-    )
+    cells = [Cell(rate, START) for rate in it.rates]
+    return made(it, scale, seeds, dict.fromkeys(it.rows, cells), contest.of_mada(ROWS))

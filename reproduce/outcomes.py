@@ -17,12 +17,12 @@ class Ended(NamedTuple):
     evaluation: dict  # {data set: {"perplexity": ...}}
 
     def value(self, key: str) -> float:
-        """The last one of the metrics; NaN of a run that diverged."""
+        """The last value in the metrics; NaN for a run that diverged."""
         values = [record[key] for record in self.records if key in record]
         return math.nan if self.header.get("diverged") or not values else values[-1]
 
     def perplexity(self, name: str) -> float | None:
-        """None where it was not taken; NaN of a run that diverged."""
+        """None where it was not measured; NaN for a run that diverged."""
         return math.nan if self.header.get("diverged") else self.evaluation.get(name, {}).get("perplexity")
 
 
@@ -33,7 +33,7 @@ def read(path: Path) -> tuple[dict, list]:
 
 
 def spread(values: dict) -> dict:
-    """Of the finite ones of {seed: value}, without None: {"n", "diverged", "mean", "sd", "values"}."""
+    """{"n", "diverged", "mean", "sd", "values"} of {seed: value}, without None; mean and sd of the finite ones."""
     values = {seed: value for seed, value in values.items() if value is not None}
     good = [value for value in values.values() if math.isfinite(value)]
     middle, sd = (mean(good) if good else None), (stdev(good) if len(good) > 1 else None)
@@ -52,14 +52,14 @@ class Gap(NamedTuple):
     """The paired difference of two rows: runs with the same seed have the same initial weights and batches."""
 
     mean: float
-    error: float | None  # its standard error; None of one seed
+    error: float | None  # its standard error; None for one seed
     n: int  # seeds that both have
-    same: int  # of these, those in which it has the sign of the mean
+    same: int  # how many of these have the sign of the mean
     lost: int = 0  # seeds in which the row diverged, and the baseline did not
 
     @property
     def clear(self) -> bool:
-        """The criterion for a difference in the paper's tables and figures: more than two paired standard errors, and no seed lost."""
+        """The criterion for a difference in tables and figures: over two paired standard errors, and no seed lost."""
         return self.error is not None and abs(self.mean) > 2 * self.error and not self.lost
 
     def words(self, better: str, digits: int) -> str:
@@ -85,12 +85,12 @@ def gap(it: dict | None, baseline: dict | None) -> Gap | None:
 
 
 def best_of(factors: dict[float, list[Ended]], value, better: str) -> float:
-    """The factor on the learning rate with the best mean: of those with two seeds or more (or of all, where none has), none of
-    which diverged, over the seeds that these have in common.
+    """The factor on the learning rate with the best mean, over the seeds that the candidates have in common: factors at
+    which no run diverged, with two seeds or more (or with any number, where none has two).
     """
-    found = {
-        factor: {run.seed: value(run) for run in runs if value(run) is not None} for factor, runs in factors.items()
-    }
+    found = {}
+    for factor, runs in factors.items():
+        found[factor] = {run.seed: it for run in runs if (it := value(run)) is not None}
     found = {factor: it for factor, it in found.items() if it and all(map(math.isfinite, it.values()))}
     found = {factor: it for factor, it in found.items() if len(it) > 1} or found
     seeds = set.intersection(*map(set, found.values())) if found else ()
@@ -99,12 +99,12 @@ def best_of(factors: dict[float, list[Ended]], value, better: str) -> float:
 
 
 def headers(runs: dict) -> list[dict]:
-    """The first lines of the metrics of {label: {factor: [Ended, ...]}}."""
+    """The headers of all runs in {label: {factor: [Ended, ...]}}."""
     return [run.header for factors in runs.values() for ended in factors.values() for run in ended]
 
 
 def conditions(headers: list[dict]) -> str:
-    """Hardware, versions, data and time of runs, from their headers, as a sentence."""
+    """A sentence on the hardware, versions, data and time of runs, from their headers."""
 
     def some(key):
         return list(dict.fromkeys(str(header[key]) for header in headers if header.get(key) is not None))

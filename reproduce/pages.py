@@ -16,20 +16,20 @@ TOP = """# Results
 |---|---|---|---|
 {rows}
 
-A verdict is computed ([findings.py](../reproduce/findings.py)): a claim holds if all the checks that stand under "how" hold; seeds
+A verdict is computed ([findings.py](../reproduce/findings.py)): \
+a claim holds if all the checks that stand under "how" hold; seeds
 are compared in pairs, and a difference counts if it is more than two standard errors of its mean. A claim that holds is
 "reproduced" at the paper's own proportions and has the "same shape" at reduced ones; one that does not is "not found".
 Of the scales, the largest that was run is shown: {scales}. Remade by `python scripts/reproduce.py index`.
 """
 WHY_NOT = {
-    "table4": "It wants the weights of GPT-2 XL. The paper's training losses there are too low for nats per token "
-    "after "
-    "two epochs; it does not say what they count.",
+    "table4": "It wants the weights of GPT-2 XL. "
+    "The paper's training losses there are too low for nats per token after two epochs; "
+    "it does not say what they count.",
     "resnet9": "It wants a GPU.",
 }
-
-
-READERS = {  # of a summary's part; name: of the claim, contest: of the part or None, others: {name: summary} of the same scale
+# {kind: a function of part (of a summary), name, contest (None: part is all of it), others: {name: summary at a scale}}
+READERS = {
     "losses": table_findings.losses,
     "perplexities": table_findings.perplexities,
     "profile": table_findings.profile,
@@ -78,7 +78,7 @@ def row(name: str, contest: str | None, part: dict | None, found: findings.Findi
 
 
 def short(name: str, contest: str | None) -> str:
-    """The paper's numbers where we have none."""
+    """The paper's numbers, where we have none."""
     rows = PUBLISHED[name].get(contest) or PUBLISHED[name].get("rows", {})
     return ", ".join(f"{label} {rows[label][0]:g}" for label in ("MADA", "Adam") if label in rows) or "-"
 
@@ -88,12 +88,12 @@ def folded(summary: str, lines: list[str]) -> list[str]:
 
 
 def table(path: Path, contest: str | None) -> tuple[list[str], list[str]]:
-    """A table.md: the first line and the table itself, and what is said of how it was made."""
+    """Two parts of a table.md: all up to the table, and what is said about how it was made."""
     parts = re.split(r"\n(?=Reduced \(|Full scale)", path.read_text())
     text = next((part for part in parts if contest is None or f", {contest};" in part), parts[0])
     blocks = [block for block in text.strip().split("\n\n") if not block.startswith("# ")]
     shown = next(i for i, block in enumerate(blocks) if block.startswith("|"))
-    return [*blocks[: shown + 1]], [block for block in blocks[shown + 1 :] if "not a part of this scale" not in block]
+    return blocks[: shown + 1], [block for block in blocks[shown + 1 :] if "not a part of this scale" not in block]
 
 
 def section(
@@ -114,16 +114,14 @@ def section(
         made += ["", *[text for text in after if text != part["conditions"]]]
     else:
         lines += [part["note"], ""]
-    logs = summary["logs"] or [str(path.relative_to(results)) for path in sorted(folder.glob("*.csv"))]
-    logs = logs or [
-        str(path.relative_to(results)) for path in sorted(folder.glob("*.json")) if path.name != "summary.json"
-    ]
+    files = sorted(folder.glob("*.csv")) or [it for it in sorted(folder.glob("*.json")) if it.name != "summary.json"]
+    logs = summary["logs"] or [str(path.relative_to(results)) for path in files]
     made += ["", "Data: " + ", ".join(f"[{log}]({log})" for log in logs)]
     return lines + folded("how", made)
 
 
 def smaller(results: Path, name: str, scale: str, found: findings.Finding) -> list[str]:
-    """What a scale says that is not the largest, with links to its pages."""
+    """What a smaller scale says, with links to its pages."""
     folder = results / name / scale
     pages = [it for it in ("README.md", "table.md", "figure.png") if (folder / it).exists()]
     links = ", ".join(f"[{it}]({name}/{scale}/{it})" for it in pages)
@@ -136,7 +134,7 @@ def beside(results: Path) -> list[str]:
     for path in sorted(results.glob("*/*/README.md")):
         name, scale, _ = path.relative_to(results).parts
         if name in NAMES:
-            continue  # the rest is what the paper has not: rivals.py
+            continue  # the others are not in the paper: rivals.py
         lines += [f"## {name}", "", f"[Its page]({name}/{scale}/README.md), {scale}.", ""] if scale != "smoke" else []
     if (results / "bench" / "bench.json").exists():
         bench = json.loads((results / "bench" / "bench.json").read_text())
@@ -147,13 +145,11 @@ def beside(results: Path) -> list[str]:
             "## bench",
             "",
             (
-                f"What a step costs: MADA {ratio['mada']:.1f} times fused AdamW's time ({ms['mada']:.1f} "
-                f"against {ms['adamw']:.1f} ms, medians of "
-                f"{bench['rounds']} rounds side by side), with nothing learned {min(fixed):.1f} to "
-                f"{max(fixed):.1f} times. "
-                f"{bench['title']}. The floor that is drawn is copy speed; updating in place moves less than a "
-                f"copy, so that cheap steps "
-                "lie below it."
+                f"What a step costs: MADA {ratio['mada']:.1f} times fused AdamW's time "
+                f"({ms['mada']:.1f} against {ms['adamw']:.1f} ms, medians of {bench['rounds']} rounds side by side), "
+                f"with nothing learned {min(fixed):.1f} to {max(fixed):.1f} times. {bench['title']}. "
+                "The floor that is drawn is copy speed; updating in place moves less than a copy, "
+                "so that cheap steps lie below it."
             ),
             "",
             "![bench](bench/bench.png)",
@@ -165,31 +161,25 @@ def beside(results: Path) -> list[str]:
         kind, _, seed = path.stem.partition("-seed")
         runs.setdefault(kind, {})[seed] = [it["val_loss"] for it in read(path)[1] if "val_loss" in it][-1]
     if runs:
-        pairs = [runs["bfloat16"][seed] - runs["float32"][seed] for seed in runs["float32"]]
-        spread = stdev(runs["float32"].values())
+        half, whole = runs["bfloat16"], runs["float32"]
+        pairs = [half[seed] - whole[seed] for seed in whole]
+        how = (
+            "`python train.py config/contest_shakespeare_large.py --max_iters=600 --eval_interval=200 --seed=S "
+            "--state_dtype=bfloat16` against the same without it, one thread: [bfloat16_state](bfloat16_state)"
+        )
         lines += [
             "## bfloat16_state",
             "",
             (
-                f"The moments of the gradient kept in bfloat16: validation loss after 600 steps of the 0.8M GPT on Shakespeare "
-                f"{mean(runs['bfloat16'].values()):.4f} "
-                f"instead of {mean(runs['float32'].values()):.4f}, means of {len(pairs)} seeds. In the same seed "
-                f"it is {min(pairs):+.4f} to "
-                f"{max(pairs):+.4f}; seeds differ by {spread:.3f} (standard deviation), so that the loss is small "
-                f"beside their noise; it has that sign in all of them."
+                "The moments of the gradient kept in bfloat16: "
+                "validation loss after 600 steps of the 0.8M GPT on Shakespeare "
+                f"{mean(half.values()):.4f} instead of {mean(whole.values()):.4f}, means of {len(pairs)} seeds. "
+                f"In the same seed it is {min(pairs):+.4f} to {max(pairs):+.4f}; "
+                f"seeds differ by {stdev(whole.values()):.3f} (standard deviation), "
+                "so that the loss is small beside their noise; it has that sign in all of them."
             ),
             "",
-            *folded(
-                "how",
-                [
-                    (
-                        "`python train.py config/contest_shakespeare_large.py --max_iters=600 --eval_interval=200 "
-                        "--seed=S "
-                        "--state_dtype=bfloat16` against the same without it, one thread: "
-                        "[bfloat16_state](bfloat16_state)"
-                    )
-                ],
-            ),
+            *folded("how", [how]),
         ]
     return lines
 
@@ -203,12 +193,8 @@ def index(results: Path) -> str:
     for name, contest, shown in every:
         if name not in done:
             done.add(name)
-            lines += [
-                f"## {name}",
-                "",
-                f"The paper's claim: {NAMES[name].claim} ({PUBLISHED[name]['source']}).",
-                "",
-            ]
+            lines += [f"## {name}", ""]
+            lines += [f"The paper's claim: {NAMES[name].claim} ({PUBLISHED[name]['source']}).", ""]
         if len(NAMES[name].contests) > 1:
             lines += [f"### {contest}", ""]
         if shown:
@@ -216,8 +202,8 @@ def index(results: Path) -> str:
             lines += section(results, name, scale, contest, part, it)
             lines += [line for scale, (_, it) in others for line in smaller(results, name, scale, it)]
         else:
-            smoke = (
-                " The smoke scale was run, which shows that the command works." * (results / name / "smoke").exists()
-            )
-            lines += [f"**Not run.** {WHY_NOT.get(contest) or WHY_NOT.get(name, '')}{smoke}", ""]
+            smoke = (results / name / "smoke").exists()
+            said = WHY_NOT.get(contest) or WHY_NOT.get(name, "")
+            said += " The smoke scale was run, which shows that the command works." * smoke
+            lines += [f"**Not run.** {said}", ""]
     return "\n".join([*lines, *beside(results)]).rstrip() + "\n"

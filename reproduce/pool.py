@@ -1,13 +1,13 @@
-"""Do many training runs, each once, whatever dies meanwhile.
+"""Do many training runs, each once, whatever dies in the meantime.
 
     runs = [run("train.py", "config/train_shakespeare_char_cpu.py", beta1=beta1) for beta1 in (0.8, 0.9)]
-    execute(runs, "out/many")                          # invoked again, or elsewhere at once, it does what is missing
+    execute(runs, "out/many")                          # called again, or elsewhere at once, it does what is missing
     metrics.read(f"out/many/{runs[0].id}")             # header, records
 
-FOLDER/ID/ is the out_dir of a run. Beside what the script writes there, it holds log.txt, state.json (running, done or failed)
-and lock, which whoever does the run holds: the kernel frees it when that process dies, and machines may share the folder.
-A run that is called running and not locked has lost its worker; it goes on from its last checkpoint. What the pool before
-this one has done, which wrote attempt.N.json, is done after:
+FOLDER/ID/ is the out_dir of a run. Beside what the script writes there, it holds log.txt, state.json (running, done or
+failed) and lock, which the worker holds: the kernel frees it when that process dies, and machines may share the folder.
+A run that is marked as running but not locked has lost its worker; it resumes from its last checkpoint. To keep what
+the previous version of this pool has done, which wrote attempt.N.json:
 
     for file in FOLDER/*/attempt.*.json; do grep -q '"state": "done"' $file && cp $file ${file%/*}/state.json; done
 
@@ -44,30 +44,27 @@ import data.tokens
 from reproduce.runs import Run
 from settings import Diverged, Finished, UserError
 
-CHECKPOINTS = ("ckpt_last.pt", "ckpt_prev.pt", "ckpt_best.pt")  # from any of which a script can go on
-DEATHS = 5  # of a run's workers in one place, after which the run has failed
-FULL, FRESH = 74, 75  # exit status of a worker that cannot write, and of one that a new one is to replace
-STATES = {
-    "running": ("where", "deaths"),
-    "done": ("diverged", "seconds"),
-    "failed": ("error",),
-}  # and what each must say
+CHECKPOINTS = ("ckpt_last.pt", "ckpt_prev.pt", "ckpt_best.pt")  # a script can resume from any of them
+DEATHS = 5  # of a run's workers at the same checkpoint, after which the run has failed
+FULL, FRESH = 74, 75  # exit status of a worker that cannot write, and of one to be replaced by a new one
+# what state.json must say of each state
+STATES = {"running": ("where", "deaths"), "done": ("diverged", "seconds"), "failed": ("error",)}
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE)
 
 
 class CannotWrite(UserError):
-    """The folder's disk is full, or the like: no fault of the run's."""
+    """The folder's disk is full, or the like: not the run's fault."""
 
 
 class Stopped(UserError):
-    """SIGTERM or ctrl-C; the same call goes on."""
+    """SIGTERM or ctrl-C; the same call resumes."""
 
 
 # the state of a run on the disk
 
 
 def read(path: Path) -> dict:
-    """What state.json says; {"state": "pending"} where there is none that can be read."""
+    """What state.json says; {"state": "pending"} where it is missing or cannot be read."""
     try:
         found = json.loads((path / "state.json").read_text())
         return found if all(name in found for name in STATES[found["state"]]) else {"state": "pending"}
@@ -76,7 +73,7 @@ def read(path: Path) -> dict:
 
 
 def write(path: Path, **found) -> dict:
-    """Make that the content of state.json, and return it."""
+    """Write state.json, and return its content."""
     found |= {"host": socket.gethostname(), "pid": os.getpid()}
     (path / "state.json.part").write_text(json.dumps(found))
     os.replace(path / "state.json.part", path / "state.json")
@@ -89,7 +86,7 @@ def lock(path: Path, **how) -> contextlib.AbstractContextManager:
 
 
 def look(run: Run, folder: str) -> dict:
-    """{"state": "pending", "running", "done" or "failed", and what else is known of it}."""
+    """{"state": "pending", "running", "done" or "failed", and what else is known of the run}."""
     found = read(path := Path(folder, run.id))
     if found["state"] == "running":
         with contextlib.suppress(Timeout), lock(path, blocking=False):
@@ -99,7 +96,7 @@ def look(run: Run, folder: str) -> dict:
 
 
 def forget(run: Run, folder: str):
-    """Make a failed run pending, unless another is at it."""
+    """Make a failed run pending, unless another process has it."""
     path = Path(folder, run.id)
     with contextlib.suppress(Timeout), lock(path, blocking=False):
         if read(path)["state"] == "failed":
@@ -111,12 +108,12 @@ def ended(found: dict) -> bool:
 
 
 def errors(states: dict) -> list[str]:
-    """The last line of what each failed run died of; states: what execute returned."""
+    """The last line of each failed run's error; states: what execute returned."""
     return [it["error"].strip().splitlines()[-1] for it in states.values() if it["state"] == "failed"]
 
 
 def check_data(runs: list[Run]):
-    """Raises UserError where a data set is not there, before each run says so."""
+    """Raises UserError where a data set is missing, before each run fails for that reason."""
     for name in sorted({run.cfg["dataset"] for run in runs if run.cfg.get("dataset")}):
         if not os.path.exists(os.path.join(data.tokens.FOLDER, name, "meta.json")):
             raise UserError(f"data/{name} is not prepared; run: python data/{name}/prepare.py")
@@ -135,7 +132,7 @@ def load(script: str):
 
 
 def cannot_write(error: BaseException | None) -> bool:
-    """Whether an exception comes from a full disk, a quota or a file system that went away."""
+    """Whether an exception comes from a full disk, a quota or a file system that is gone."""
     while error is not None:
         if getattr(error, "errno", None) in DISK:
             return True
@@ -146,7 +143,7 @@ def cannot_write(error: BaseException | None) -> bool:
 
 
 def attempt(run: Run, path: Path, keep_checkpoints: bool) -> dict:
-    """Do a run whose lock we hold, here and now. Returns its state. Raises CannotWrite, and KeyboardInterrupt if stopped."""
+    """Do a run whose lock we hold. Returns its state. Raises KeyboardInterrupt if stopped, or an error of the disk."""
     before, began = read(path), time.monotonic()
     there = [it for name in CHECKPOINTS if (it := path / name).exists()]
     where = max((it.stat().st_mtime_ns for it in there), default=None)
@@ -160,7 +157,7 @@ def attempt(run: Run, path: Path, keep_checkpoints: bool) -> dict:
         with open(path / "log.txt", "a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
             value = script.train(cfg, {*run.given, "out_dir"})
         if value is None:
-            raise KeyboardInterrupt  # train has let SIGTERM or ctrl-C wait until its checkpoint was written
+            raise KeyboardInterrupt  # train held SIGTERM or ctrl-C back until its checkpoint was written
         found = {"state": "done", "diverged": not math.isfinite(value)}
     except Finished:  # killed between its last checkpoint and our next line
         found = {"state": "done", "diverged": False}
@@ -168,7 +165,7 @@ def attempt(run: Run, path: Path, keep_checkpoints: bool) -> dict:
         found = {"state": "done", "diverged": True, "error": str(error)}
     except Exception as error:
         if cannot_write(error):
-            (path / "state.json").unlink(missing_ok=True)  # so that it is pending again; a full disk allows that
+            (path / "state.json").unlink(missing_ok=True)  # it is pending again; even a full disk allows this
             raise
         said = isinstance(error, UserError)
         found = {"state": "failed", "error": str(error) if said else "".join(traceback.format_exception(error))}
@@ -185,7 +182,7 @@ def attempt(run: Run, path: Path, keep_checkpoints: bool) -> dict:
 
 
 def work(runs: list[Run], folder: str, keep_checkpoints: bool) -> Iterator[tuple[str, dict]]:
-    """Do what nobody does, run after run, then wait for those that others do: they may die. Yields (id, state) of each."""
+    """Do the runs nobody else is doing, then wait for the others in case their worker dies. Yields (id, state)."""
     try:
         for patient in (False, True):
             busy = []
@@ -217,17 +214,17 @@ def stop(*_):
 
 
 def worker(index: int, runs: list[Run], folder: str, keep_checkpoints: bool, report: connection.Connection):
-    """The process number `index` of pool(), on the GPU of that number."""
+    """Process number `index` of pool(), on the GPU of that number."""
 
     def follow():
         multiprocessing.parent_process().join()
-        os.kill(os.getpid(), signal.SIGTERM)  # there is nobody left to work for
+        os.kill(os.getpid(), signal.SIGTERM)  # nobody is left to work for
 
     try:
         signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # how a cluster warns the job, which stops its workers
         signal.signal(signal.SIGTERM, stop)
         threading.Thread(target=follow, daemon=True).start()
-        with contextlib.suppress(Exception):  # what is wrong with a script is said of its runs
+        with contextlib.suppress(Exception):  # what is wrong with a script is reported for its runs
             for script in {run.script for run in runs}:
                 load(script)
         if torch.cuda.is_available():
@@ -235,7 +232,7 @@ def worker(index: int, runs: list[Run], folder: str, keep_checkpoints: bool, rep
         for key, found in work(runs, folder, keep_checkpoints):
             report.send((key, found))
             if found.get("crashed") and found["pid"] == os.getpid():
-                sys.exit(FRESH)  # a GPU, for one, may be in no state to go on
+                sys.exit(FRESH)  # a GPU, for example, may be in no state to go on
     except (KeyboardInterrupt, BrokenPipeError):
         sys.exit(0)
     except CannotWrite:
@@ -243,7 +240,7 @@ def worker(index: int, runs: list[Run], folder: str, keep_checkpoints: bool, rep
 
 
 def start(*arguments) -> tuple[connection.Connection, multiprocessing.Process]:
-    """A worker process, and what it reports through, which ends with it."""
+    """A worker process, and the connection that it reports through and that ends with it."""
     context = multiprocessing.get_context("spawn")
     reader, writer = context.Pipe(duplex=False)
     process = context.Process(target=worker, args=(*arguments, writer))
@@ -260,7 +257,7 @@ def start(*arguments) -> tuple[connection.Connection, multiprocessing.Process]:
 
 
 def pool(runs: list[Run], folder: str, keep_checkpoints: bool, workers: int) -> Iterator[tuple[str, dict]]:
-    """work() by so many processes; a killed one is replaced."""
+    """work() by this many processes; a killed one is replaced."""
     left, deaths, processes = {run.id: run for run in runs}, 0, {}
     try:
         for index in range(workers):
@@ -311,10 +308,10 @@ def execute(
 ) -> dict[str, dict]:
     """Do the runs that have not been done in `folder`, and wait for those that others are doing there.
 
-    workers: processes of one thread each, None for one per GPU, or per core where there is none; 0: in this process.
-    shard: (i, n), only the i-th of n equal parts. keep_checkpoints: of runs that are done. Returns {id: what is known of
-    the run}. Raises Stopped on SIGTERM or ctrl-C, and CannotWrite: in both cases the same call goes on; and UserError, before
-    anything runs, where data are not there.
+    workers: processes of one thread each; None: one per GPU, or per core where there is none; 0: in this process.
+    shard: (i, n), only the i-th of n equal parts. keep_checkpoints: of runs that are done. Returns {id: what is known
+    of the run}. Raises Stopped on SIGTERM or ctrl-C, and CannotWrite: in both cases the same call resumes; and
+    UserError, before anything runs, where data are missing.
     """
     runs = list({run.id: run for run in runs}.values())[shard[0] - 1 :: shard[1]]
     folder, known, count = os.path.abspath(folder), {}, Counter()

@@ -7,13 +7,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PAPER = ROOT / "results" / "paper"
 PUBLISHED = json.loads((PAPER / "tables.json").read_text())
-
-
 STEPS = 100_000  # of the authors' runs on OpenWebText
 
 
 def authors(log: str, part: float = 1.0) -> dict[str, list[float]]:
-    """The authors' log authors_owt_LOG.csv, thinned, by column: the first part of its steps."""
+    """{column: values} of the authors' log authors_owt_LOG.csv, thinned; part: of its steps, from the first on."""
     with open(PAPER / f"authors_owt_{log}.csv") as file:
         rows = [row for row in csv.DictReader(file) if float(row["iteration"]) <= part * STEPS]
     return {key: [float(row[key]) for row in rows] for key in rows[0]}

@@ -1,4 +1,4 @@
-"""The replication's page: the cells that look bad for MADA in the contest, and all of its cheapest tasks, in new seeds."""
+"""The replication's page: the contest's cells that look bad for MADA, and all of its cheapest tasks, in new seeds."""
 
 from pathlib import Path
 
@@ -14,11 +14,12 @@ def cell_of(gap: verdict.Gap) -> str:
 
 
 def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
-    """Write README.md to folder. Returns what summary.json is to hold, or None where there is nothing."""
+    """Write README.md to folder. Returns what summary.json is to hold; None where there is nothing."""
     kept = {name: contest_runs.gather(replication, scale, name, seeds) for name in replication.SCALES[scale]}
     lines, gaps, collapsed, whole, fine = [], [], [], [], []
     for name, found in kept.items():
-        task, values, old = TASKS[name], contest_runs.values(found.found, TASKS[name]), replication.before(name, scale)
+        task, old = TASKS[name], replication.before(name, scale)
+        values = contest_runs.values(found.found, task)
         if (new := verdict.summary(task, values)) is None:
             continue
         picked = replication.bad(old)
@@ -32,12 +33,15 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
         if name in replication.WHOLE:
             best = new["start"] and new["start"]["gap"]
             best = best and f"; each at its best rate from (0.9, 0.95) {signed(best)}, {judged(best)}"
-            fine.append(f"{share(new['no_worse'], len(new['gaps']))} cells of the {task.title} (by more than two standard errors "
-                        f"better in {new['better']}, worse in {new['worse']})")  # fmt: skip
+            no_worse = share(new["no_worse"], len(new["gaps"]))
+            fine.append(
+                f"{no_worse} cells of the {task.title} "
+                f"(by more than two standard errors better in {new['better']}, worse in {new['worse']})"
+            )
             whole.append(
-                f"- {task.title}: no worse in {share(new['no_worse'], len(new['gaps']))} cells, below AdamW in {new['below']}; "
-                f"AdamW no worse in {new['base_no_worse']}{best or ''}. MADA alone collapses in {new['failed']} of {new['pairs']} pairs, "
-                f"AdamW alone in {new['saved']}."
+                f"- {task.title}: no worse in {no_worse} cells, below AdamW in {new['below']}; "
+                f"AdamW no worse in {new['base_no_worse']}{best or ''}. "
+                f"MADA alone collapses in {new['failed']} of {new['pairs']} pairs, AdamW alone in {new['saved']}."
             )
     if not (gaps or whole):
         return None
@@ -45,13 +49,16 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
     if gaps:
         ours, theirs = map(sum, zip(*collapsed, strict=True))
         said = (
-            f"The {len(gaps)} cells in which MADA's mean is more than 2 % above AdamW's were run again with "
-            f"{span(sorted({gap.n for gap in gaps}))} new seeds. It is again so in {sum(gap.share > verdict.FAR for gap in gaps)}, and by "
-            f"more than two standard errors in {sum(gap.clear and gap.mean > 0 for gap in gaps)}. Of these {sum(gap.n for gap in gaps)} "
-            f"pairs of runs MADA alone collapses in {ours}, and AdamW alone in {theirs}."
+            f"The {len(gaps)} cells in which MADA's mean is more than 2 % above AdamW's were run again "
+            f"with {span(sorted({gap.n for gap in gaps}))} new seeds. "
+            f"It is again so in {sum(gap.share > verdict.FAR for gap in gaps)}, "
+            f"and by more than two standard errors in {sum(gap.clear and gap.mean > 0 for gap in gaps)}. "
+            f"Of these {sum(gap.n for gap in gaps)} pairs of runs MADA alone collapses in {ours}, "
+            f"and AdamW alone in {theirs}."
         )
     if whole:
-        said += f" Of the cheapest tasks every cell was run again, good or bad: MADA is no worse in {' and in '.join(fine)}."
+        said += " Of the cheapest tasks every cell was run again, good or bad: "
+        said += f"MADA is no worse in {' and in '.join(fine)}."
     table = "The cells that look bad in the contest, or in the new seeds:\n\n" + markdown(
         ["task", "cell", "gap in the contest", "in the new seeds", "MADA alone collapses", "AdamW alone"], lines
     )
@@ -60,13 +67,11 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
 
 {blocks}
 
-Cells that are picked for their gaps look worse than they are; new seeds have no part in the choice, and twelve show what three or
-five can miss. Everything else is as in [the contest](../../contest/{scale}/README.md), where it says how gaps are counted.
+Cells that are picked for their gaps look worse than they are; new seeds have no part in the choice, \
+and twelve show what three or
+five can miss. Everything else is as in [the contest](../../contest/{scale}/README.md), \
+where it says how gaps are counted.
 
 {conditions_of(kept)}
 """)
-    return {
-        "cells": len(gaps),
-        "gaps": [gap._asdict() for gap in gaps],
-        "blocks": {"again": said},
-    }
+    return {"cells": len(gaps), "gaps": [gap._asdict() for gap in gaps], "blocks": {"again": said}}

@@ -1,4 +1,4 @@
-"""The names that the paper has not, the contest and what goes with it: run what is missing, and show what results/ holds."""
+"""Results that are not in the paper (the contest and its kin): run what is missing, and show what results/ holds."""
 
 import json
 import os
@@ -28,13 +28,11 @@ NAMES = {  # {name: (which runs there are, what shows them)}
     "growth": (growth, growth_report.show),
     "replication": (replication, replication_report.show),
 }
-
-
-PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))  # that show parts of the pages in results/
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))  # which show parts of the pages in results/
 
 
 def fill(page: Path, command: str, blocks: dict[str, str]):
-    """Put blocks of text between those lines of a page that name them and the command they come from."""
+    """Put blocks of text between the lines of a page that name them and the command they come from."""
     before = text = page.read_text()
     for key, block in blocks.items():
         start, end = f"<!-- {key}: made by `{command} --draw` -->\n", f"<!-- end of {key} -->"
@@ -48,7 +46,7 @@ def fill(page: Path, command: str, blocks: dict[str, str]):
 
 
 def claim(name: str) -> str:
-    """What is asked, in a line."""
+    """The question, in a line."""
     return NAMES[name][0].__doc__.splitlines()[0]
 
 
@@ -57,7 +55,7 @@ def scales(name: str) -> list[str]:
 
 
 def chosen(name: str, scale: str, task: str | None) -> tuple[str, ...]:
-    """The tasks of a name at a scale, or the one that is asked for. Raises UserError."""
+    """The tasks of a name at a scale, or only the one given. Raises UserError."""
     tasks = NAMES[name][0].SCALES[scale]
     if task is not None and task not in tasks:
         raise UserError(f"{name} has no task {task!r} at scale {scale}; it has {', '.join(tasks)}")
@@ -65,12 +63,12 @@ def chosen(name: str, scale: str, task: str | None) -> tuple[str, ...]:
 
 
 def estimate(name: str, scale: str, seeds: int | None, task: str | None) -> tuple[int, int, float | None]:
-    """Runs, how many are missing, and the seconds of one worker for these. Raises UserError."""
+    """How many runs there are, how many are missing, and the seconds of one worker for these. Raises UserError."""
     return contest_runs.estimate(NAMES[name][0], scale, chosen(name, scale, task), seeds)
 
 
 def reproduce(name: str, scale: str, seeds: int | None, workers: int | None, draw: bool, task: str | None) -> list[str]:
-    """laboratory.reproduce() of these names. Returns the errors of runs that failed. Raises UserError."""
+    """laboratory.reproduce() for these names. Returns the errors of runs that failed. Raises UserError."""
     what, show = NAMES[name]
     tasks, folder = chosen(name, scale, task), store.RESULTS / name / scale
     failed = [] if draw else contest_runs.perform(what, scale, tasks, seeds, workers)

@@ -1,10 +1,10 @@
 """What a training run is: a flat script like train.py with its settings, and an id.
 
     one = run("train.py", "config/train_shakespeare_char_cpu.py", beta1=0.8)
-    two = one.but(beta1=0.9)                  # the base config is not parsed anew: a grid of thousands is listed at once
+    two = one.but(beta1=0.9)                  # does not parse the config again: thousands are listed at once
 
-The id is the hash of what decides the result: the script, the resolved settings with the optimizer's own defaults, the data,
-and NUMERICS, the version of the arithmetic.
+The id is the hash of what decides the result: the script, the resolved settings with the optimizer's own defaults, the
+data, and NUMERICS, the version of the arithmetic.
 """
 
 import ast
@@ -19,9 +19,9 @@ import optim
 from reproduce.published import ROOT
 from settings import checked, declared, parse
 
-NUMERICS = 1  # to be raised when the same settings compute something else; tests/test_numerics.py says when
+NUMERICS = 1  # raise it when the same settings compute something else; tests/test_numerics.py says when
 FIRST_SEED = 1337
-FREE = ("out_dir", "overwrite", "device")  # settings that are not in the id, beside those that a script marks as free
+FREE = ("out_dir", "overwrite", "device")  # settings that are not in the id, besides those that a script marks as free
 declared = cache(declared)
 
 
@@ -31,7 +31,7 @@ def first_seeds(count: int) -> range:
 
 
 class Run:
-    """script: its path; given: {setting: value}, those that are not the script's defaults; cfg: all of them."""
+    """script: its path; given: {setting: value} where it is not the script's default; cfg: all settings."""
 
     def __init__(self, script: str, given: dict):
         self.script, self.given = script, given
@@ -42,11 +42,11 @@ class Run:
 
     @cached_property
     def id(self) -> str:
-        """None, 0, False and the like do not count, so that a new setting whose default is one of these changes no id."""
+        """None, 0, False and the like do not count, so a new setting with such a default changes no id."""
         known = declared(self.script)
         what = {name: value for name, value in self.cfg.items() if name not in FREE and not known[name].free}
         if "optimizer" in what:
-            with contextlib.suppress(ValueError):  # of settings that no optimizer takes: the run itself says so
+            with contextlib.suppress(ValueError):  # settings that the optimizer refuses: the run itself says so
                 what |= resolved(what["optimizer"], repr({name: it for name, it in what.items() if name != "seed"}))
         what = sorted((name, value) for name, value in what.items() if value)
         text = repr([NUMERICS, os.path.basename(self.script), data_hash(self.cfg.get("dataset")), what])
@@ -60,15 +60,14 @@ class Run:
 
 @cache
 def resolved(optimizer: str, settings: str) -> dict:
-    """What the optimizer makes of settings, which are a literal: of thousands of runs most differ by the seed alone."""
+    """What the optimizer makes of settings, given as a literal: most of thousands of runs differ by the seed alone."""
     return optim.resolved(optimizer, ast.literal_eval(settings))
 
 
 def data_hash(dataset: str | None) -> str | dict | None:
-    """Of a prepared data set; where it is not, of the one that results/ was made with. None without a data set."""
+    """Of the prepared data set, or else of the one that results/ was made with. None without a data set."""
     if dataset is None:
         return None
-
     prepared = os.path.join(data.tokens.FOLDER, dataset, "meta.json")
     if os.path.exists(prepared):
         with open(prepared) as file:

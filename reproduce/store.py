@@ -1,8 +1,8 @@
 """What results/ holds of a contest: which runs it wants, their metrics, and the perplexities of their checkpoints.
 
-results/NAME/SCALE/runs/CONTEST/ has a file of metrics per run, without this machine's paths; its first line names the run's
-id. Tables and figures are made from these files alone. Checkpoints and logs are in out/runs/ID/ (pool.py), so that names
-that need the same run share it.
+results/NAME/SCALE/runs/CONTEST/ has a file of metrics per run, without this machine's paths; its first line has the
+run's id. Tables and figures are made from these files alone. Checkpoints and logs are in out/runs/ID/ (pool.py), so
+that names that need the same run share it.
 """
 
 import contextlib
@@ -25,11 +25,11 @@ from reproduce.runs import FIRST_SEED, Run, declared, first_seeds, run
 from settings import UserError
 
 RESULTS, WORK = ROOT / "results", ROOT / "out" / "runs"
-said = set()  # what this process has said of missing data
+said = set()  # what this process has said about missing data
 
 
 def home(contest: str, scale: str):
-    """Where the metrics of a contest's runs are: with the first name that shows them."""
+    """Where the metrics of a contest's runs are: under the first name that shows them."""
     first = next(name for name, it in NAMES.items() if contest in it.contests)
     return RESULTS / first / scale / "runs" / contest
 
@@ -41,7 +41,7 @@ def file_of(contest: str, scale: str, label: str, factor: float, seed: int):
 
 
 def base(contest: str, label: str, scale: str | None) -> Run:
-    """A row as its config files have it, on top of them those of the scale (None: the paper's own)."""
+    """A row by its config files, with those of the scale (None: the paper's own) on top."""
     it = CONTESTS[contest]
     row = it.rows[label][2:] if it.rows[label][0] == "final of" else it.rows[label]
     files = it.scales[scale].files if scale else ()
@@ -49,7 +49,7 @@ def base(contest: str, label: str, scale: str | None) -> Run:
 
 
 def cells(contest: str, scale: str, seeds: int | None, grid: bool, waiting: bool = False) -> dict[tuple, Run]:
-    """{(label, factor on the learning rate, seed): Run}, without the rows that wait for another's end unless `waiting`."""
+    """{(label, factor on the learning rate, seed): Run}; those that wait for another row's end only if `waiting`."""
     it, found, bases = CONTESTS[contest], {}, {}
     how = it.scales[scale]
     seeds = first_seeds(seeds or how.seeds)
@@ -82,7 +82,7 @@ def fresh(path, cell: Run) -> bool:
 
 
 def contradicts(header: dict, cell: Run) -> list[str]:
-    """The settings in which a file's run is not the one that is asked for now. Settings that came later do not count."""
+    """The settings in which a file's run differs from the one wanted now; settings newer than it do not count."""
     before = {name: value for name, value in header["config"].items() if value != "resume"}  # in its last leg
     known = declared(cell.script)
     plain = {name: json.loads(json.dumps(it)) for name, it in cell.cfg.items() if not known[name].free}
@@ -92,10 +92,8 @@ def contradicts(header: dict, cell: Run) -> list[str]:
 def gather(contest: str, scale: str) -> dict:
     """{label: {factor: [Ended, ...]}} of what results/ holds of a contest and its present settings."""
     seeds = [int(path.stem.rpartition("seed")[2]) for path in home(contest, scale).glob("*-seed*.jsonl")]
-    found = {}
-    for (label, factor, seed), cell in cells(
-        contest, scale, max(seeds, default=FIRST_SEED) - FIRST_SEED + 1, True
-    ).items():
+    wanted, found = cells(contest, scale, max(seeds, default=FIRST_SEED) - FIRST_SEED + 1, True), {}
+    for (label, factor, seed), cell in wanted.items():
         path = file_of(contest, scale, label, factor, seed)
         if not path.exists():
             continue
@@ -118,7 +116,7 @@ def rounded(x):
 
 
 def collect(contest: str, scale: str, found: dict[tuple, Run]):
-    """Copy the metrics of runs that have ended, without this machine's paths, and take their perplexities."""
+    """Copy the metrics of runs that have ended, without this machine's paths, and measure their perplexities."""
     for key, cell in found.items():
         state, path = pool.look(cell, WORK), file_of(contest, scale, *key)
         if state["state"] != "done":
@@ -139,7 +137,7 @@ def collect(contest: str, scale: str, found: dict[tuple, Run]):
 
 
 def ngram_losses(contest: str, scale: str) -> list[float] | None:
-    """ngrams.losses of a scale's bytes or characters: kept beside its runs, taken where the text is there."""
+    """ngrams.losses of a scale's bytes or characters: kept beside its runs, computed where the text is there."""
     path, cfg = home(contest, scale).with_suffix(".ngrams.json"), base(contest, CONTESTS[contest].baseline, scale).cfg
     if not path.exists() and "block_size" in cfg and path.parent.is_dir():
         with contextlib.suppress(UserError):
@@ -151,7 +149,7 @@ def ngram_losses(contest: str, scale: str) -> list[float] | None:
 
 
 def perplexities(checkpoint: str, names: dict, known: dict) -> dict:
-    """{column: loss and perplexity as in the paper's tables} of the data sets that are not known yet, if they are there.
+    """{column: loss and perplexity as in the paper's tables} of data sets that are not known yet and are there.
 
     names: {column: (data set, split)}.
     """

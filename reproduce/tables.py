@@ -1,8 +1,9 @@
-"""Tables from what results/ holds, the paper's numbers beside ours: table.md, a picture of its gaps, and a summary of both.
+"""Tables from what results/ holds, the paper's numbers beside ours: table.md, a picture of its gaps, and a summary.
 
-A function that shows something takes name, scale, folder, runs, rest, draw, workers, seeds; writes table.md or figure.png
-to folder and returns what summary.json is to hold, or None where there is nothing yet. runs: {contest: {label: {factor on the
-learning rate: [Ended, ...]}}}; rest: from experiments.NAMES; draw: nothing may be run. figures.py has the figures.
+A function that shows something takes name, scale, folder, runs, rest, draw, workers, seeds; writes table.md or
+figure.png to folder and returns what summary.json is to hold, or None where there is nothing yet.
+runs: {contest: {label: {factor on the learning rate: [Ended, ...]}}}; rest: from experiments.NAMES; draw: run nothing.
+figures.py has the figures.
 """
 
 import json
@@ -19,21 +20,20 @@ from reproduce.published import PUBLISHED, ROOT
 from settings import UserError
 
 AFTER = (
-    "Ours: mean ± standard deviation over n seeds at {whose} learning rate. Gap: mean of the differences to "
-    "{baseline} in "
-    "the same seed ± its standard error, and in how many of the seeds it has that sign; it is called better or "
-    "worse where "
-    "it is more than two standard errors."
+    "Ours: mean ± standard deviation over n seeds at {whose} learning rate. "
+    "Gap: mean of the differences to {baseline} in the same seed ± its standard error, "
+    "and in how many of the seeds it has that sign; "
+    "it is called better or worse where it is more than two standard errors."
 )
 AUTHORS = (
-    " rule=authors: what the released code computes, at MADA's hyper-learning-rates; under gradient "
-    "accumulation that "
-    "code's acted like a fifth of them."
+    " rule=authors: what the released code computes, at MADA's hyper-learning-rates; "
+    "under gradient accumulation that code's acted like a fifth of them."
 )
 BEST = (
-    " Best lr: the best mean over these factors on that rate, of those with two seeds or more where no run diverged, over the "
-    "seeds that these have in common; chosen by the very number that is shown, so that a row whose seeds differ much is "
-    "judged by its worst. Highest, lowest: of those that were run, so that beyond it may lie a better one."
+    " Best lr: the best mean over these factors on that rate, of those with two seeds or more where no run diverged, "
+    "over the seeds that these have in common; chosen by the very number that is shown, "
+    "so that a row whose seeds differ much is judged by its worst. "
+    "Highest, lowest: of those that were run, so that beyond it may lie a better one."
 )
 
 
@@ -45,7 +45,7 @@ def table(title: str, note: str, head: list, lines: list[list], after: str) -> s
 def summarized(runs: dict, labels: tuple, columns: dict, contest: str, published: dict) -> dict:
     """{label: {"paper": numbers, "ours": spreads by column, "gaps", "best_factor", "tuned", "grid"}} of a table's rows.
 
-    columns: {heading: value of a run}; the first one is compared: with the contest's baseline, and over the factors.
+    columns: {heading: value of a run}; the first one is compared with the contest's baseline, and over the factors.
     """
     better, baseline, key = CONTESTS[contest].better, CONTESTS[contest].baseline, next(iter(columns))
     at = {
@@ -60,10 +60,8 @@ def summarized(runs: dict, labels: tuple, columns: dict, contest: str, published
     def compared(label, factors, column):
         ours, base = (at.get(name, {}).get(factors[name], {}).get(column) for name in (label, baseline))
         found = gap(ours, base) if label != baseline and baseline in at else None
-        return found and found._asdict() | {
-            "clear": found.clear,
-            "words": found.words(better, 2 + 2 * (key != "accuracy")),
-        }
+        digits = 2 if key == "accuracy" else 4
+        return found and found._asdict() | {"clear": found.clear, "words": found.words(better, digits)}
 
     ones = dict.fromkeys([*labels, baseline], 1)
     return {
@@ -80,7 +78,7 @@ def summarized(runs: dict, labels: tuple, columns: dict, contest: str, published
 
 
 def best_rate(row: dict) -> str:
-    """The best factor on the learning rate, and whether it is at an end of those that were run with two seeds or more."""
+    """The best factor on the learning rate, and whether it is the highest or the lowest with two seeds or more."""
     best, factors = row["best_factor"], [factor for factor, it in row["grid"].items() if it["n"] > 1]
     end = {max(factors, default=best): " (highest)", min(factors, default=best): " (lowest)"}
     return f"x{best:g}" + end.get(best, "") * (len(factors) > 1)
@@ -118,7 +116,7 @@ def head_and_lines(rows: dict, columns: dict, baseline: str, spreads: bool, digi
 
 
 def picture(rows: dict, runs: dict, contest: str, key: str, path: Path, caption: str):
-    """The gaps to the baseline, and beside them the grid of learning rates or the accuracy over epochs."""
+    """The gaps to the baseline, and beside them the learning rates that were tried or the accuracy over epochs."""
     baseline, extra = CONTESTS[contest].baseline, []
     ours, theirs = {}, {}
     for label, row in rows.items():
@@ -128,20 +126,19 @@ def picture(rows: dict, runs: dict, contest: str, key: str, path: Path, caption:
             ours[label] = [value for value in pairs if math.isfinite(value)]
             if row["paper"] and rows[baseline]["paper"]:
                 theirs[label] = row["paper"][0] - rows[baseline]["paper"][0]
-    grid = {
-        label: {factor: [x for x in it["values"].values() if math.isfinite(x)] for factor, it in row["grid"].items()}
-        for label, row in rows.items()
-        if len(row["grid"]) > 1
-    }
+    grid = {}
+    for label, row in rows.items():
+        if len(row["grid"]) > 1:
+            each = {factor: it["values"].values() for factor, it in row["grid"].items()}
+            grid[label] = {factor: [x for x in values if math.isfinite(x)] for factor, values in each.items()}
     if grid:
         extra.append(lambda ax: drawing.rates(ax, grid, key))
     if key == "accuracy":
-        lines = {label: [drawing.series(run.records, key) for run in runs[label][1]] for label in rows if label in runs}
-        lines = {
-            label: (found[0][0][4:], [values[4:] for _, values in found])
-            for label, found in lines.items()
-            if found[0][0][4:]
-        }  # before the fifth epoch all rise alike
+        lines = {}
+        for label in (label for label in rows if label in runs):
+            found = [drawing.series(run.records, key) for run in runs[label][1]]
+            if steps := found[0][0][4:]:  # before the fifth epoch all rise alike
+                lines[label] = steps, [values[4:] for _, values in found]
         if lines:
             extra.append(lambda ax: drawing.lines(ax, lines, "step", "test accuracy (%)"))
     drawing.gaps(ours, theirs, baseline, key, extra, path, caption)
@@ -155,9 +152,8 @@ def contest_table(name: str, scale: str, contest: str, runs: dict, rest: tuple, 
     rows = summarized(runs, labels, columns, contest, published)
     whole, note = proportions.sentence(name, scale, contest, labels)
     key = next(iter(columns))
-    head, lines = head_and_lines(
-        rows, columns, baseline, PUBLISHED[name].get("spread", False), 2 if key == "accuracy" else 4
-    )
+    digits = 2 if key == "accuracy" else 4
+    head, lines = head_and_lines(rows, columns, baseline, PUBLISHED[name].get("spread", False), digits)
     under = conditions(headers({label: runs[label] for label in labels if label in runs}))
     whose = proportions.whose_rate(contest, scale)
     after = AFTER.format(baseline=baseline, whose=whose) + AUTHORS * any("authors" in label for label in labels)
@@ -172,7 +168,7 @@ def contest_table(name: str, scale: str, contest: str, runs: dict, rest: tuple, 
 
 
 def shown(name: str, scale: str, folder: Path, runs: dict, rest: tuple, columns_of) -> dict | None:
-    """The tables of a name's contests, one below the other. columns_of: contest -> {heading: value of a run}."""
+    """The tables of a name's contests, one after another. columns_of: contest -> {heading: value of a run}."""
     parts, summary = [], {}
     for contest, ended in runs.items():
         if ended:
@@ -203,13 +199,13 @@ def losses(name: str, scale: str, folder: Path, runs: dict, rest: tuple, **_) ->
 
 
 def perplexities(name: str, scale: str, folder: Path, runs: dict, rest: tuple, **_) -> dict | None:
-    """Tables 3, 6 and 7: perplexities of the last checkpoints, and where the paper has it the validation loss."""
+    """Tables 3, 6 and 7: perplexities of the last checkpoints and, where the paper has it, the validation loss."""
+
+    def column(kind):
+        return lambda run: run.value("val_loss") if kind == "loss" else run.perplexity(kind)
 
     def columns(_):
-        return {
-            kind: (lambda run: run.value("val_loss")) if kind == "loss" else (lambda run, it=kind: run.perplexity(it))
-            for kind in PUBLISHED[name]["columns"]
-        }
+        return {kind: column(kind) for kind in PUBLISHED[name]["columns"]}
 
     return shown(name, scale, folder, runs, rest, columns)
 
@@ -239,27 +235,18 @@ def profile(name: str, scale: str, folder: Path, draw: bool, rest: dict, **_) ->
     if not found:
         return None
     whole, note = proportions.sentence(name, scale)
-    note += " Memory is the process's, Python and torch included." * any(
-        "CPU" in it["device"] or "cores" in it["device"] for it in found.values()
-    )
-    lines = [
-        [
-            label,
-            *([f"{number:g}" for number in published[label]] if label in published else ["-", "-"]),
-            f"{it['peak_gb']:.2f}",
-            f"{it['seconds']:.3f}",
-            it["steps"],
-        ]
-        for label, it in found.items()
-    ]
+    on_cpu = any("CPU" in it["device"] or "cores" in it["device"] for it in found.values())
+    note += " Memory is the process's, Python and torch included." * on_cpu
+    lines = []
+    for label, it in found.items():
+        paper = [f"{number:g}" for number in published[label]] if label in published else ["-", "-"]
+        lines.append([label, *paper, f"{it['peak_gb']:.2f}", f"{it['seconds']:.3f}", it["steps"]])
     under = conditions([it | {"seconds": None} for it in found.values()])  # those are a step's, not a run's
     head = ["", "paper: GB", "paper: s per iteration", "ours: GB", "ours: s per iteration", "steps timed"]
-    after = (
-        "Ours: peak memory of a process that does nothing else, and the median time of its steps after the first three."
-    )
+    after = "Ours: peak memory of a process that does nothing else, "
+    after += "and the median time of its steps after the first three."
     title = f"{name}: {PUBLISHED[name]['what']}"
     (folder / "table.md").write_text(table(title, note, head, lines, f"{after}\n\n{under}"))
-    drawing.bars(
-        {label: (it["peak_gb"], it["seconds"]) for label, it in found.items()}, published, folder / "figure.png", note
-    )
+    ours = {label: (it["peak_gb"], it["seconds"]) for label, it in found.items()}
+    drawing.bars(ours, published, folder / "figure.png", note)
     return {"results": found, "full_scale": whole, "note": note, "conditions": under}

@@ -1,8 +1,9 @@
 """The theory of section 4, numerically: the bound of Theorem 1 over rho (Figures 1 and 2), and Proposition 1.
 
-Theorem 1, eq. (6), with constants 1: E (1/T + ln(E)/T + max(0, ln(rho/beta2))), E = sqrt((rho + (1-rho) T) / (1-beta2)).
-Proposition 1: with alpha_t = alpha / sqrt(t), rho_t <= 1 / (t (1-beta2) + 1) is enough for a step size alpha_t / sqrt(V_t)
-that never grows. V comes from optim/mada.py without bias correction, as in the paper, for gradients that test it hard.
+Theorem 1, eq. (6), with constants 1: E (1/T + ln(E)/T + max(0, ln(rho/beta2))),
+E = sqrt((rho + (1-rho) T) / (1-beta2)). Proposition 1: with alpha_t = alpha / sqrt(t), rho_t <= 1 / (t (1-beta2) + 1)
+is enough for a step size alpha_t / sqrt(V_t) that never grows. V comes from optim/mada.py without bias correction, as
+in the paper, for gradients that test it hard.
 """
 
 from collections.abc import Callable
@@ -15,26 +16,27 @@ from devices import hardware
 from optim.mada import mada
 
 BETA2 = 0.9
+COUNT = 200  # sequences of gradients of each kind
 
 
-def bound(rho: float | np.ndarray, T: int, beta2: float = BETA2) -> float | np.ndarray:
+def bound(rho: float | np.ndarray, T: int) -> float | np.ndarray:
     """The right-hand side of eq. (6) with constants 1."""
-    E = np.sqrt((rho + (1 - rho) * T) / (1 - beta2))
-    return E * (1 / T + np.log(E) / T + np.log(np.maximum(rho / beta2, 1)))
+    E = np.sqrt((rho + (1 - rho) * T) / (1 - BETA2))
+    return E * (1 / T + np.log(E) / T + np.log(np.maximum(rho / BETA2, 1)))
 
 
-def gradients(T: int, count: int = 200) -> torch.Tensor:
-    """(T, 4 * count): normal, heavy-tailed, rare spikes, and silence after a burst; each with every scale."""
+def gradients(T: int) -> torch.Tensor:
+    """(T, 4 * COUNT): normal, heavy-tailed, rare spikes, and silence after a burst."""
     rng = torch.Generator().manual_seed(0)
-    normal = torch.randn(T, 4, count, generator=rng, dtype=torch.float64)
-    normal[:, 1] = normal[:, 1] / (torch.rand(T, count, generator=rng, dtype=torch.float64) + 1e-3)
-    normal[:, 2] *= torch.where(torch.rand(T, count, generator=rng) < 0.01, 100.0, 0.01)
-    burst = torch.randint(1, T // 2, (count,), generator=rng)
+    normal = torch.randn(T, 4, COUNT, generator=rng, dtype=torch.float64)
+    normal[:, 1] = normal[:, 1] / (torch.rand(T, COUNT, generator=rng, dtype=torch.float64) + 1e-3)
+    normal[:, 2] *= torch.where(torch.rand(T, COUNT, generator=rng) < 0.01, 100.0, 0.01)
+    burst = torch.randint(1, T // 2, (COUNT,), generator=rng)
     normal[:, 3] *= torch.arange(T)[:, None] < burst
     return normal.flatten(1)
 
 
-def growth(rho_at: Callable[[int], float], T: int = 2000, beta2: float = BETA2) -> float:
+def growth(rho_at: Callable[[int], float], T: int = 2000) -> float:
     """The largest factor by which alpha_t / sqrt(V_t) grows in a step, over gradients(T), with rho_t = rho_at(t)."""
     g = gradients(T)
     state = {name: torch.zeros_like(g[0]) for name in ("m", "v", "s")}
@@ -45,7 +47,7 @@ def growth(rho_at: Callable[[int], float], T: int = 2000, beta2: float = BETA2) 
             g[t - 1],
             **state,
             beta1=zero,
-            beta2=beta2 * one,
+            beta2=BETA2 * one,
             beta3=zero,
             rho=rho,
             c=one,
@@ -70,14 +72,14 @@ def here() -> dict:
 
 
 def theorem(T: int) -> dict:
-    """{"rho", "bound": of eq. (6) at each, "best_rho", what it is for}."""
+    """{"rho", "bound": that of eq. (6) at each, "best_rho", and the conditions}."""
     rho = np.round(np.linspace(0, 1, 1001), 3)
     found = {"T": T, "beta2": BETA2, "constants": [1, 1, 1], "rho": rho.tolist(), "bound": bound(rho, T).tolist()}
     return found | {"best_rho": float(rho[bound(rho, T).argmin()])} | here()
 
 
 def proposition() -> dict:
-    """{"growth": {rule of rho_t: largest growth of the step size in a step}, what it is for}."""
+    """{"growth": {rule for rho_t: largest growth of the step size in a step}, and the conditions}."""
     rules = {
         "rho_t = 1 / (t (1 - beta2) + 1), the bound": lambda t: 1 / (t * (1 - BETA2) + 1),
         "beta2 times the bound": lambda t: BETA2 / (t * (1 - BETA2) + 1),

@@ -1,7 +1,8 @@
 """What a contest says: a row against AdamW, cell by cell, over runs with the same seed. Numbers only.
 
-values: {row: {cell: {seed: value}}} of a task, as contest_runs.values has them: none is worse than chance, so that a run that
-ended at 1e11, or diverged, is one that has learned nothing. All gaps are signed so that positive is worse, whatever the unit.
+values: {row: {cell: {seed: value}}} of a task, as contest_runs.values has them: none is worse than chance, so that a
+run that ended at 1e11, or diverged, counts as having learned nothing. All gaps are signed so that positive is worse,
+whatever the unit.
 """
 
 import math
@@ -11,8 +12,8 @@ from typing import NamedTuple
 from reproduce.contest import START, Cell, Task
 
 ALLOWED = 0.005  # of AdamW's value: a gap that nobody would mind
-FAR = 0.02  # of AdamW's value: a gap that is named
-CLIFF = 0.5  # relative gap from which one of a pair has failed: the other's loss is less than half
+FAR = 0.02  # of AdamW's value: a gap that is reported
+CLIFF = 0.5  # relative gap beyond which one of a pair has failed: the other's loss is less than half of its
 
 
 class Gap(NamedTuple):
@@ -21,12 +22,12 @@ class Gap(NamedTuple):
     n: int
     base: float  # AdamW's mean
     mean: float
-    error: float  # standard error of the mean; 0 of one seed
+    error: float  # standard error of the mean; 0 for one seed
     lost: int  # seeds in which the row collapses and AdamW does not: it has learned nothing, or is beyond CLIFF
 
     @property
     def clear(self) -> bool:
-        """Whether it is a difference: more than two standard errors, of more than one seed."""
+        """Whether the rows differ: by more than two standard errors, over more than one seed."""
         return self.n > 1 and abs(self.mean) > 2 * self.error
 
     @property
@@ -35,14 +36,14 @@ class Gap(NamedTuple):
         return self.mean / abs(self.base)
 
     def allowed(self, errors: float) -> float:
-        """So many standard errors, or half a percent of AdamW's value; where a seed is lost, no errors: they grow with it."""
+        """This many standard errors, or ALLOWED where that is more or a seed is lost, which makes the errors grow."""
         return max(0.0 if self.lost else errors * self.error, ALLOWED * abs(self.base))
 
     def no_worse(self, errors: float = 2.0) -> bool:
         return self.mean <= self.allowed(errors)
 
     def excess(self) -> float:
-        """By how much of AdamW's value it is worse beyond what `no_worse` allows; 0 where it is not."""
+        """How far the mean is beyond what `no_worse` allows, as a share of AdamW's value; 0 where it is not."""
         return max(0.0, self.mean - self.allowed(2.0)) / abs(self.base)
 
 
@@ -62,8 +63,11 @@ def gap(task: Task, ours: dict[int, float], theirs: dict[int, float]) -> Gap | N
         return None
     pairs = [difference(task, ours[seed], theirs[seed]) for seed in seeds]
     error = stdev(pairs) / math.sqrt(len(pairs)) if len(pairs) > 1 else 0.0
-    lost = sum(ours[seed] == task.chance != theirs[seed] or relative(task, ours[seed], theirs[seed]) > CLIFF
-               for seed in seeds)  # fmt: skip
+
+    def collapses(mine, other):
+        return mine == task.chance != other or relative(task, mine, other) > CLIFF
+
+    lost = sum(collapses(ours[seed], theirs[seed]) for seed in seeds)
     return Gap(len(seeds), mean(theirs[seed] for seed in seeds), mean(pairs), error, lost)
 
 
@@ -75,13 +79,15 @@ def best(task: Task, cells: dict[Cell, dict[int, float]]) -> Cell | None:
 
 
 def tuned(task: Task, ours: dict, theirs: dict, betas: tuple | None = START) -> dict | None:
-    """Each at its best rate from these betas (None: at its best rate and betas): {"ours": cell, "theirs": cell, "gap": Gap,
-    "edge": whether one of the two is the lowest or the highest rate that was run, beyond which may lie a better one}.
+    """Each at its best rate from these betas (None: at its best rate and betas): {"ours": cell, "theirs": cell,
+    "gap": Gap, "edge": whether either rate is the lowest or the highest that was run: a better one may lie beyond it}.
 
-    The cells are chosen by the numbers that are shown, for both alike.
+    The cells of both are chosen by the numbers that are shown.
     """
-    rows = [{cell: it for cell, it in cells.items() if not cell.conditions and betas in (None, cell.betas)}
-            for cells in (ours, theirs)]  # fmt: skip
+    rows = [
+        {cell: it for cell, it in cells.items() if not cell.conditions and betas in (None, cell.betas)}
+        for cells in (ours, theirs)
+    ]
     found = [best(task, cells) for cells in rows]
     if None in found or (both := gap(task, ours[found[0]], theirs[found[1]])) is None:
         return None
@@ -91,36 +97,34 @@ def tuned(task: Task, ours: dict, theirs: dict, betas: tuple | None = START) -> 
 
 
 def undone(task: Task, ours: dict, theirs: dict) -> dict[Cell, float]:
-    """{cell: share of the damage undone} where bad betas harm AdamW: from these betas it is worse than at the same rate from
-    (0.9, 0.95), by the measure of Gap.no_worse. The share is 1 - (ours - AdamW from there) / (AdamW - AdamW from there), cut
-    to lie in [0, 1].
+    """{cell: share of the damage undone} where bad betas harm AdamW: from these betas it is worse than at the same rate
+    from (0.9, 0.95), by the measure of Gap.no_worse. The share is
+    1 - (ours - AdamW from (0.9, 0.95)) / (AdamW - AdamW from (0.9, 0.95)), clamped to [0, 1].
     """
     found = {}
     for cell, runs in ours.items():
+        if cell.betas == START or cell.conditions:
+            continue
         reference = theirs.get(Cell(cell.rate, START), {})
         harm = gap(task, theirs.get(cell, {}), reference)
         left = gap(task, runs, reference)
-        if (
-            cell.betas == START
-            or cell.conditions
-            or harm is None
-            or left is None
-            or min(harm.n, left.n) < 2
-            or harm.no_worse()
-        ):
-            continue
-        found[cell] = min(1.0, max(0.0, 1 - left.mean / harm.mean))
+        if harm and left and min(harm.n, left.n) > 1 and not harm.no_worse():
+            found[cell] = min(1.0, max(0.0, 1 - left.mean / harm.mean))
     return found
 
 
 def pairs(task: Task, ours: dict, theirs: dict) -> dict[tuple[Cell, int], float]:
-    """{(cell, seed): relative gap} of all pairs that there are."""
-    return {(cell, seed): relative(task, value, theirs[cell][seed]) for cell, seeds in ours.items()
-            for seed, value in seeds.items() if seed in theirs.get(cell, {})}  # fmt: skip
+    """{(cell, seed): relative gap} of all pairs."""
+    return {
+        (cell, seed): relative(task, value, theirs[cell][seed])
+        for cell, seeds in ours.items()
+        for seed, value in seeds.items()
+        if seed in theirs.get(cell, {})
+    }
 
 
 def over_seeds(pairs: dict[tuple[Cell, int], float]) -> tuple[float, float | None]:
-    """The mean over the cells of a seed, its mean over the seeds, and the standard error of that; None of one seed."""
+    """The mean over the seeds of a seed's mean over its cells, and its standard error; None for one seed."""
     by_seed = {}
     for (_, seed), it in pairs.items():
         by_seed.setdefault(seed, []).append(it)
@@ -128,9 +132,9 @@ def over_seeds(pairs: dict[tuple[Cell, int], float]) -> tuple[float, float | Non
     return mean(means), stdev(means) / math.sqrt(len(means)) if len(means) > 1 else None
 
 
-def summary(task: Task, values: dict, row: str = "MADA", base: str = "AdamW") -> dict | None:
-    """A row against the base over the cells in which both have two seeds or more; None where there is none."""
-    ours, theirs = values.get(row, {}), values.get(base, {})
+def summary(task: Task, values: dict, row: str = "MADA") -> dict | None:
+    """A row against AdamW over the cells in which both have two seeds or more; None where there is none."""
+    ours, theirs = values.get(row, {}), values.get("AdamW", {})
     every = {cell: it for cell, runs in ours.items() if (it := gap(task, runs, theirs.get(cell, {})))}
     gaps = {cell: it for cell, it in every.items() if it.n > 1}
     if not gaps:
@@ -141,7 +145,7 @@ def summary(task: Task, values: dict, row: str = "MADA", base: str = "AdamW") ->
     worst = max(gaps, key=lambda cell: (gaps[cell].excess(), mean(it for (at, _), it in both.items() if at == cell)))
     return {
         "gaps": gaps,
-        "single": [cell for cell in every if cell not in gaps],  # of one seed: they do not count
+        "single": [cell for cell in every if cell not in gaps],  # with one seed: they do not count
         "seeds": sorted({it.n for it in gaps.values()}),
         "below": sum(it.mean < 0 for it in gaps.values()),
         "no_worse": sum(it.no_worse() for it in gaps.values()),
@@ -161,7 +165,7 @@ def summary(task: Task, values: dict, row: str = "MADA", base: str = "AdamW") ->
         "anywhere": tuned(task, ours, theirs, None),
         "undone": repaired,
         "level": sum(gap(task, ours[cell], theirs[Cell(cell.rate, START)]).no_worse() for cell in repaired),
-    }  # fmt: skip
+    }
 
 
 class Goal(NamedTuple):
@@ -178,12 +182,14 @@ def goals(found: dict[str, dict]) -> list[Goal]:
     tuned = [it["start"]["gap"] for it in found.values() if it["start"]]
     better = sum(it.mean < 0 and it.clear for it in tuned)
     shares = [share for it in found.values() for share in it["undone"].values()]
+    undone = f"{100 * mean(shares):.0f} % in the mean of {len(shares)} cells" if shares else "no cell is damaged"
     return [
         Goal("MADA no worse than AdamW in at least 95 % of the cells", f"{fine} of {cells}", fine >= 0.95 * cells),
         Goal("no cell more than 2 % above AdamW beyond that", f"at most {100 * most:.1f} %", most <= 0.02),
-        Goal("better than AdamW on at least 3 tasks, each at its best rate from (0.9, 0.95)",
-             f"{better} of {len(tuned)}, by more than two standard errors", better >= 3),
-        Goal("at least 90 % of the damage of bad betas undone",
-             f"{100 * mean(shares):.0f} % in the mean of {len(shares)} cells" if shares else "no cell is damaged",
-             bool(shares) and mean(shares) >= 0.9),
-    ]  # fmt: skip
+        Goal(
+            "better than AdamW on at least 3 tasks, each at its best rate from (0.9, 0.95)",
+            f"{better} of {len(tuned)}, by more than two standard errors",
+            better >= 3,
+        ),
+        Goal("at least 90 % of the damage of bad betas undone", undone, bool(shares) and mean(shares) >= 0.9),
+    ]

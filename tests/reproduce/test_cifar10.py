@@ -1,4 +1,4 @@
-"""scripts/train_cifar10.py: the models of Table 5, its schedule, and runs that go on where they stopped.
+"""scripts/train_cifar10.py: the models of Table 5, its schedule, and runs that resume where they stopped.
 
 python -m pytest -q tests/reproduce/test_cifar10.py        # a few seconds
 """
@@ -39,9 +39,8 @@ def folder(tmp_path, monkeypatch):
 def run(*files, **settings):
     settings = {"batch_size": 24, "epochs": 2, "device": "cpu"} | settings
     arguments = [str(tiny.ROOT / "config" / file) for file in files]
-    return cifar.train(
-        *parse(declared(cifar.__file__), arguments + [f"--{name}={value!r}" for name, value in settings.items()])
-    )
+    arguments += [f"--{name}={value!r}" for name, value in settings.items()]
+    return cifar.train(*parse(declared(cifar.__file__), arguments))
 
 
 def test_models_are_those_of_the_paper():
@@ -90,15 +89,13 @@ def test_a_folder_is_one_process_s():
 
 
 def test_resnet9_with_augmentation_is_repeatable():
-    ends = [
-        run("cifar10_resnet9_mada.py", images=16, batch_size=8, epochs=1, out_dir=out_dir) for out_dir in ("a", "b")
-    ]
-    assert ends[0] == ends[1]
+    first, second = (run("cifar10_resnet9_mada.py", images=16, batch_size=8, epochs=1, out_dir=it) for it in ("a", "b"))
+    assert first == second
     assert metrics.read("a")[1][0]["val_loss"] == metrics.read("b")[1][0]["val_loss"]
 
 
 def test_images_that_are_held_out_are_not_trained_on(folder):
-    """The first 40 images are trained on as if there were no others; accuracy on the last 24 is the model's own."""
+    """It trains on the first 40 images as if there were no others; accuracy on the last 24 is the model's own."""
     run(images=40, out_dir="few")
     run(held_out=24, out_dir="held")
     few, held = (torch.load(f"{out_dir}/ckpt_last.pt")["model"] for out_dir in ("few", "held"))

@@ -1,6 +1,6 @@
-"""reproduce/cluster.py: runs as jobs, one of which is told that it is out of time. submitit's local executor is the cluster.
+"""reproduce/cluster.py: runs as jobs, one of which is told that its time is up, on the local executor of submitit.
 
-python -m pytest -q tests/reproduce/test_cluster.py        # some ten seconds
+python -m pytest -q tests/reproduce/test_cluster.py        # about ten seconds
 """
 
 import os
@@ -28,7 +28,7 @@ def test_jobs_share_the_work_and_one_that_is_out_of_time_goes_on(toy, undisturbe
         assert {it["state"] for it in each.result().values()} == {"done"}
     assert values(out, four) == undisturbed
     resumed = [metrics.read(out / run.id)[0].get("resumed_at") for run in four]
-    assert sum(it is not None for it in resumed) == 1, resumed  # it saved, and another job or itself went on
+    assert sum(it is not None for it in resumed) == 1, resumed  # it saved, and another job or its own resumed it
     assert "Requeued job" in "".join(path.read_text() for path in (out / "jobs").glob("*.out"))
 
 

@@ -1,4 +1,4 @@
-"""The contest and its ablation: tasks are what they say, gaps what a hand calculation says, pages made from what is kept.
+"""The contest and its ablation: tasks are what they claim, gaps agree with hand calculations, pages with what is kept.
 
 python -m pytest -q tests/reproduce/test_contest.py        # half a minute
 """
@@ -6,6 +6,7 @@ python -m pytest -q tests/reproduce/test_contest.py        # half a minute
 import json
 import math
 import re
+from functools import partial
 from itertools import pairwise
 
 import gymnasium
@@ -46,9 +47,8 @@ def test_every_cell_is_a_run_of_its_own():
         for name in what.SCALES[scale]:
             found = what.runs(name, scale, 1)
             assert len({run.id for run in found.values()}) == len(found) > 10
-    assert len(contest.runs("cnn", "gpu")) > 3 * len(
-        contest.runs("cnn", "cpu")
-    )  # the costly ones are run in full there
+    few, full = (len(contest.runs("cnn", scale)) for scale in ("cpu", "gpu"))
+    assert full > 3 * few  # the costly ones are run in full there
     shared = {run.id for run in contest.runs("digits", "cpu").values()}
     rows = {row for (row, _, _), run in ablation.runs("digits", "cpu").items() if run.id in shared}
     assert rows == {"AdamW", "MADA"}  # which are not run twice
@@ -63,16 +63,15 @@ def test_the_first_runs_are_those_that_could_refute_the_claim():
 def test_a_cell_without_conditions_is_the_script_by_default():
     run = contest.runs("digits", "cpu")["AdamW", Cell(0.016, START), 1337]
     assert (run.cfg["schedule"], run.cfg["weight_decay"]) == ("cosine", 0.0)
-    other = contest.runs("digits", "cpu")[
-        "MADA", Cell(0.016, START, (("schedule", "linear"), ("weight_decay", 0.1))), 1337
-    ]
+    varied = Cell(0.016, START, (("schedule", "linear"), ("weight_decay", 0.1)))
+    other = contest.runs("digits", "cpu")["MADA", varied, 1337]
     assert (other.cfg["schedule"], other.cfg["weight_decay"], other.cfg["hyper_lr"]) == ("linear", 0.1, None)
     lm = contest.runs("shakespeare", "cpu")["MADA", Cell(0.032, START), 1339]
     assert lm.cfg["min_lr"] == pytest.approx(0.0032) and lm.cfg["max_iters"] == 700 and lm.cfg["device"] == "cpu"
 
 
 def test_cartpole_is_gymnasiums():
-    """An episode of the batch is that of the single environment from the same state, with the same actions, to its end."""
+    """An episode of the batch is a single environment's from the same state, with the same actions, to its end."""
     task, single = SMALL.CartPole(3), gymnasium.make("CartPole-v1").unwrapped
     seen, actions, rewards, alive = task.roll_out(7)
     assert seen.shape[0] <= 200 and alive[0].all() and (rewards[alive] == 1).all()
@@ -127,9 +126,8 @@ def test_returns_to_go_are_discounted_and_dead_steps_do_not_count():
     seen, actions, rewards = torch.randn(3, 2, 4), torch.zeros(3, 2, dtype=torch.int64), torch.ones(3, 2)
     task.roll_out = lambda seed: (seen, actions, rewards, alive)
     loss = task.loss(1)
-    to_go = torch.tensor(
-        [1 + 0.99 * 1.99, 1.0, 1.99, 1.0]
-    )  # of the four steps that were lived, in the order of the mask
+    # of the four steps that were lived, in the order of the mask
+    to_go = torch.tensor([1 + 0.99 * 1.99, 1.0, 1.99, 1.0])
     log_p = torch.stack([task.model(seen[t, i]).log_softmax(-1)[0] for t, i in ((0, 0), (0, 1), (1, 0), (2, 0))])
     expected = -(log_p * (to_go - to_go.mean()) / (to_go.std() + 1e-6)).mean()
     assert loss.item() == pytest.approx(expected.item(), abs=1e-6) and task.value() == -2.0  # 3 and 1 steps
@@ -153,10 +151,8 @@ def path_of(make):
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.Tanh(), torch.nn.Linear(7, 2)).double()
     x, y = torch.randn(40, 16, 5, dtype=torch.float64), torch.randn(40, 16, 2, dtype=torch.float64)
-    optimizer, found = (
-        make([{"params": [net[0].weight], "weight_decay": 0.1}, {"params": [net[0].bias, *net[2].parameters()]}]),
-        [],
-    )
+    decayed, others = [net[0].weight], [net[0].bias, *net[2].parameters()]
+    optimizer, found = make([{"params": decayed, "weight_decay": 0.1}, {"params": others}]), []
     for inputs, targets in zip(x, y, strict=True):
         (net(inputs) - targets).square().mean().backward()
         optimizer.step()
@@ -166,8 +162,13 @@ def path_of(make):
 
 
 def test_the_prototype_is_mada_with_another_step():
+    def relative(g, d, slopes, q, rate):
+        step = rate * (g @ slopes / g.abs().sum()).clamp(-10, 10)
+        factors = torch.arange(len(q)) == list(optim.MADA.domain).index("beta2")
+        return torch.where(factors, 1 - (1 - q) * (-step).exp(), q + step)
+
     ours = path_of(lambda groups: optim.build("mada", groups, lr=0.02, max_grad_norm=0.5))
-    theirs = path_of(lambda groups: variants.Eager(groups, 0.02, variants.relative, max_grad_norm=0.5))
+    theirs = path_of(lambda groups: variants.Eager(groups, 0.02, relative, max_grad_norm=0.5))
     assert (ours[0][-1] - ours[0][0]).abs().max() > 0.03  # the coefficients have moved
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
@@ -175,9 +176,8 @@ def test_the_prototype_is_mada_with_another_step():
 
 def test_variants_of_beta2():
     def path(variant, **settings):
-        return path_of(lambda groups: variants.build(variant, "mada", groups, lr=0.02, max_grad_norm=0.5, **settings))[
-            0
-        ]
+        build = partial(variants.build, variant, "mada", lr=0.02, max_grad_norm=0.5, **settings)
+        return path_of(build)[0]
 
     plain = path_of(lambda groups: optim.build("mada", groups, lr=0.02, max_grad_norm=0.5))[0]
     raw = path_of(lambda groups: optim.build("mada", groups, lr=0.02, max_grad_norm=0.5, hyper_scale="raw"))[0]
@@ -196,7 +196,7 @@ def test_variants_of_beta2():
         ("linear", "adam", {}, "'linear' is one of MADA"),
     ],
 )
-def test_a_variant_refuses_what_it_has_not(variant, name, settings, words):
+def test_a_variant_refuses_settings_of_others(variant, name, settings, words):
     groups = [{"params": [torch.zeros(2, requires_grad=True)]}]
     with pytest.raises(UserError, match=words):
         variants.build(variant, name, groups, lr=0.02, max_grad_norm=0.5, **settings)
@@ -288,28 +288,17 @@ def test_a_summary_by_hand():
     good, bad = Cell(0.1, START), Cell(0.1, (0.99, 0.6))
     more, linear = Cell(0.2, START), Cell(0.1, START, (("schedule", "linear"), ("weight_decay", 0.0)))
     adam = {good: {1: 1.0, 2: 1.02}, more: {1: 2.0, 2: 2.0}, bad: {1: 5.0, 2: 5.02}, linear: {1: 0.5, 2: 0.5}}
-    mada = {
-        good: {1: 1.1, 2: 1.12},
-        more: {1: 0.9, 2: 0.9},
-        bad: {1: 1.4, 2: 1.42},
-        linear: {1: 0.5, 2: 0.5},
-        Cell(0.4, START): {1: 0.1},
-    }  # fmt: skip this cell AdamW has not
+    mada = {good: {1: 1.1, 2: 1.12}, more: {1: 0.9, 2: 0.9}, bad: {1: 1.4, 2: 1.42}, linear: {1: 0.5, 2: 0.5}}
+    mada[Cell(0.4, START)] = {1: 0.1}  # a cell that AdamW does not have
     it = verdict.summary(DIGITS, {"AdamW": adam, "MADA": mada})
-    assert (
-        it["base_no_worse"] == 2
-        and len(it["gaps"]) == 4
-        and it["below"] == 2
-        and it["no_worse"] == 3
-        and it["pairs"] == 8
-    )
+    assert len(it["gaps"]) == 4 and it["pairs"] == 8
+    assert it["base_no_worse"] == 2 and it["below"] == 2 and it["no_worse"] == 3
     assert it["worst"] == good and it["gaps"][good].excess() == pytest.approx(0.1 / 1.01 - 0.005)
     assert it["failed"] == 0 and it["saved"] == 4  # 2.0 to 0.9 and 5 to 1.4 are more than half
     pairs = [(0.1 / 1.1, 0.1 / 1.12), (-1.1 / 2, -1.1 / 2), (-3.6 / 5, -3.6 / 5.02), (0, 0)]
     seeds = [sum(pair[i] for pair in pairs) / 4 for i in (0, 1)]
-    assert it["relative"] == pytest.approx(sum(seeds) / 2) and it["relative_error"] == pytest.approx(
-        abs(seeds[0] - seeds[1]) / 2
-    )
+    assert it["relative"] == pytest.approx(sum(seeds) / 2)
+    assert it["relative_error"] == pytest.approx(abs(seeds[0] - seeds[1]) / 2)
     assert it["undone"] == {bad: pytest.approx(1 - 0.4 / 4)} and it["level"] == 0
     assert (it["start"]["theirs"], it["start"]["ours"]) == (good, Cell(0.4, START))
     assert it["start"]["gap"].n == 1 and it["start"]["gap"].mean == pytest.approx(-0.9)
@@ -338,10 +327,8 @@ def test_other_rows_stand_beside_mada_in_the_same_cells_and_seeds():
         "MADA": {one: {1: 0.9, 2: 0.9, 3: 0.1}, two: {1: 0.2, 2: 0.2}},
         "Yogi": {one: {1: 1.0, 2: 1.0}, two: {1: 1.0}},
     }
-    lines = {
-        line.split(" | ")[0][2:]: line.split(" | ")
-        for line in contest_tables.row_lines({"digits": values}).splitlines()
-    }
+    cells = [line.split(" | ") for line in contest_tables.row_lines({"digits": values}).splitlines()]
+    lines = {line[0][2:]: line for line in cells}
     assert lines["Yogi"][2] == "1" and lines["Yogi"][6] == "-0.100" and lines["MADA"][5] == lines["MADA"][6]
     lines = contest_tables.row_lines({"digits": {key: it for key, it in values.items() if key != "MADA"}})
     assert "| Yogi | 1 | 1 |" in lines and " | - | " in lines
@@ -387,9 +374,8 @@ def results(tmp_path, monkeypatch):
 
 def write_run(folder, run, values, diverged=False):
     """What the pool leaves of a run."""
-    log = metrics.Metrics(
-        str(folder / run.id), {"config": {}, "git": "abc", "torch": "2", "device": "cpu"}, 0, len(values)
-    )
+    header = {"config": {}, "git": "abc", "torch": "2", "device": "cpu"}
+    log = metrics.Metrics(str(folder / run.id), header, 0, len(values))
     for it, value in enumerate(values, 1):
         log.write({"iter": it, "train_loss": value, "value": value, "coefficients": {"beta1": 0.123456789}})
     log.close()
@@ -404,14 +390,10 @@ def test_a_line_says_what_a_run_was(results, tmp_path):
     contest_runs.collect(contest, "cpu", "digits", wanted, tmp_path / "elsewhere")
     line, second = map(json.loads, (results / "contest" / "cpu" / "digits.jsonl").read_text().splitlines())
     assert contest_runs.key_of(line) == key and line["run"] == run.id and line["seconds"] == 1.23
-    assert (
-        line["value"] == 0.01
-        and not line["diverged"]
-        and (line["git"], line["numerics"]) == ("abc", contest_runs.NUMERICS)
-    )
-    assert (
-        len(line["curve"]["iter"]) == 15 and line["curve"]["iter"][-1] == 100 and line["curve"]["beta1"][0] == 0.12346
-    )
+    assert line["value"] == 0.01 and not line["diverged"]
+    assert (line["git"], line["numerics"]) == ("abc", contest_runs.NUMERICS)
+    curve = line["curve"]
+    assert len(curve["iter"]) == 15 and curve["iter"][-1] == 100 and curve["beta1"][0] == 0.12346
     assert second["diverged"] and second["value"] is None and second["curve"]["loss"] == [1.0, None]
     found, others, left = contest_runs.gather(contest, "cpu", "digits", 1)
     values = contest_runs.values(found, DIGITS)
@@ -454,8 +436,8 @@ def test_the_smoke_scale_runs_and_is_drawn_from_what_is_kept(results, monkeypatc
     assert (count, missing, seconds) == (20, 0, 0)
     folder = results / "contest" / "smoke"
     page = (folder / "README.md").read_text()
-    assert {it.name for it in folder.iterdir()} == {
-        "README.md", "summary.json", "digits.jsonl", "digits.png", "cells.png", "coefficients.png", "front.png"}  # fmt: skip
+    pictures = {f"{name}.png" for name in ("digits", "cells", "coefficients", "front")}
+    assert {it.name for it in folder.iterdir()} == {"README.md", "summary.json", "digits.jsonl"} | pictures
     assert "MLP on scikit-learn's digits | 4 | 2 |" in page and str(results.parent) not in page
     assert json.loads((folder / "summary.json").read_text())["tasks"]["digits"]["cells"] == 4
     monkeypatch.setattr(pool, "execute", lambda *args, **kwargs: 1 / 0)
@@ -466,10 +448,8 @@ def test_the_smoke_scale_runs_and_is_drawn_from_what_is_kept(results, monkeypatc
 
 @pytest.mark.slow
 def test_the_ablation_runs_and_is_drawn(results, monkeypatch):
-    rows = {
-        row: ablation.ROWS[row]
-        for row in ("AdamW", "MADA", "without beta2's time scale", "none of the three", "by the cosine")
-    }
+    few = ("AdamW", "MADA", "without beta2's time scale", "none of the three", "by the cosine")
+    rows = {row: ablation.ROWS[row] for row in few}
     monkeypatch.setattr(ablation, "ROWS", rows)
     assert rivals.reproduce("ablation", "smoke", None, 0, draw=False, task=None) == []
     page = (results / "ablation" / "smoke" / "README.md").read_text()
@@ -494,10 +474,8 @@ def test_cells_that_look_bad_are_run_again_with_other_seeds(results, tmp_path):
     assert "The 2 cells in which MADA's mean is more than 2 % above AdamW's were run again with 12 new seeds" in page
     assert "It is again so in 1, and by more than two standard errors in 1." in page
     assert "Of these 24 pairs of runs MADA alone collapses in 12, and AdamW alone in 0." in page
-    assert (
-        "MLP on scikit-learn's digits: no worse in 3 of 4 (75 %) cells, below AdamW in 2; AdamW no worse in 2; each"
-        in page
-    )
+    said = "MLP on scikit-learn's digits: no worse in 3 of 4 (75 %) cells, below AdamW in 2; AdamW no worse in 2; each"
+    assert said in page
     assert f"| {bad} | +0.1050 ± 0.0050 (+10.5 %) | +0.0030 ± 0.0015 (+0.3 %) |  |  |" in page
     (results / "contest" / "smoke" / "digits.jsonl").unlink()  # and with it what was picked
     assert rivals.reproduce("replication", "smoke", None, 0, draw=True, task=None) == []
@@ -506,13 +484,14 @@ def test_cells_that_look_bad_are_run_again_with_other_seeds(results, tmp_path):
 
 def test_parts_of_pages_are_filled_in(tmp_path):
     page, command = tmp_path / "page.md", "python x.py"
-    page.write_text("a\n<!-- b: made by `python x.py --draw` -->\nold\n<!-- end of b -->\nc <!-- end of d -->\n")
+
+    def around(text):
+        return f"a\n<!-- b: made by `python x.py --draw` -->\n{text}\n<!-- end of b -->\nc <!-- end of d -->\n"
+
+    page.write_text(around("old"))
     for text in ("new", "newer\n\nlines"):
         rivals.fill(page, command, {"b": text, "d": "not there"})
-        assert (
-            page.read_text()
-            == f"a\n<!-- b: made by `python x.py --draw` -->\n{text}\n<!-- end of b -->\nc <!-- end of d -->\n"
-        )
+        assert page.read_text() == around(text)
     rivals.fill(page, "python y.py", {"b": "another's"})
     assert "newer" in page.read_text()
     page.write_text("<!-- b: made by `python x.py --draw` -->\n")
@@ -521,16 +500,14 @@ def test_parts_of_pages_are_filled_in(tmp_path):
 
 
 def test_every_part_that_a_page_asks_for_is_made():
-    asked = [
-        found for page in rivals.PAGES for found in re.findall(r"<!-- (\w+): made by `(.*?)` -->", page.read_text())
-    ]
+    texts = [page.read_text() for page in rivals.PAGES]
+    asked = [found for text in texts for found in re.findall(r"<!-- \w+: made by `(.*?)` -->", text)]
     commands = {f"python scripts/reproduce.py {name} --scale cpu --draw" for name in rivals.NAMES}
-    assert len(asked) >= 8 and {command for _, command in asked} == commands
-    for page in rivals.PAGES:  # each has its end, and was filled in
-        for key, text in re.findall(
-            r"<!-- (\w+): made by .*? -->\n(.*?)<!-- end of \1 -->", page.read_text(), re.DOTALL
-        ):
-            assert text.strip(), (page, key)
+    assert len(asked) >= 8 and {*asked} == commands
+    filled = re.compile(r"<!-- (\w+): made by .*? -->\n(.*?)<!-- end of \1 -->", re.DOTALL)
+    for page, text in zip(rivals.PAGES, texts, strict=True):
+        for key, block in filled.findall(text):
+            assert block.strip(), (page, key)
 
 
 def test_bad_input_is_one_line(script):

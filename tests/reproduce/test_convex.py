@@ -1,4 +1,4 @@
-"""scripts/convex.py computes what the optimizers of optim/ compute, and goes on where it stopped.
+"""scripts/convex.py computes what the optimizers of optim/ compute, and resumes where it stopped.
 
 python -m pytest -q tests/reproduce/test_convex.py        # a quarter of a minute
 """

@@ -37,20 +37,21 @@ def test_the_page_is_made_of_the_committed_data():
     assert pages.index(RESULTS) == README, "python scripts/reproduce.py index"
 
 
-@pytest.mark.parametrize("path", sorted(it for name in rivals.NAMES for it in RESULTS.glob(f"{name}/*/README.md")),
-                         ids=lambda path: path.parts[-3])  # fmt: skip
+CONTESTS = sorted(path for name in rivals.NAMES for path in RESULTS.glob(f"{name}/*/README.md"))
+
+
+@pytest.mark.parametrize("path", CONTESTS, ids=lambda path: path.parts[-3])
 def test_a_page_of_a_contest_is_made_of_the_committed_data(path, tmp_path, monkeypatch):
     for name in ("against", "bars", "front", "paths", "task"):  # pictures are not compared
         monkeypatch.setattr(contest_drawing, name, lambda *arguments: None)
     name, scale = path.parts[-3:-1]
     blocks = rivals.NAMES[name][1](scale, tmp_path)["blocks"]
-    assert (tmp_path / "README.md").read_text() == path.read_text(), (
-        f"python scripts/reproduce.py {name} --scale {scale} --draw"
-    )
+    command = f"python scripts/reproduce.py {name} --scale {scale} --draw"
+    assert (tmp_path / "README.md").read_text() == path.read_text(), command
     for page in rivals.PAGES:
         text = page.read_text()
         for key, block in blocks.items():
-            start = f"<!-- {key}: made by `python scripts/reproduce.py {name} --scale {scale} --draw` -->\n"
+            start = f"<!-- {key}: made by `{command}` -->\n"
             assert start not in text or f"{start}{block}\n<!-- end of {key} -->" in text, (page, key)
 
 
@@ -116,10 +117,8 @@ def test_figure_8_says_what_the_authors_cells_say():
     ):
         share = mean(float(cell["mada"][key]) < float(cell["adam"][key]) for cell in cells.values())
         assert f"{100 * share:.1f} %" in words and words in section("fig8")
-    means = {
-        name: mean(float(cell[name]["final_val_loss"]) for cell in cells.values())
-        for name in ("mada", "hyperadam", "adam")
-    }
+    names = ("mada", "hyperadam", "adam")
+    means = {name: mean(float(cell[name]["final_val_loss"]) for cell in cells.values()) for name in names}
     assert "MADA {mada:.3f}, HyperAdam {hyperadam:.3f}, Adam {adam:.3f}".format(**means) in section("fig8")
 
 
@@ -142,20 +141,15 @@ def test_the_early_lead_is_said():
     adam, mada, from_zero = at_100("adam"), at_100("mada"), at_100("mada-rho-0-=-0")
     for label, row in (("MADA", mada), ("MADA (rho_0 = 0)", from_zero)):
         pairs = [a - b for a, b in zip(row, adam, strict=True)]
-        assert max(pairs) < 0 and f"{label} {mean(pairs):+.4f} ± {stdev(pairs) / 3**0.5:.4f}, better (3/3)" in section(
-            "fig3"
-        )
+        said = f"{label} {mean(pairs):+.4f} ± {stdev(pairs) / 3**0.5:.4f}, better (3/3)"
+        assert max(pairs) < 0 and said in section("fig3")
 
 
 def test_early_means_the_authors_percentages_where_they_were_evaluated():
     def ended(gap, **config):
         records = [{"iter": it, "val_loss": 3.0 - it / 1e4 + gap * it} for it in range(0, 1001, 100)]
-        return {
-            1: [
-                Ended(seed, {"config": {"max_iters": 1000, "lr_decay_iters": None} | config}, records, {})
-                for seed in (1, 2)
-            ]
-        }
+        header = {"config": {"max_iters": 1000, "lr_decay_iters": None} | config}
+        return {1: [Ended(seed, header, records, {}) for seed in (1, 2)]}
 
     logs = {label: authors(log) for label, log in LOGS.items()}
     rows = {"Adam": ended(0, lr_decay_iters=10_000), "MADA": ended(-1e-4)}

@@ -1,4 +1,4 @@
-"""scripts/gpu_report.py: predictions from bytes and operations, and a report that a failing part does not take along.
+"""scripts/gpu_report.py: predictions from bytes and operations, and a report that survives a failing part.
 
 python -m pytest tests/reproduce/test_gpu_report.py
 """
@@ -20,8 +20,8 @@ NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
 
 def test_bytes_per_parameter_are_counted_by_hand():
-    """A norm reads 4; look back reads grad, g and the buffers and writes these; move reads grad, x and the buffers and
-    writes x and g. Kept are the buffers and g."""
+    """The norm reads 4; look_back reads grad, g and the buffers and writes the buffers; move reads grad, x and the
+    buffers and writes x and g. The buffers and g are kept."""
     for row, buffers in {"mada": 6, "mada, without lion": 5, "hyperadam": 2}.items():
         moved = 4 * (1 + (2 + buffers) + buffers + (2 + buffers) + 2)
         assert gpu.costs(row) == (moved, 4 * (buffers + 1)), row
@@ -37,7 +37,7 @@ def test_an_h100_is_predicted_from_its_data_sheet():
 
 
 def test_every_measurement_of_a_part_has_a_prediction():
-    """The quick parts, on the CPU; all names of the slow ones are made of the same rows."""
+    """The quick parts, on the CPU; the names of the slow ones are all made from the same rows."""
     names = [name for part in (gpu_report.correct, gpu_report.waits) for name, _ in part("cpu")]
     assert set(names) <= set(gpu.predictions("H100"))
 
@@ -50,9 +50,15 @@ def test_the_fast_path_on_this_cpu_keeps_the_goals_of_correctness():
 
 @pytest.mark.parametrize(
     "value, goal, least, expected",
-    [(1.0, 1.0, False, "kept"), (1.1, 1.0, False, "MISSED"), (0.5, 0.5, True, "kept"), (0.4, 0.5, True, "MISSED"),
-     (7.0, None, False, ""), (None, 1.0, False, "not measured")],
-)  # fmt: skip
+    [
+        (1.0, 1.0, False, "kept"),
+        (1.1, 1.0, False, "MISSED"),
+        (0.5, 0.5, True, "kept"),
+        (0.4, 0.5, True, "MISSED"),
+        (7.0, None, False, ""),
+        (None, 1.0, False, "not measured"),
+    ],
+)
 def test_a_goal_is_kept_or_missed(value, goal, least, expected):
     assert gpu.verdict(value, Prediction(1.0, goal, "", least)) == expected
 

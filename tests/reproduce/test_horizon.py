@@ -39,28 +39,23 @@ def test_copies_go_on_as_the_run_would():
     straight.advance(POINT + 1)
     assert found["mu", 0.0, 1] == found["beta1", 0.9, 1] == found["rate", 1.0, 1] == round(straight.loss(), 6)
     straight.advance(END - POINT - 1)
-    straight = round(straight.loss(), 6)
-    assert (
-        found["mu", 0.0, END - POINT] == found["beta1", 0.9, END - POINT] == found["rate", 1.0, END - POINT] == straight
-    )
+    unchanged = [found[way, value, END - POINT] for way, value in (("mu", 0.0), ("beta1", 0.9), ("rate", 1.0))]
+    assert unchanged == [round(straight.loss(), 6)] * 3
     assert len(set(found.values())) == len(found) - 4  # every other way ends elsewhere
 
 
 def test_what_is_known_is_not_measured_again():
-    """And what is missing comes out as it would have beside the rest."""
+    """And what is missing comes out as it would have together with the rest."""
     whole, rest = measured(), measured({(1, "mu", POINT), (1, "rate", POINT)})
-    assert (
-        rest == [it for it in whole if it["way"] == "beta1"]
-        and measured({(1, way, POINT) for way in horizon.WAYS}) == []
-    )
+    assert rest == [it for it in whole if it["way"] == "beta1"]
+    assert measured({(1, way, POINT) for way in horizon.WAYS}) == []
 
 
 @pytest.mark.parametrize("coefficient, value", [("mu", 1.0), ("beta1", 0.6)])
 def test_a_moved_coefficient_counts_in_what_follows(coefficient, value):
-    """Moved before the first step, it is that of the optimizer that starts there."""
-    late, early = (
-        horizon.Course(SimpleNamespace(**vars(horizon.config(1)) | start)) for start in ({}, {coefficient: value})
-    )
+    """Moved before the first step, it is the same as if the optimizer had started there."""
+    usual = vars(horizon.config(1))
+    late, early = (horizon.Course(SimpleNamespace(**usual | start)) for start in ({}, {coefficient: value}))
     late.move(coefficient, value)
     for course in (late, early):
         course.advance(4)
@@ -68,8 +63,12 @@ def test_a_moved_coefficient_counts_in_what_follows(coefficient, value):
 
 
 def test_the_page_has_the_gains():
-    found = [{"seed": seed, "way": way, "value": value, "from": 3, "steps": 1, "val_loss": 2.0 - (value == best) * 0.1 * seed}
-             for seed in (1, 2) for way, best in (("mu", 0.5), ("rate", 2.0)) for value in horizon.WAYS[way]]  # fmt: skip
+    common, found = {"from": 3, "steps": 1}, []
+    for seed in (1, 2):
+        for way, best in (("mu", 0.5), ("rate", 2.0)):
+            for value in horizon.WAYS[way]:
+                loss = 2.0 - (value == best) * 0.1 * seed
+                found.append(common | {"seed": seed, "way": way, "value": value, "val_loss": loss})
     page = horizon.page(found, {"command": "python x", "device": "a CPU", "torch": "2", "git": "0" * 40})
     assert "| 1 | +0.0000 | +0.0000 | **+0.1500** | +0.0000 | +0.0000 |" in page
     assert "| 1 | +0.0000 | +0.0000 | +0.0000 | **+0.1500** | +0.0000 |" in page

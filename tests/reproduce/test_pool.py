@@ -1,4 +1,4 @@
-"""reproduce/pool.py: many runs, each once, whatever is killed meanwhile. They are of a toy that takes half a second.
+"""reproduce/pool.py: many runs, each once, whatever is killed. They are of a toy script and take half a second each.
 
 python -m pytest -q tests/reproduce/test_pool.py
 """
@@ -203,7 +203,7 @@ def test_a_run_that_kills_its_workers_fails(toy, tmp_path):
     "name, mode", [("ckpt_best.pt", "resume"), ("ckpt_prev.pt", "resume"), ("ckpt_damaged.pt", "scratch")]
 )
 def test_a_worker_that_died_in_a_save_leaves_a_run_that_goes_on(toy, tmp_path, monkeypatch, name, mode):
-    """Its first save names ckpt_best.pt before ckpt_last.pt; of a damaged file nobody goes on."""
+    """Its first save names ckpt_best.pt before ckpt_last.pt; no run resumes from a damaged file."""
     asked = []
     script = SimpleNamespace(train=lambda cfg, given: asked.append(cfg["init_from"]) or 1.0)
     monkeypatch.setattr(pool, "load", lambda path: script)
@@ -288,10 +288,9 @@ def test_an_invocation_that_is_killed_is_gone_on_with(some, undisturbed, tmp_pat
     execute(tmp_path / "out", some)
     assert values(tmp_path / "out", some) == undisturbed
     resumed = [metrics.read(tmp_path / "out" / run.id)[0].get("resumed_at") for run in some]
-    assert all(
-        it == ([step] if name != "all" else [20]) or step < 20 and name == "all" or not step
-        for it, step in zip(resumed, before, strict=True)
-    ), (resumed, before)
+    for at, step in zip(resumed, before, strict=True):
+        saved = 20 * (step >= 20) if name == "all" else step  # killed, they have only the checkpoint of step 20
+        assert not saved or at == [saved], (resumed, before)
 
 
 def test_ctrl_c_without_workers(toy, tmp_path, undisturbed):
@@ -317,7 +316,7 @@ def test_two_invocations_share_the_work(toy, undisturbed, tmp_path):
 
 
 def test_two_invocations_one_of_which_is_killed(toy, undisturbed, tmp_path):
-    """The other one takes over what it was at."""
+    """The other one takes over its runs."""
     some = [toy(seed=seed, pause=0.03) for seed in range(4)]
     both = [start(tmp_path / "out", some, 1) for _ in range(2)]
     until(lambda: len(running(tmp_path / "out")) == 2)
@@ -333,16 +332,15 @@ def test_two_invocations_one_of_which_is_killed(toy, undisturbed, tmp_path):
 
 @pytest.mark.parametrize("place", ["ckpt_last.pt.part", "state.json.part"])
 def test_a_full_disk_loses_nothing(some, undisturbed, tmp_path, place):
-    """/dev/full stands for it, in one of the files: workers report it, and later all goes on."""
+    """/dev/full stands for it, in one of the files: workers report it, and the runs resume later."""
     for run in some:
         (tmp_path / "out" / run.id).mkdir(parents=True)
         (tmp_path / "out" / run.id / place).symlink_to("/dev/full")
     process = start(tmp_path / "out", some)
     error = process.communicate(timeout=180)[1]
     assert process.returncode == 2 and "Traceback" not in error, error
-    assert error.splitlines()[-1].startswith(
-        f"many: {tmp_path / 'out'} cannot be written: is the disk full? 4 runs are "
-    )
+    said = f"many: {tmp_path / 'out'} cannot be written: is the disk full? 4 runs are "
+    assert error.splitlines()[-1].startswith(said)
     for run in some:
         (tmp_path / "out" / run.id / place).unlink(missing_ok=True)
     assert {pool.look(run, tmp_path / "out")["state"] for run in some} == {"pending"}
@@ -357,11 +355,8 @@ def test_a_disk_that_is_too_full_for_a_state(some, undisturbed, tmp_path, monkey
             raise OSError(errno.ENOSPC, "No space left on device")
         return write(*_, **found)
 
-    write = pool.write
-    with (
-        monkeypatch.context() as patch,
-        pytest.raises(pool.CannotWrite, match="out cannot be written: .*No space left"),
-    ):
+    write, said = pool.write, "out cannot be written: .*No space left"
+    with monkeypatch.context() as patch, pytest.raises(pool.CannotWrite, match=said):
         patch.setattr(*((pool.Path, "mkdir") if where == "mkdir" else (pool, "write")), full)
         execute(tmp_path / "out", some)
     assert {pool.look(run, tmp_path / "out")["state"] for run in some} == {"pending"}

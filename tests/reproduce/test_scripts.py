@@ -1,4 +1,4 @@
-"""What is done with a finished run: scripts/plot.py draws it, scripts/sample.py lets its model write.
+"""What can be done with a finished run: scripts/plot.py draws it, scripts/sample.py lets its model write.
 
 python -m pytest -q tests/reproduce/test_scripts.py        # a few seconds
 """
@@ -139,7 +139,7 @@ def test_sample_writes_as_much_as_is_asked(script, out):
 
 
 class Dictator:
-    """Stands for a model with GPT-2's tokens, which says "One two" and ends its document, whatever the prompt."""
+    """Stands in for a model with GPT-2's tokens: says "One two" and ends its document, whatever the prompt."""
 
     lm_head = torch.nn.Linear(1, 1)
 
@@ -159,10 +159,8 @@ class Dictator:
 def test_sample_begins_and_ends_with_gpt2s_end_of_text(script, monkeypatch, arguments, prompt, text):
     if SHARED.is_dir():
         monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(SHARED / "tiktoken_cache"))
-    dictator = Dictator()
-    monkeypatch.setattr(
-        checkpoints, "load", lambda name, device: (dictator, {"tokenizer": "gpt2", "vocab_size": 50257})
-    )
+    dictator, meta = Dictator(), {"tokenizer": "gpt2", "vocab_size": 50257}
+    monkeypatch.setattr(checkpoints, "load", lambda name, device: (dictator, meta))
     status, written, _ = script("sample", "gpt2-xl", "--tokens", 4, "--temperature", 0.5, "--top_k", 7, *arguments)
     assert (status, written) == (0, text)
     assert dictator.prompt == prompt and dictator.asked == (4, 0.5, 7, 50257)

@@ -1,4 +1,4 @@
-"""scripts/sweep.py: whatever is killed or fails, the same command again ends with what an undisturbed sweep would say.
+"""scripts/sweep.py: whatever is killed or fails, the same command again ends as an undisturbed sweep would.
 
 python -m pytest -q tests/reproduce/test_sweep.py
 """
@@ -44,7 +44,7 @@ def sweep_file(folder, text=CELLS, **settings):
 
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory):
-    """A sweep file, and the summary and the records of its undisturbed sweep."""
+    """A sweep file, and the folder of its undisturbed sweep."""
     folder = tmp_path_factory.mktemp("grid")
     path = sweep_file(folder)
     assert main(path, "--out", str(folder / "out"), "--workers", "0") == 0
@@ -63,23 +63,17 @@ def main(*arguments):
     return 0
 
 
-def start(*arguments, **options):
-    return subprocess.Popen(
-        [sys.executable, tiny.ROOT / "scripts" / "sweep.py", *arguments],
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        **options,
-    )
+def start(*arguments):
+    command = [sys.executable, tiny.ROOT / "scripts" / "sweep.py", *arguments]
+    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def records(out):
-    """What each run logged, without what a clock says."""
+    """What each run logged, without times."""
+    found = {path.parent.name: metrics.read(path.parent)[1] for path in Path(out).glob("*/metrics.jsonl")}
     return {
-        path.parent.name: [
-            {key: value for key, value in record.items() if key not in TIMES} for record in metrics.read(path.parent)[1]
-        ]
-        for path in Path(out).glob("*/metrics.jsonl")
+        name: [{key: it for key, it in record.items() if key not in TIMES} for record in logged]
+        for name, logged in found.items()
     }
 
 
@@ -96,17 +90,8 @@ def test_the_summary_has_the_columns_of_the_authors(grid, capsys):
     path, out = grid
     with open(out / "summary.csv") as file:
         table = list(csv.DictReader(file))
-    assert list(table[0]) == [
-        "optimizer",
-        "beta1_0",
-        "beta2_0",
-        "beta3_0",
-        "rho_0",
-        "c_0",
-        "gamma_0",
-        "final_train_loss",
-        "final_val_loss",
-    ]
+    head = "optimizer beta1_0 beta2_0 beta3_0 rho_0 c_0 gamma_0 final_train_loss final_val_loss"
+    assert list(table[0]) == head.split()
     assert len(table) == 8 and (out / "contours.png").stat().st_size > 10_000
     assert [(row["optimizer"], row["beta1_0"], row["beta2_0"]) for row in table[:3]] == [
         ("adam", "0.500000", "0.600000"),
@@ -134,14 +119,11 @@ def test_ours_minus_theirs(grid, tmp_path, capsys):
     theirs = cells_of.read(out / "summary.csv")[:3]
     theirs[0]["final_train_loss"] -= 0.25
     cells_of.write(theirs, tmp_path / "theirs.csv")
-    assert (
-        main(path, "--out", str(out), "--workers", "0", "--compare", str(tmp_path / "theirs.csv"), "--under", "9") == 0
-    )
+    compared = "--compare", str(tmp_path / "theirs.csv"), "--under", "9"
+    assert main(path, "--out", str(out), "--workers", "0", *compared) == 0
     printed = capsys.readouterr().out
-    assert (
-        printed.count("= +0.2500   val") == 1
-        and printed.count("= +0.0000   val") + printed.count("= -0.0000   val") == 2
-    )
+    assert printed.count("= +0.2500   val") == 1
+    assert printed.count("= +0.0000   val") + printed.count("= -0.0000   val") == 2
     assert "over 3 cells: train mean +0.0833, largest +0.2500" in printed
     assert "best cell: optimizer" in printed and "100.0% of 4 cells under 9.0000; 0 diverged" in printed
 
@@ -178,9 +160,8 @@ def test_cells_from_lists_or_a_function_and_settings_of_all(tmp_path):
     assert len(every) == 8 and all((run.cfg["max_iters"], run.cfg["seed"]) == (4, 7) for run in every)
     function = "def cells():\n    for seed in (1, 2, 2):\n        yield dict(seed=seed, optimizer='adam')\n"
     every, _ = cells_of.cells(sweep_file(tmp_path, function), [])
-    assert [run.cfg["seed"] for run in every] == [1, 2] and cells_of.varied(every) == [
-        "seed"
-    ]  # a cell given twice is one
+    assert [run.cfg["seed"] for run in every] == [1, 2]  # a cell given twice is one
+    assert cells_of.varied(every) == ["seed"]
 
 
 @pytest.mark.parametrize(

@@ -72,12 +72,12 @@ def judged(kept: dict, group: str) -> str:
     """A line per task: which rows of a group are worse than MADA, which better, and which cannot be told apart."""
     said = []
     for name, values in kept.items():
-        found = {"worse": [], "better": [], "not told apart": []}
+        found = {"worse": [], "better": [], "no clear difference": []}
         for row in GROUPS[group]:
             gap = to_mada(TASKS[name], values, row) if row not in ("AdamW", "MADA") else None
             if gap and gap[1] is not None:
                 clear = abs(gap[0]) > 2 * gap[1]
-                found["not told apart" if not clear else "worse" if gap[0] > 0 else "better"].append(row)
+                found["no clear difference" if not clear else "worse" if gap[0] > 0 else "better"].append(row)
         words = "; ".join(f"{word}: {', '.join(rows)}" for word, rows in found.items() if rows)
         said.append(f"- {TASKS[name].title}, against MADA as it is: {words or 'not run yet'}.")
     return "\n".join(said)

@@ -153,7 +153,7 @@ def front_lines(found: dict[str, dict]) -> str:
 
 
 def judged(gap: verdict.Gap) -> str:
-    return "not told apart" if not gap.clear else "better" if gap.mean < 0 else "worse"
+    return "no clear difference" if not gap.clear else "better" if gap.mean < 0 else "worse"
 
 
 def at_edge(tuned: dict) -> str:

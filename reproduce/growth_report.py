@@ -60,7 +60,7 @@ def said(gap: verdict.Gap | None) -> str:
     elif mean + 2 * error <= 100 * GOAL:
         word = "within 2 %"
     else:
-        word = "not told apart from 2 %"
+        word = "unclear"
     digits = 0 if error >= 10 else 1
     return f"{mean:+.{digits}f} % ± {error:.{digits}f}, {word}"
 

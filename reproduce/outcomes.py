@@ -67,7 +67,7 @@ class Gap(NamedTuple):
         lost = f", and {self.lost} diverged" * bool(self.lost)
         if self.error is None:
             return f"{self.mean:+.{digits}f} (one seed{lost})"
-        word = sign if self.clear else "not told apart"
+        word = sign if self.clear else "no clear difference"
         return f"{self.mean:+.{digits}f} ± {self.error:.{digits}f}, {word} ({self.same}/{self.n}{lost})"
 
 

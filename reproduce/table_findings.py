@@ -6,8 +6,8 @@ from reproduce.published import PUBLISHED
 
 
 def judged(rows: dict, key: str) -> dict[str, list[str]]:
-    """{"better", "worse", "not told apart", "one seed": labels} of the rows against the baseline."""
-    found = {"better": [], "worse": [], "not told apart": [], "one seed": []}
+    """{"better", "worse", "no clear difference", "one seed": labels} of the rows against the baseline."""
+    found = {"better": [], "worse": [], "no clear difference": [], "one seed": []}
     for label, row in rows.items():
         if it := row["gaps"].get(key):
             found[next(word for word in found if word in it["words"])].append(label)
@@ -39,7 +39,7 @@ def losses(it: dict, name: str, contest: str, **_) -> Finding:
         ),
         (
             f"Against Adam {listed(groups['better'])} end better, {listed(groups['worse'])} worse; "
-            f"{listed(groups['not told apart'])} cannot be told apart from it"
+            f"{listed(groups['no clear difference'])} cannot be told apart from it"
             + f"; of {listed(groups['one seed'])} there is one seed" * bool(groups["one seed"])
             + "."
         ),
@@ -158,8 +158,8 @@ def perplexities(it: dict, name: str, contest: str, **_) -> Finding | None:
         [
             f"{label} minus Adam is " + listed([f"{row['gaps'][c]['words']} in {c}" for c in columns]) + ".",
             (
-                f"Better than Adam in every column: {listed(ahead)}; not told apart from it in {key}: "
-                f"{listed(groups['not told apart'])}."
+                f"Better than Adam in every column: {listed(ahead)}; not clearly different from it in {key}: "
+                f"{listed(groups['no clear difference'])}."
             ),
             "Perplexities are of other units than the paper's, and are compared with each other only.",
         ],

@@ -157,14 +157,17 @@ def test_a_difference_is_one_when_it_is_more_than_two_paired_standard_errors():
 
     assert words([1.1, 1.3], [1.0, 1.2]) == "+0.10 ± 0.00, worse (2/2)"  # seeds differ by more than the rows
     assert words([1.1, 1.3], [1.0, 1.2], "higher") == "+0.10 ± 0.00, better (2/2)"
-    assert words([0.9, 1.4], [1.0, 1.2]) == "+0.05 ± 0.15, not told apart (1/2)"
+    assert words([0.9, 1.4], [1.0, 1.2]) == "+0.05 ± 0.15, no clear difference (1/2)"
     assert words([1.0], [1.5]) == "-0.50 (one seed)"
     found = outcomes.spread({1: 1.0, 2: float("nan"), 3: None})
     assert found | {"values": [*found["values"]]} == {"n": 2, "diverged": 1, "mean": 1.0, "sd": None, "values": [1, 2]}
     ours, theirs = {1: 1.0, 3: 3.0, 4: float("nan")}, {1: 1.5, 2: 0.0, 3: 1.0, 4: 1.0}
     gap = outcomes.gap(outcomes.spread(ours), outcomes.spread(theirs))
     assert (gap.mean, gap.n, gap.same, gap.lost) == (0.75, 2, 1, 1)
-    assert words([1.00, 1.01, float("nan")], [1.10, 1.11, 1.10]) == "-0.10 ± 0.00, not told apart (2/2, and 1 diverged)"
+    assert (
+        words([1.00, 1.01, float("nan")], [1.10, 1.11, 1.10])
+        == "-0.10 ± 0.00, no clear difference (2/2, and 1 diverged)"
+    )
     assert words([1.00, 1.01, 1.0], [1.10, 1.11, float("nan")]) == "-0.10 ± 0.00, better (2/2)"
     assert outcomes.gap(found, found) is None is outcomes.gap(found, outcomes.spread({9: 1.0}))
 

@@ -10,7 +10,8 @@ def judged(rows: dict, key: str) -> dict[str, list[str]]:
     found = {"better": [], "worse": [], "no clear difference": [], "one seed": []}
     for label, row in rows.items():
         if it := row["gaps"].get(key):
-            found[next(word for word in found if word in it["words"])].append(label)
+            one = "one seed" if it["error"] is None else "no clear difference"
+            found[("better" if "better" in it["words"] else "worse") if it["clear"] else one].append(label)
     return found
 
 

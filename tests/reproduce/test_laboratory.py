@@ -242,10 +242,11 @@ def test_the_proportions_are_those_of_the_audit():
 def test_the_miniature_keeps_the_proportions_of_schedule_and_decay():
     _, mini = proportions.sentence("table2", "mini", "gpt2", experiments.MAIN)
     reduced = mini.removeprefix("Reduced (mini), ours and in brackets the paper's: ").split(". ")[0].split("; ")
-    assert [it.rpartition(" (")[0] for it in reduced[:6]] == [
-        *("data openwebtext_bytes", "layers 2", "width 64", "context 64", "steps 10,000", "sequences per step 12")
+    assert [it.rpartition(" (")[0] for it in reduced[:7]] == [
+        *("data openwebtext_bytes", "layers 2", "width 64", "context 64", "steps 10,000", "sequences per step 12"),
+        "tokens seen per weight of the blocks 78",
     ]
-    assert reduced[6:] == [
+    assert reduced[7:] == [
         "hyper-learning-rate of the betas 0.001 (0.0005)",
         "hyper-learning-rate of the others 0.2 (0.1)",
         *("peak rate 0.0048 (0.0006)", "peak rate for Lion 0.0012 (0.00015)"),

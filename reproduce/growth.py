@@ -6,11 +6,11 @@ hyper_lr 0.3, was chosen on digits, factorization and shakespeare, with seeds 13
 From Muon's corner a row has hyper_lr 1, chosen on shakespeare with seed 1337; the larger GPTs are there for it.
 """
 
-from reproduce import contest
+from reproduce import contest, muon
 from reproduce.contest import START, Cell, made
 from reproduce.runs import Run
 
-GROWS, FROM_MUON = {"grow_lr": True}, {"learn": ("beta1", "beta2", "mu"), "mu": 1.0}
+GROWS, FROM_MUON = {"grow_lr": True}, muon.ROWS["MADA from Muon's corner"]
 ROWS = {
     "MADA, growing rate": GROWS,
     "MADA": {},

@@ -43,12 +43,23 @@ def result(records: list[dict], task: Task) -> float:
     return (max(found, key=lambda it: it[task.best]) if task.best else found[-1])[task.key]
 
 
+def labels(key: tuple[str, Cell, int]) -> dict:
+    """What a line says of the place of a run among others; key_of() is the way back."""
+    row, cell, seed = key
+    return {
+        "row": row,
+        "rate": cell.rate,
+        "betas": list(cell.betas),
+        "conditions": dict(cell.conditions),
+        "seed": seed,
+    }
+
+
 def line(key: tuple[str, Cell, int], run: Run, folder: str | os.PathLike, task: Task) -> dict | None:
     """What is kept of a run, or None if it has not ended. Nothing is written to `folder`."""
     state = pool.read(Path(folder, run.id))
     if state["state"] != "done":
         return None
-    row, cell, seed = key
     header, records = metrics.read(os.path.join(folder, run.id))
     value = math.nan if state.get("diverged") else result(records, task)
     logged = [record for record in records if "train_loss" in record]
@@ -60,11 +71,7 @@ def line(key: tuple[str, Cell, int], run: Run, folder: str | os.PathLike, task: 
     return {
         "run": run.id,
         "numerics": NUMERICS,
-        "row": row,
-        "rate": cell.rate,
-        "betas": list(cell.betas),
-        "conditions": dict(cell.conditions),
-        "seed": seed,
+        **labels(key),
         "value": value if math.isfinite(value) else None,
         "diverged": not math.isfinite(value),
         "seconds": state.get("seconds") and round(state["seconds"], 2),
@@ -88,13 +95,24 @@ def read(path: Path) -> dict[tuple[str, Cell, int], dict]:
     return {}
 
 
+def shared(scale: str, task: str) -> dict[str, dict]:
+    """{run id: line} of a task, whatever the name that it was run for: names ask for some runs in common."""
+    paths = sorted(store.RESULTS.glob(f"*/{scale}/{task}.jsonl"))
+    return {found["run"]: found for path in paths for found in read(path).values()}
+
+
 def collect(what: ModuleType, scale: str, task: str, wanted: dict, folder: str | os.PathLike | None = None) -> None:
-    """Bring runs that have ended in `folder` (default: out/runs) to results/, and keep what else is there."""
+    """Bring to a name's results runs that have ended in `folder` (default: out/runs) or that another name holds, and
+    keep what else is there.
+    """
     path = file_of(what, scale, task)
-    known = read(path)
-    lost = {at: run for at, run in wanted.items() if known.get(at, {}).get("run") != run.id}
+    known, others = read(path), shared(scale, task)
     folder, it = folder or store.WORK, what.TASKS[task]
-    new = {at: found for at, run in lost.items() if (found := line(at, run, folder, it))}
+    new = {}
+    for at, run in wanted.items():
+        if known.get(at, {}).get("run") != run.id:
+            found = others[run.id] | labels(at) if run.id in others else line(at, run, folder, it)
+            new |= {at: found} if found else {}
     if not new:
         return
     order = {at: place for place, at in enumerate(wanted)}
@@ -140,9 +158,9 @@ def values(found: dict, task: Task) -> dict:
 
 
 def missing(what: ModuleType, scale: str, task: str, wanted: dict) -> dict:
-    """Those of the wanted runs that results/ does not hold."""
-    known = read(file_of(what, scale, task))
-    return {key: run for key, run in wanted.items() if known.get(key, {}).get("run") != run.id}
+    """Those of the wanted runs that results/ does not hold, for this name or another."""
+    known = shared(scale, task)
+    return {key: run for key, run in wanted.items() if run.id not in known}
 
 
 def perform(what: ModuleType, scale: str, tasks: Iterable[str], seeds: int | None, workers: int | None) -> list[str]:

@@ -6,6 +6,7 @@ python -m pytest -q tests/reproduce/test_contest.py        # half a minute
 import json
 import math
 import re
+import shutil
 from functools import partial
 from itertools import pairwise
 
@@ -22,6 +23,7 @@ from reproduce import (
     contest,
     contest_runs,
     contest_tables,
+    muon,
     muon_report,
     pool,
     replication,
@@ -401,6 +403,18 @@ def test_a_line_says_what_a_run_was(results, tmp_path):
     assert others == 0 and values[key[0]][key[1]] == {key[2]: 0.01} and values[bad[0]][bad[1]][bad[2]] == math.log(10)
     assert len(contest_runs.missing(contest, "cpu", "digits", wanted)) == len(wanted) - 2
     assert not (tmp_path / "elsewhere" / run.id / "lock").exists()  # it has only read there
+
+
+def test_a_run_that_another_name_holds_is_not_run_again(results, tmp_path):
+    (key, run), *_ = contest.runs("digits", "cpu", 1).items()
+    write_run(tmp_path / "runs", run, [1.0, 0.5])
+    contest_runs.collect(contest, "cpu", "digits", {key: run})
+    shutil.rmtree(tmp_path / "runs")
+    other = ("AdamW, as muon.py calls it", Cell(key[1].rate, key[1].betas), key[2])
+    assert contest_runs.missing(muon, "cpu", "digits", {other: run}) == {}
+    contest_runs.collect(muon, "cpu", "digits", {other: run})
+    before, after = (contest_runs.read(contest_runs.file_of(it, "cpu", "digits")) for it in (contest, muon))
+    assert after == {other: before[key] | {"row": other[0]}}
 
 
 def test_the_epoch_of_a_run_is_chosen_on_held_out_images():

@@ -4,7 +4,7 @@ import inspect
 import numbers
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 from torch import Tensor
@@ -15,6 +15,35 @@ if TYPE_CHECKING:
 # What a param group may always set for itself; coefficients and SHARED only where the groups do not share them.
 GROUP_SETTINGS = ("params", "param_names", "lr", "weight_decay", "state_dtype", "maximize")
 SHARED = ("hyper_lr", "hyper_momentum")
+
+
+class Options(TypedDict, total=False):
+    """Arguments of ParameterizedOptimizer that MADA passes on as they are: for type checkers and editors."""
+
+    hyper_start: int
+    hyper_clip: float | None
+    hyper_optimizer: str
+    per_group: bool
+    lr_range: tuple[float, float]
+    grow_lr: bool
+    state_dtype: torch.dtype | str | None
+    max_grad_norm: float | None
+    maximize: bool
+    foreach: bool | None
+    capturable: bool
+    differentiable: bool
+    fused: bool | None
+
+
+class LearningOptions(Options, total=False):
+    """Those that an optimizer passes on that has no form of its own for any of them, such as HyperAdam."""
+
+    weight_decay: float
+    hyper_lr: float | dict[str, float] | None
+    hyper_momentum: float | dict[str, float]
+    hyper_scale: str | None
+    domain: Mapping[str, tuple[float, float]] | None
+    debias: str | None
 
 
 def is_number(value: object) -> bool:

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable
 from types import MappingProxyType
-from typing import Any
+from typing import Unpack
 
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from .arguments import LearningOptions
 from .engine import ParameterizedOptimizer
 from .mada import MADA, sqrt
 
@@ -39,7 +40,7 @@ class HyperAdam(ParameterizedOptimizer):
         *,
         eps: float = 1e-8,
         learn: str | Iterable[str] = ("beta1", "beta2"),
-        **options: Any,
+        **options: Unpack[LearningOptions],
     ) -> None:
         super().__init__(
             params,

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
@@ -185,7 +185,7 @@ class MADA(ParameterizedOptimizer):
         debias: str | None = None,
         second_moment: str = "avgrad",
         amsgrad: bool = False,
-        **options: Any,
+        **options: Unpack[arguments.Options],
     ) -> None:
         if amsgrad:
             if rho != 1.0 or second_moment not in ("avgrad", "amsgrad"):

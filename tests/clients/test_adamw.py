@@ -4,13 +4,15 @@ python -m pytest tests/clients/test_adamw.py
 """
 
 import copy
+import inspect
 
 import pytest
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
 
-from optim import MADA, Adan, HyperAdam, Lion
+from optim import MADA, Adan, HyperAdam, Lion, ParameterizedOptimizer
+from optim.arguments import LearningOptions, Options
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-12}
 
@@ -49,6 +51,15 @@ def test_what_it_does_not_have_is_refused_by_name(optimizer, name):
     with pytest.raises(ValueError, match=f"{optimizer.__name__} has no {name}=True"):
         optimizer(network().parameters(), **{name: True})
     optimizer(network().parameters(), **{name: False})
+
+
+@pytest.mark.parametrize("optimizer, options", [(MADA, Options), (HyperAdam, LearningOptions)])
+def test_type_checkers_know_every_argument(optimizer, options):
+    engines = inspect.signature(ParameterizedOptimizer.__init__).parameters
+    own = inspect.signature(optimizer.__init__).parameters
+    made_by_the_class = {"coefficients", "buffers", "constants"}
+    assert {*options.__annotations__} == {*engines} - {*own} - made_by_the_class
+    assert options.__annotations__ == {name: engines[name].annotation for name in options.__annotations__}
 
 
 def test_amsgrad_starts_at_amsgrads_corner():

@@ -144,17 +144,18 @@ def gather(what: ModuleType, scale: str, task: str, seeds: int | None = None) ->
     return Gathered({row: found[row] for row in dict.fromkeys([*what.ROWS, *found]) if row in found}, others, left)
 
 
+def no_worse_than_chance(task: Task, value: float | None) -> float:
+    """The value of a run, which is None if it diverged."""
+    return task.chance if value is None else (max if task.higher else min)(value, task.chance)
+
+
 def values(found: dict, task: Task) -> dict:
     """The values of lines: {row: {cell: {seed: value}}}; none is worse than chance."""
-    better = max if task.higher else min
-
-    def value(it):
-        return task.chance if it["diverged"] else better(it["value"], task.chance)
-
     return {
-        row: {cell: {seed: value(it) for seed, it in seeds.items()} for cell, seeds in cells.items()}
+        row: {cell: {seed: no_worse_than_chance(task, it["value"]) for seed, it in seeds.items()}
+              for cell, seeds in cells.items()}
         for row, cells in found.items()
-    }
+    }  # fmt: skip
 
 
 def missing(what: ModuleType, scale: str, task: str, wanted: dict) -> dict:

@@ -1,0 +1,204 @@
+"""Would the loss or the gradient's norm say in time that a rate should stop growing? And what does clipping do to it?
+
+    python scripts/stop_growth.py              # does what results/growth/stops/ lacks; half an hour on one core
+    python scripts/stop_growth.py --draw       # the page again, from what is there
+
+Runs of two growing rows of reproduce/growth.py, with a hook on step() that ends the growth for good once the mean of
+ten losses, or of ten norms, has risen above its lowest so far; and without clipping. The pages compare them with the
+same runs without the hook (results/growth). A policy gradient has no loss that tells how well it does.
+"""
+
+import argparse
+import io
+import itertools
+import json
+import math
+import sys
+import tempfile
+from collections import deque
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+
+import torch
+from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import metrics
+from devices import hardware
+from reproduce import contest_runs, growth
+from reproduce.contest import Cell
+from reproduce.growth_report import PARTS, costs, said
+from reproduce.markdown import markdown
+from reproduce.pool import load
+from reproduce.published import ROOT
+from settings import Diverged, UserError, one_line_errors
+
+ROWS = {  # {a growing row: the same, not growing}
+    "MADA, growing rate": "MADA",
+    "MADA from Muon's corner, growing rate (hyper_lr 1)": "MADA from Muon's corner",
+}
+FORMS = {  # {form: (what is watched, by which factor its mean may rise)}; None: never stopped, but not clipped
+    "stops once the loss rises by 5 %": ("loss", 1.05),
+    "stops once the loss rises by 20 %": ("loss", 1.2),
+    "stops once the norm rises by half": ("norm", 1.5),
+    "stops once the norm rises threefold": ("norm", 3.0),
+    "without clipping": None,
+}
+TASKS = tuple(name for name, it in growth.TASKS.items() if not it.costly)
+WINDOW = 10  # steps of a mean
+
+
+class Stop:
+    """A hook on step() that ends the growth of MADA's rate. at: the step after which it did, or None."""
+
+    def __init__(self, watched: str, factor: float):
+        self.watched, self.factor = watched, factor
+        self.last, self.lowest, self.steps, self.at, self.loss = deque(maxlen=WINDOW), math.inf, 0, None, math.nan
+
+    def __call__(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
+        self.steps += 1
+        self.last.append(self.loss if self.watched == "loss" else float(optimizer.grad_norm))
+        if self.at is not None or len(self.last) < WINDOW:
+            return
+        mean = sum(self.last) / WINDOW
+        self.lowest = min(self.lowest, mean)
+        if mean > self.factor * self.lowest:
+            self.at = self.steps
+            for group in optimizer.param_groups:
+                group["hyper_lr"][list(optimizer.domain).index("lr")] = 0.0
+
+
+@contextmanager
+def watching(stop: Stop | None):
+    """Hand the loss of every backward() to a Stop, and call it after every step of any optimizer."""
+    if stop is None:
+        yield
+        return
+    backward = torch.Tensor.backward
+
+    def seen(loss, *args, **kwargs):
+        stop.loss = loss.item()
+        return backward(loss, *args, **kwargs)
+
+    hook = register_optimizer_step_post_hook(stop)
+    torch.Tensor.backward = seen
+    try:
+        yield
+    finally:
+        torch.Tensor.backward = backward
+        hook.remove()
+
+
+def forms_of(task: str) -> list[str]:
+    """Those that can be run on a task."""
+    return [form for form, it in FORMS.items() if not (it and it[0] == "loss" and task in ("cartpole", "acrobot"))]
+
+
+def key_of(found: dict) -> tuple:
+    return tuple(found[name] for name in ("task", "row", "form", "rate", "seed"))
+
+
+def wanted(tasks: tuple[str, ...], seeds: int | None = None) -> dict:
+    """{(task, row, form, rate, seed): run}."""
+    return {
+        (task, row, form, cell.rate, seed): run if FORMS[form] else run.but(grad_clip=0.0)
+        for task in tasks
+        for (row, cell, seed), run in growth.runs(task, "cpu", seeds).items()
+        if row in ROWS
+        for form in forms_of(task)
+    }
+
+
+def measure(key: tuple, run) -> dict:
+    """One run, in a folder that is lost afterwards."""
+    task, _, form, *_ = key
+    stop = Stop(*FORMS[form]) if FORMS[form] else None
+    with tempfile.TemporaryDirectory() as folder, watching(stop), redirect_stdout(io.StringIO()):
+        cfg = run.but(out_dir=str(Path(folder, "run"))).cfg
+        try:
+            load(run.script).train(cfg)
+            records = metrics.read(cfg["out_dir"])[1]
+            value, factor = contest_runs.result(records, growth.TASKS[task]), records[-1]["coefficients"]["lr"]
+        except Diverged:
+            value, factor = math.nan, math.nan
+    found = dict(zip(("task", "row", "form", "rate", "seed"), key, strict=True))
+    kept = {
+        "value": contest_runs.rounded(value),
+        "factor": contest_runs.rounded(factor),
+        "stopped_at": stop and stop.at,
+    }
+    return found | {"run": run.id} | kept
+
+
+def read(path: Path) -> tuple[dict, list[dict]]:
+    """The header and the runs. Raises UserError."""
+    try:
+        header, *found = map(json.loads, path.read_text().splitlines())
+    except FileNotFoundError:
+        raise UserError(f"--draw: there is no {path}; run without it first") from None
+    return header, found
+
+
+def table(task: str, row: str, found: list[dict], values: dict) -> str:
+    """What a row costs in each form, as growth_report.costs has it; values: those of results/growth."""
+    what, rows = growth.TASKS[task], {"never stopped": values[row]}
+    stops = {}
+    for it in found:
+        cells = rows.setdefault(it["form"], {})
+        value = contest_runs.no_worse_than_chance(what, it["value"])
+        cells.setdefault(Cell(it["rate"], growth.START), {})[it["seed"]] = value
+        stops.setdefault(it["form"], []).append(it["stopped_at"])
+    lines = []
+    for form, cells in rows.items():
+        gaps = costs(task, values | {row: cells}, row, ROWS[row], True)
+        count = f"{sum(at is not None for at in stops[form])} of {len(stops[form])}" if form in stops else ""
+        lines.append([form, *(said(gaps.get(part)) for part in growth.FRACTIONS), count])
+    return markdown(["", *(f"rate {part} x AdamW's best" for part in PARTS), "runs that were stopped"], lines)
+
+
+def page(header: dict, found: list[dict], plain: dict) -> str:
+    """README.md; plain: {task: {row: {cell: {seed: value}}}} of the runs in results/growth."""
+    lines = ["# When should a growing rate stop?", ""]
+    lines.append("Each row minus the same optimizer, not growing, at AdamW's best rate or at twice that, as on")
+    lines.append("[the growing rate's page](../cpu/README.md). Negative is better.")
+    for task, row in itertools.product(TASKS, ROWS):
+        if runs := [it for it in found if (it["task"], it["row"]) == (task, row)]:
+            lines += ["", f"**{growth.TASKS[task].title}**, {row}:", "", table(task, row, runs, plain[task])]
+    commits = ", ".join(dict.fromkeys(it["git"][:7] for it in found))
+    return "\n".join(
+        [*lines, "", f"`{header['command']}`, {header['device']}, torch {header['torch']}, commit {commits}.", ""]
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", choices=TASKS, help="only this one")
+    parser.add_argument("--seeds", type=int, help="of each cell; by default the task's own number")
+    parser.add_argument("--out", type=Path, default=ROOT / "results" / "growth" / "stops")
+    parser.add_argument("--draw", action="store_true", help="run nothing")
+    args = parser.parse_args()
+    if args.seeds is not None and args.seeds < 1:
+        raise UserError(f"--seeds {args.seeds}: must be at least 1")
+    path = args.out / "stops.jsonl"
+    if not args.draw:
+        args.out.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            header = {"command": "python scripts/stop_growth.py", "device": hardware("cpu"), "torch": torch.__version__}
+            path.write_text(json.dumps(header) + "\n")
+        known = {(*key_of(it), it["run"]) for it in read(path)[1]}
+        for key, run in wanted((args.task,) if args.task else TASKS, args.seeds).items():
+            if (*key, run.id) not in known:
+                found = measure(key, run) | {"git": metrics.git_revision()}
+                with open(path, "a") as file:
+                    file.write(json.dumps(found) + "\n")
+                print(json.dumps(found), flush=True)
+    header, found = read(path)
+    plain = {
+        task: contest_runs.values(contest_runs.gather(growth, "cpu", task).found, growth.TASKS[task]) for task in TASKS
+    }
+    (args.out / "README.md").write_text(page(header, found, plain))
+
+
+if __name__ == "__main__":
+    with one_line_errors(__file__):
+        main()

@@ -4,8 +4,8 @@
     python scripts/stop_growth.py --draw       # the page again, from what is there
 
 Runs of two growing rows of reproduce/growth.py, with a hook on step() that ends the growth for good once the mean of
-ten losses, or of ten norms, has risen above its lowest so far; and without clipping. The pages compare them with the
-same runs without the hook (results/growth). A policy gradient has no loss that tells how well it does.
+ten losses, or of ten norms, has risen above its lowest so far; and without clipping. All are compared with the same
+optimizer, not growing (results/growth). A policy gradient has no loss that tells how well it does.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import math
 import sys
 import tempfile
 from collections import deque
+from collections.abc import Iterable
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
@@ -37,12 +38,14 @@ ROWS = {  # {a growing row: the same, not growing}
     "MADA, growing rate": "MADA",
     "MADA from Muon's corner, growing rate (hyper_lr 1)": "MADA from Muon's corner",
 }
-FORMS = {  # {form: (what is watched, by which factor its mean may rise)}; None: never stopped, but not clipped
+FORMS = {  # {form: (what is watched, by which factor its mean may rise)}; None: not clipped, and nothing is watched
+    "never stopped": ("norm", math.inf),
+    "stops once the norm rises by half": ("norm", 1.5),
+    "without clipping": None,
+    "without clipping, not growing": None,
+    "stops once the norm rises threefold": ("norm", 3.0),
     "stops once the loss rises by 5 %": ("loss", 1.05),
     "stops once the loss rises by 20 %": ("loss", 1.2),
-    "stops once the norm rises by half": ("norm", 1.5),
-    "stops once the norm rises threefold": ("norm", 3.0),
-    "without clipping": None,
 }
 TASKS = tuple(name for name, it in growth.TASKS.items() if not it.costly)
 WINDOW = 10  # steps of a mean
@@ -98,15 +101,18 @@ def key_of(found: dict) -> tuple:
     return tuple(found[name] for name in ("task", "row", "form", "rate", "seed"))
 
 
-def wanted(tasks: tuple[str, ...], seeds: int | None = None) -> dict:
-    """{(task, row, form, rate, seed): run}."""
-    return {
-        (task, row, form, cell.rate, seed): run if FORMS[form] else run.but(grad_clip=0.0)
-        for task in tasks
-        for (row, cell, seed), run in growth.runs(task, "cpu", seeds).items()
-        if row in ROWS
-        for form in forms_of(task)
-    }
+def wanted(tasks: Iterable[str], seeds: int | None = None) -> dict:
+    """{(task, row, form, rate, seed): run}. What does not grow is run at AdamW's best rate and twice that only."""
+    found = {}
+    for task in tasks:
+        every = growth.runs(task, "cpu", seeds)
+        good = growth.TASKS[task].rates[growth.FRACTIONS.index(1) :]
+        for form, (row, cell, seed) in itertools.product(forms_of(task), every):
+            grows = "not growing" not in form
+            if row in ROWS and (grows or cell.rate in good):
+                run = every[row if grows else ROWS[row], cell, seed]
+                found[task, row, form, cell.rate, seed] = run if FORMS[form] else run.but(grad_clip=0.0)
+    return found
 
 
 def measure(key: tuple, run) -> dict:
@@ -118,7 +124,7 @@ def measure(key: tuple, run) -> dict:
         try:
             load(run.script).train(cfg)
             records = metrics.read(cfg["out_dir"])[1]
-            value, factor = contest_runs.result(records, growth.TASKS[task]), records[-1]["coefficients"]["lr"]
+            value, factor = contest_runs.result(records, growth.TASKS[task]), records[-1]["coefficients"].get("lr", 1.0)
         except Diverged:
             value, factor = math.nan, math.nan
     found = dict(zip(("task", "row", "form", "rate", "seed"), key, strict=True))
@@ -141,18 +147,15 @@ def read(path: Path) -> tuple[dict, list[dict]]:
 
 def table(task: str, row: str, found: list[dict], values: dict) -> str:
     """What a row costs in each form, as growth_report.costs has it; values: those of results/growth."""
-    what, rows = growth.TASKS[task], {"never stopped": values[row]}
-    stops = {}
-    for it in found:
-        cells = rows.setdefault(it["form"], {})
-        value = contest_runs.no_worse_than_chance(what, it["value"])
-        cells.setdefault(Cell(it["rate"], growth.START), {})[it["seed"]] = value
-        stops.setdefault(it["form"], []).append(it["stopped_at"])
     lines = []
-    for form, cells in rows.items():
+    for form in forms_of(task):
+        runs, cells = [it for it in found if it["form"] == form], {}
+        for it in runs:
+            value = contest_runs.no_worse_than_chance(growth.TASKS[task], it["value"])
+            cells.setdefault(Cell(it["rate"], growth.START), {})[it["seed"]] = value
         gaps = costs(task, values | {row: cells}, row, ROWS[row], True)
-        count = f"{sum(at is not None for at in stops[form])} of {len(stops[form])}" if form in stops else ""
-        lines.append([form, *(said(gaps.get(part)) for part in growth.FRACTIONS), count])
+        stopped = sum(it["stopped_at"] is not None for it in runs)
+        lines.append([form, *(said(gaps.get(part)) for part in growth.FRACTIONS), f"{stopped} of {len(runs)}"])
     return markdown(["", *(f"rate {part} x AdamW's best" for part in PARTS), "runs that were stopped"], lines)
 
 

@@ -1,6 +1,6 @@
 """Would the loss or the gradient's norm say in time that a rate should stop growing? And what does clipping do to it?
 
-    python scripts/stop_growth.py              # does what results/growth/stops/ lacks; half an hour on one core
+    python scripts/stop_growth.py              # does what results/growth/stops/ lacks; an hour on one core in all
     python scripts/stop_growth.py --draw       # the page again, from what is there
 
 Runs of two growing rows of reproduce/growth.py, with a hook on step() that ends the growth for good once the mean of
@@ -159,18 +159,21 @@ def table(task: str, row: str, found: list[dict], values: dict) -> str:
     return markdown(["", *(f"rate {part} x AdamW's best" for part in PARTS), "runs that were stopped"], lines)
 
 
-def page(header: dict, found: list[dict], plain: dict) -> str:
-    """README.md; plain: {task: {row: {cell: {seed: value}}}} of the runs in results/growth."""
+def page(header: dict, found: list[dict]) -> str:
+    """README.md."""
     lines = ["# When should a growing rate stop?", ""]
     lines.append("Each row minus the same optimizer, not growing, at AdamW's best rate or at twice that, as on")
     lines.append("[the growing rate's page](../cpu/README.md). Negative is better.")
-    for task, row in itertools.product(TASKS, ROWS):
-        if runs := [it for it in found if (it["task"], it["row"]) == (task, row)]:
-            lines += ["", f"**{growth.TASKS[task].title}**, {row}:", "", table(task, row, runs, plain[task])]
-    commits = ", ".join(dict.fromkeys(it["git"][:7] for it in found))
-    return "\n".join(
-        [*lines, "", f"`{header['command']}`, {header['device']}, torch {header['torch']}, commit {commits}.", ""]
+    for task in TASKS:
+        values = contest_runs.values(contest_runs.gather(growth, "cpu", task).found, growth.TASKS[task])
+        for row in ROWS:
+            if runs := [it for it in found if (it["task"], it["row"]) == (task, row)]:
+                lines += ["", f"**{growth.TASKS[task].title}**, {row}:", "", table(task, row, runs, values)]
+    devices, commits = (
+        ", ".join(dict.fromkeys(it[key][:size] for it in found)) for key, size in (("device", 99), ("git", 7))
     )
+    how = f"`{header['command']}`, {devices}, torch {header['torch']}, commit {commits}."
+    return "\n".join([*lines, "", how, ""])
 
 
 def main():
@@ -186,20 +189,14 @@ def main():
     if not args.draw:
         args.out.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            header = {"command": "python scripts/stop_growth.py", "device": hardware("cpu"), "torch": torch.__version__}
-            path.write_text(json.dumps(header) + "\n")
-        known = {(*key_of(it), it["run"]) for it in read(path)[1]}
+            path.write_text(json.dumps({"command": "python scripts/stop_growth.py", "torch": torch.__version__}) + "\n")
         for key, run in wanted((args.task,) if args.task else TASKS, args.seeds).items():
-            if (*key, run.id) not in known:
-                found = measure(key, run) | {"git": metrics.git_revision()}
+            if (*key, run.id) not in {(*key_of(it), it["run"]) for it in read(path)[1]}:  # others may be at work too
+                found = measure(key, run) | {"git": metrics.git_revision(), "device": hardware("cpu")}
                 with open(path, "a") as file:
                     file.write(json.dumps(found) + "\n")
                 print(json.dumps(found), flush=True)
-    header, found = read(path)
-    plain = {
-        task: contest_runs.values(contest_runs.gather(growth, "cpu", task).found, growth.TASKS[task]) for task in TASKS
-    }
-    (args.out / "README.md").write_text(page(header, found, plain))
+    (args.out / "README.md").write_text(page(*read(path)))
 
 
 if __name__ == "__main__":

@@ -92,6 +92,11 @@ def test_costs_by_hand():
     assert "| without clipping | - | - | - | - | 0 of 0 |" in lines and len(lines) == 2 + len(stop_growth.FORMS)
 
 
+def test_the_page_is_made_from_the_runs():
+    folder = tiny.ROOT / "results" / "growth" / "stops"
+    assert (folder / "README.md").read_text() == stop_growth.page(*stop_growth.read(folder / "stops.jsonl"))
+
+
 def test_what_is_wrong_is_one_line(script, tmp_path):
     for words, message in (
         (("--draw", "--out", tmp_path / "nowhere"), "run without it first"),

@@ -1,6 +1,6 @@
 """Would the loss or the gradient's norm say in time that a rate should stop growing? And what does clipping do to it?
 
-    python scripts/stop_growth.py              # does what results/growth/stops/ lacks; an hour on one core in all
+    python scripts/stop_growth.py              # does what results/stop_growth/ lacks; an hour on one core in all
     python scripts/stop_growth.py --draw       # the page again, from what is there
 
 Runs of two growing rows of reproduce/growth.py, with a hook on step() that ends the growth for good once the mean of
@@ -163,7 +163,7 @@ def page(header: dict, found: list[dict]) -> str:
     """README.md."""
     lines = ["# When should a growing rate stop?", ""]
     lines.append("Each row minus the same optimizer, not growing, at AdamW's best rate or at twice that, as on")
-    lines.append("[the growing rate's page](../cpu/README.md). Negative is better.")
+    lines.append("[the growing rate's page](../growth/cpu/README.md). Negative is better.")
     for task in TASKS:
         values = contest_runs.values(contest_runs.gather(growth, "cpu", task).found, growth.TASKS[task])
         for row in ROWS:
@@ -180,12 +180,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", choices=TASKS, help="only this one")
     parser.add_argument("--seeds", type=int, help="of each cell; by default the task's own number")
-    parser.add_argument("--out", type=Path, default=ROOT / "results" / "growth" / "stops")
+    parser.add_argument("--out", type=Path, default=ROOT / "results" / "stop_growth")
     parser.add_argument("--draw", action="store_true", help="run nothing")
     args = parser.parse_args()
     if args.seeds is not None and args.seeds < 1:
         raise UserError(f"--seeds {args.seeds}: must be at least 1")
-    path = args.out / "stops.jsonl"
+    path = args.out / "runs.jsonl"
     if not args.draw:
         args.out.mkdir(parents=True, exist_ok=True)
         if not path.exists():

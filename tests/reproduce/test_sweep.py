@@ -6,17 +6,14 @@ python -m pytest -q tests/reproduce/test_sweep.py
 import csv
 import json
 import math
-import os
 import resource
 import runpy
-import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import tiny
-from test_pool import running, states, until
+from test_pool import states
 
 import metrics
 from reproduce import grid as cells_of
@@ -61,11 +58,6 @@ def main(*arguments):
     finally:
         sys.argv = before
     return 0
-
-
-def start(*arguments):
-    command = [sys.executable, tiny.ROOT / "scripts" / "sweep.py", *arguments]
-    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def records(out):
@@ -245,18 +237,6 @@ def test_shards_are_a_partition(grid, tmp_path):
 
 
 # whatever dies: tests/reproduce/test_pool.py has more of it
-
-
-def test_two_invocations_share_the_work_and_replace_a_killed_worker(grid, tmp_path):
-    path, undisturbed = grid
-    both = [start(path, "--out", str(tmp_path), "--workers", "1") for _ in range(2)]
-    os.kill(until(lambda: running(tmp_path))[0], signal.SIGKILL)
-    for process in both:
-        output, error = process.communicate(timeout=240)
-        assert process.returncode == 0 and "8 of 8 cells" in output and "Traceback" not in error, error
-    found = states(tmp_path).values()
-    assert [it["state"] for it in found] == ["done"] * 8
-    assert_same(tmp_path, undisturbed)
 
 
 def test_a_full_disk_ends_with_one_line_and_loses_nothing(grid, tmp_path, capsys):

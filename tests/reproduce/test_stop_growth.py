@@ -65,6 +65,7 @@ def test_a_mean_of_ten_is_compared_with_its_lowest():
 def test_a_policy_gradient_has_no_loss_to_watch():
     every, some = stop_growth.forms_of("digits"), stop_growth.forms_of("acrobot")
     assert every == list(stop_growth.FORMS) and some == [form for form in every if "loss" not in form]
+    assert stop_growth.forms_of("openwebtext") == [stop_growth.HELPED]
     runs = stop_growth.wanted(("digits",), 1)
     assert len(runs) == 2 * (4 * (len(every) - 1) + 2)
     for (_, _, form, *_), run in runs.items():
@@ -89,7 +90,7 @@ def test_costs_by_hand():
     ]
     lines = stop_growth.table("digits", ROW, found, plain).splitlines()
     assert f"| {form} | +33.3 % ± 0.0, too much | - | - | - | 1 of 2 |" in lines
-    assert "| without clipping | - | - | - | - | 0 of 0 |" in lines and len(lines) == 2 + len(stop_growth.FORMS)
+    assert len(lines) == 3  # the head, and the form that has runs
 
 
 def test_the_page_is_made_from_the_runs():

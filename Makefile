@@ -5,7 +5,8 @@
 # make gpu-report: on a GPU, everything that only one can show, beside what was predicted; results/gpu/.
 # make soak: bad input and kills for MINUTES=60; its report is results/reliability/README.md.
 PYTHON ?= python3
-PYTEST = OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n auto --maxprocesses 8 --dist worksteal --durations=20
+WORKERS = $(shell n=$$(getconf _NPROCESSORS_ONLN) && echo $$((n < 7 ? n + 1 : 8)))  # tests also wait, for processes and for timers
+PYTEST = OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n $(WORKERS) --dist worksteal --durations=20
 QUICK = $(shell .venv/bin/python -c "import torch; print('shakespeare_char' + '_cpu' * (not torch.cuda.is_available()))")
 BEST = $(if $(findstring cpu,$(QUICK)),--learning_rate=4e-3 --min_lr=4e-4)
 OUT = $(if $(findstring cpu,$(QUICK)),out/shakespeare-char-cpu,out/shakespeare-char)

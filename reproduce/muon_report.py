@@ -142,7 +142,7 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
         + "; than ".join(f"{rival}: {where_worse(kept, rival)}" for rival in RIVALS)
         + "."
     )
-    short = "At each one's best rate, MADA from Muon's corner minus AdamW: " + "; ".join(
+    short = "At each one's best rate, MADA from Muon's corner minus AdamW (negative is better): " + "; ".join(
         f"{TASKS[name].title} {at_best(name, values, 'AdamW')}"
         + f" (minus Muon: {at_best(name, values, 'Muon')})" * ("Muon" in values)
         for name, values in kept.items()

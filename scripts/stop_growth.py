@@ -32,7 +32,7 @@ from reproduce.growth_report import PARTS, costs, said
 from reproduce.markdown import markdown
 from reproduce.pool import load
 from reproduce.published import ROOT
-from settings import Diverged, UserError, one_line_errors
+from settings import STOPPED, Diverged, UserError, one_line_errors
 
 ROWS = {  # {a growing row: the same, not growing}
     "MADA, growing rate": "MADA",
@@ -124,7 +124,8 @@ def measure(key: tuple, run) -> dict:
     with tempfile.TemporaryDirectory() as folder, watching(stop), redirect_stdout(io.StringIO()):
         cfg = run.but(out_dir=str(Path(folder, "run"))).cfg
         try:
-            load(run.script).train(cfg)
+            if load(run.script).train(cfg) is None:  # by a SIGTERM
+                sys.exit(STOPPED)
             records = metrics.read(cfg["out_dir"])[1]
             value, factor = contest_runs.result(records, growth.TASKS[task]), records[-1]["coefficients"].get("lr", 1.0)
         except Diverged:

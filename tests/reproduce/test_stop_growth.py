@@ -4,6 +4,7 @@ python -m pytest -q tests/reproduce/test_stop_growth.py        # seconds
 """
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -77,6 +78,15 @@ def test_a_run_is_measured_in_a_folder_of_its_own(tmp_path):
     key, run = next(iter(stop_growth.wanted(("digits",), 1).items()))
     found = stop_growth.measure(key, run.but(steps=30))
     assert stop_growth.key_of(found) == key and math.isfinite(found["value"]) and found["factor"] > 1
+
+
+def test_a_run_that_is_stopped_is_no_result(monkeypatch):
+    """train.py takes a SIGTERM for itself, saves, and returns None."""
+    key, run = next(iter(stop_growth.wanted(("digits",), 1).items()))
+    monkeypatch.setattr(stop_growth, "load", lambda script: SimpleNamespace(train=lambda cfg: None))
+    with pytest.raises(SystemExit) as stopped:
+        stop_growth.measure(key, run)
+    assert stopped.value.code == 75
 
 
 def test_costs_by_hand():

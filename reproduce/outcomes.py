@@ -6,6 +6,7 @@ from statistics import mean, stdev
 from typing import NamedTuple
 
 import metrics
+from settings import UserError
 
 
 class Ended(NamedTuple):
@@ -30,6 +31,14 @@ def read(path: Path) -> tuple[dict, list]:
     """A run's file in results/: header, records."""
     header, *records = map(metrics.from_line, path.read_bytes().splitlines())
     return header, records
+
+
+def read_to_draw(path: Path) -> tuple[dict, list]:
+    """`read` for a script that draws what it has measured before. Raises UserError where there is no file."""
+    try:
+        return read(path)
+    except FileNotFoundError:
+        raise UserError(f"--draw: there is no {path}; run without it first") from None
 
 
 def spread(values: dict) -> dict:

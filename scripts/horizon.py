@@ -29,6 +29,7 @@ from devices import hardware
 from reproduce import drawing
 from reproduce.contest import START, TASKS
 from reproduce.markdown import markdown
+from reproduce.outcomes import read_to_draw
 from reproduce.published import ROOT
 from reproduce.runs import first_seeds, run
 from settings import UserError, one_line_errors
@@ -132,15 +133,6 @@ def page(found: list[dict], header: dict) -> str:
     return "\n".join([*lines, f"AdamW's update at the rate {RATE:g}. {how}.", ""])
 
 
-def read(path: Path) -> tuple[dict, list[dict]]:
-    """The header and the rest. Raises UserError."""
-    try:
-        header, *found = map(json.loads, path.read_text().splitlines())
-    except FileNotFoundError:
-        raise UserError(f"--draw: there is no {path}; run without it first") from None
-    return header, found
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
@@ -156,13 +148,13 @@ def main():
         if not path.exists():
             command = " ".join(["python", "scripts/horizon.py", *sys.argv[1:]])
             path.write_text(json.dumps({"command": command, **now, "torch": torch.__version__}) + "\n")
-        known = {(it["seed"], it["way"], it["from"]) for it in read(path)[1]}
+        known = {(it["seed"], it["way"], it["from"]) for it in read_to_draw(path)[1]}
         for seed in first_seeds(args.seeds):
             for found in measure(seed, POINTS, HORIZONS, known):
                 with open(path, "a") as file:
                     file.write("".join(json.dumps(it | now) + "\n" for it in found))
                 print("seed {seed}: {way} from step {from}".format(**found[0]), flush=True)
-    header, found = read(path)
+    header, found = read_to_draw(path)
     every = sorted({(it["way"], it["from"]) for it in found}, key=lambda at: (list(WAYS).index(at[0]), at[1]))
     drawing.horizons({at: gains(found, *at) for at in every}, args.out / "horizon.png")
     (args.out / "README.md").write_text(page(found, header))

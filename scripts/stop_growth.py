@@ -30,6 +30,7 @@ from reproduce import contest_runs, growth
 from reproduce.contest import Cell
 from reproduce.growth_report import PARTS, costs, said
 from reproduce.markdown import markdown
+from reproduce.outcomes import read_to_draw
 from reproduce.pool import load
 from reproduce.published import ROOT
 from settings import STOPPED, Diverged, UserError, one_line_errors
@@ -38,16 +39,16 @@ ROWS = {  # {a growing row: the same, not growing}
     "MADA, growing rate": "MADA",
     "MADA from Muon's corner, growing rate (hyper_lr 1)": "MADA from Muon's corner",
 }
+HELPED = "stops once the norm rises by half"  # the only form that has helped anywhere, and so the one for costly tasks
 FORMS = {  # {form: (what is watched, by which factor its mean may rise)}; None: not clipped, and nothing is watched
     "never stopped": ("norm", math.inf),
-    "stops once the norm rises by half": ("norm", 1.5),
+    HELPED: ("norm", 1.5),
     "without clipping": None,
     "without clipping, not growing": None,
     "stops once the norm rises threefold": ("norm", 3.0),
     "stops once the loss rises by 5 %": ("loss", 1.05),
     "stops once the loss rises by 20 %": ("loss", 1.2),
 }
-HELPED = "stops once the norm rises by half"  # the only form that has helped anywhere, and so the one for costly tasks
 WINDOW = 10  # steps of a mean
 
 
@@ -139,15 +140,6 @@ def measure(key: tuple, run) -> dict:
     return found | {"run": run.id} | kept
 
 
-def read(path: Path) -> tuple[dict, list[dict]]:
-    """The header and the runs. Raises UserError."""
-    try:
-        header, *found = map(json.loads, path.read_text().splitlines())
-    except FileNotFoundError:
-        raise UserError(f"--draw: there is no {path}; run without it first") from None
-    return header, found
-
-
 def table(task: str, row: str, found: list[dict], values: dict) -> str:
     """What a row costs in each form, as growth_report.costs has it; values: those of results/growth."""
     lines = []
@@ -195,13 +187,14 @@ def main():
         args.out.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             path.write_text(json.dumps({"command": "python scripts/stop_growth.py", "torch": torch.__version__}) + "\n")
+        known = {(*key_of(it), it["run"]) for it in read_to_draw(path)[1]}
         for key, run in wanted((args.task,) if args.task else cheap, args.seeds).items():
-            if (*key, run.id) not in {(*key_of(it), it["run"]) for it in read(path)[1]}:  # others may be at work too
+            if (*key, run.id) not in known:
                 found = measure(key, run) | {"git": metrics.git_revision(), "device": hardware("cpu")}
                 with open(path, "a") as file:
                     file.write(json.dumps(found) + "\n")
                 print(json.dumps(found), flush=True)
-    (args.out / "README.md").write_text(page(*read(path)))
+    (args.out / "README.md").write_text(page(*read_to_draw(path)))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from every import INTERIOR
 from reference import problem
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
@@ -20,15 +21,6 @@ from torch.distributed.tensor.placement_types import _StridedShard
 from optim import MADA, Adan, HyperAdam, shards
 
 ROUNDING = {"rtol": 1e-9, "atol": 1e-11}
-INTERIOR = {
-    "betas": (0.6, 0.8),
-    "beta3": 0.4,
-    "rho": 0.5,
-    "c": 0.6,
-    "gamma": 0.7,
-    "hyper_lr": 0.05,
-    "hyper_momentum": 0.5,
-}
 OPTIMIZERS = {
     "mada": (MADA, INTERIOR),
     "per group": (MADA, dict(INTERIOR, per_group=True)),

@@ -105,7 +105,7 @@ def test_costs_by_hand():
 
 def test_the_page_is_made_from_the_runs():
     folder = tiny.ROOT / "results" / "stop_growth"
-    assert (folder / "README.md").read_text() == stop_growth.page(*stop_growth.read(folder / "runs.jsonl"))
+    assert (folder / "README.md").read_text() == stop_growth.page(*stop_growth.read_to_draw(folder / "runs.jsonl"))
 
 
 def test_what_is_wrong_is_one_line(script, tmp_path):

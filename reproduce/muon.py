@@ -9,9 +9,11 @@ from reproduce.contest import START, Cell, made
 from reproduce.runs import Run
 
 LEARN = {"learn": ("beta1", "beta2", "mu")}
+CONVOLUTIONS = "MADA from Muon's corner, convolutions too"
 ROWS = {
     "Muon": {"optimizer": "muon"},
     "MADA from Muon's corner": LEARN | {"mu": 1.0},
+    CONVOLUTIONS: LEARN | {"mu": 1.0, "muon_convolutions": True},
     "AdamW": {"optimizer": "adam"},
     "MADA from mu = 0.5": LEARN | {"mu": 0.5},
     "MADA from Adam's corner": LEARN | {"mu": 0.0},
@@ -25,7 +27,9 @@ RATES = {
     "cnn": (2.5e-4, 1e-3, 4e-3, 1.6e-2),
 }
 TASKS = {
-    name: contest.TASKS[name]._replace(rates=rates, betas=(START,), seeds=3, rows=tuple(ROWS))
+    name: contest.TASKS[name]._replace(
+        rates=rates, betas=(START,), seeds=3, rows=tuple(row for row in ROWS if row != CONVOLUTIONS or name == "cnn")
+    )
     for name, rates in RATES.items()
 }
 SCALES = {"smoke": ("digits",), "cpu": tuple(TASKS), "gpu": tuple(TASKS)}

@@ -13,6 +13,7 @@ CONVOLUTIONS = (
     "On the CNN Muon has the fully connected layers alone: convolutions stay with AdamW, since torch's Muon takes "
     "nothing but matrices."
 )
+FLATTENED = " MADA takes them too, as matrices (output channels, the rest): {} beside AdamW, each at its best rate."
 OURS, RIVALS = "MADA from Muon's corner", ("Muon", "AdamW")
 ADAMS = {"way to Muon from Adam's corner": "MADA from Adam's corner",
          "and with mu ten times as fast": "MADA from Adam's corner, mu ten times as fast"}  # fmt: skip
@@ -51,9 +52,9 @@ def where_worse(values: dict[str, dict], rival: str) -> str:
                      if not gap.no_worse()) or "nowhere"  # fmt: skip
 
 
-def at_best(name: str, kept: dict, rival: str) -> str:
-    """MADA from Muon's corner against a rival, each at its best rate."""
-    found = verdict.tuned(TASKS[name], kept.get(OURS, {}), kept.get(rival, {}))
+def at_best(name: str, kept: dict, rival: str, row: str = OURS) -> str:
+    """A row, which is MADA from Muon's corner, against a rival, each at its best rate."""
+    found = verdict.tuned(TASKS[name], kept.get(row, {}), kept.get(rival, {}))
     if not found:
         return "-"
     words = "" if found["gap"].n == 1 else f", {judged(found['gap'])}"
@@ -81,6 +82,11 @@ def better_than_both(name: str, kept: dict) -> bool:
     """Whether MADA from Muon's corner is better than Muon and than AdamW, each at its best rate."""
     found = [verdict.tuned(TASKS[name], kept.get(OURS, {}), kept.get(rival, {})) for rival in RIVALS]
     return all(it and it["gap"].clear and it["gap"].mean < 0 for it in found)
+
+
+def convolutions(kept: dict) -> str:
+    """What came of Muon for the CNN's convolutions, in a sentence."""
+    return FLATTENED.format(at_best("cnn", kept, "AdamW", muon.CONVOLUTIONS)) if muon.CONVOLUTIONS in kept else ""
 
 
 def goals(kept: dict[str, dict]) -> list[verdict.Goal]:
@@ -148,7 +154,7 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
         for name, values in kept.items()
     )
     aims, left = goals(kept), still_missing(muon, found)
-    notes = [CONVOLUTIONS] * ("cnn" in kept)
+    notes = [f"{CONVOLUTIONS}{convolutions(kept['cnn'])}"] if "cnn" in kept else []
     block = "\n\n".join([sentence, markdown(head, lines), goal_lines(aims), *notes, left]).rstrip()
     (folder / "README.md").write_text(
         f"# Muon as a corner of MADA ({scale})\n\n{block}\n\n"

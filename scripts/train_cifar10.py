@@ -54,6 +54,7 @@ learning_rate: Nonnegative = 1e-3  # constant, or the peak
 schedule: Literal["constant", "one_cycle"] = "constant"  # or torch's OneCycleLR by default, of the learning rate only
 weight_decay: Nonnegative = 0.0  # the paper names none
 grad_clip: Nonnegative = 0.0  # global norm to clip the gradient to; 0 for no clipping
+muon_convolutions = False  # Muon's share is for convolutions too, as matrices (output channels, the rest)
 # -- hyperparameters [kept]: the optimizer's own, by its names for them; None keeps its default
 beta1: float | None = None  # betas, in the optimizer's own convention (docs/optimizers.md); initial ones where learned
 beta2: float | None = None  # decay of the second moment for Adam and MADA
@@ -218,7 +219,7 @@ def run(cfg, given):
         optimizer = optim.build(
             cfg.optimizer,
             model.parameters(),
-            hidden=optim.hidden_matrices(model),
+            hidden=optim.hidden_matrices(model, cfg.muon_convolutions),
             lr=cfg.learning_rate,
             weight_decay=cfg.weight_decay,
             max_grad_norm=cfg.grad_clip,

@@ -74,6 +74,17 @@ def test_a_resumed_run_is_a_straight_one(name):
         run(init_from="resume", out_dir="twice")
 
 
+def test_convolutions_are_matrices_for_muon_where_that_is_asked_for():
+    """Which tensors have a momentum of Muon's, by their shapes: convolutions only if asked for, and never the head."""
+    muon, linear = {"mu": 1.0, "learn": ("mu",), "epochs": 1}, [(84, 120), (120, 400)]
+    for asked, wanted in ((False, linear), (True, [(6, 3, 5, 5), (16, 6, 5, 5), *linear])):
+        run(muon_convolutions=asked, out_dir=f"{asked}", **muon)
+        states = torch.load(f"{asked}/ckpt_last.pt")["optimizer"]["state"].values()
+        assert sorted(tuple(state["u"].shape) for state in states if "u" in state) == sorted(wanted)
+    with pytest.raises(UserError, match="Muon only supports 2D parameters"):
+        run(optimizer="muon", muon_convolutions=True, out_dir="torch")
+
+
 def test_of_an_overwritten_run_nothing_can_be_resumed():
     run(out_dir="out", epochs=3, optimizer="adam")
     with pytest.raises(Diverged):

@@ -12,9 +12,9 @@ from threading import Event
 
 import torch
 import torch.distributed as dist
-from torch.distributed.tensor import DTensor
 
 import metrics
+from optim.shards import is_sharded
 from settings import UserError, one_line
 
 
@@ -204,7 +204,7 @@ class Processes:
         Compares whether all elements are finite, and torch.hash_tensor, the XOR of their bits: equal changes to two of
         them go unnoticed. Shards are not compared.
         """
-        whole = [x.detach() for x in tensors if not isinstance(x, DTensor)]
+        whole = [x.detach() for x in tensors if not is_sharded(x)]
         if self.ranks == 1 or not whole:
             return
         finite = torch.stack([x.isfinite().all() for x in whole]).all()

@@ -3,15 +3,13 @@
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_map
 
 from devices import Processes
 from model import GPT
+from optim.shards import is_sharded, local
 
 
 def attention(device: str) -> AbstractContextManager:
@@ -37,6 +35,9 @@ class Parallel:
         self.train = self.evaluate = model
         self.copies = processes.ranks > 1 and not shard
         if shard:
+            from torch.distributed.device_mesh import init_device_mesh
+            from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard  # which takes a second
+
             mesh = init_device_mesh(processes.device_type, (processes.ranks,))
             half = MixedPrecisionPolicy(getattr(torch, dtype), torch.float32, cast_forward_inputs=False)
             for block in model.transformer.h:
@@ -74,10 +75,10 @@ def on_cpu(state: dict, keep: bool = True) -> dict:
     def copy(x):
         if not isinstance(x, torch.Tensor):
             return x
-        local = x.to_local() if isinstance(x, DTensor) else x
-        place = (local.untyped_storage()._cdata, local.storage_offset(), x.shape, local.stride(), x.dtype)
+        part = local(x)
+        place = (part.untyped_storage()._cdata, part.storage_offset(), x.shape, part.stride(), x.dtype)
         if place not in copies:
-            whole = x.full_tensor() if isinstance(x, DTensor) else x
+            whole = x.full_tensor() if is_sharded(x) else x
             copies[place] = whole.detach().to("cpu", copy=True) if keep else None
         return copies[place]
 
@@ -88,7 +89,11 @@ def shard_like(state: dict, params: list) -> dict:
     """An optimizer's state dict with its tensors sharded like the parameters they belong to: undoes `on_cpu`."""
 
     def like(x, p):
-        return distribute_tensor(x, p.device_mesh, p.placements) if isinstance(p, DTensor) and x.shape == p.shape else x
+        if is_sharded(p) and x.shape == p.shape:
+            from torch.distributed.tensor import distribute_tensor
+
+            x = distribute_tensor(x, p.device_mesh, p.placements)
+        return x
 
     return state | {
         "state": {i: {name: like(x, params[i]) for name, x in entry.items()} for i, entry in state["state"].items()}

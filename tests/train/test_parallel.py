@@ -153,25 +153,24 @@ def test_a_copy_is_of_its_own_memory_and_tied_weights_are_once_in_the_file(tmp_p
 RANKS = """
 import sys, weakref
 sys.path[:0] = {paths!r}
-import torch, torch.distributed as dist
-from functools import partial
+import torch
+from contextlib import nullcontext
+from unittest.mock import patch
 from test_parallel import SIZES, batches, model
-import parallel
-import devices
 from devices import Processes
-from parallel import DistributedDataParallel, Parallel, fully_shard, on_cpu
+from parallel import Parallel, on_cpu
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 
 torch.set_num_threads(1)
 processes = Processes("cpu")
 processes.join(1)
 
-def gradients(shard=False, dtype="float32", compiled=False, changed=None):
-    before = dict(vars(parallel))
-    vars(parallel).update(changed or {{}})
+def gradients(shard=False, dtype="float32", compiled=False, changed=nullcontext()):
     net = model()
-    spread = Parallel(net, processes, shard, compiled, dtype)
-    vars(parallel).update(before)
+    with changed:
+        spread = Parallel(net, processes, shard, compiled, dtype)
     net.train()
     seen = []
     net.transformer.h[0].mlp.register_forward_pre_hook(lambda module, _: seen.append(module.c_fc.weight.dtype))
@@ -197,9 +196,10 @@ def near(a, b, tolerance):
 copies, _, _ = gradients()
 def without_buckets(net, device_ids, gradient_as_bucket_view):
     return DistributedDataParallel(net)
-assert same(copies, gradients(changed=dict(DistributedDataParallel=without_buckets))[0])
+assert same(copies, gradients(changed=patch("parallel.DistributedDataParallel", without_buckets))[0])
 shards, seen, net = gradients(shard=True)
-assert same(shards, gradients(shard=True, changed=dict(fully_shard=plain))[0]) and set(seen) == {{torch.float32}}
+without_policy = patch("torch.distributed.fsdp.fully_shard", plain)
+assert same(shards, gradients(shard=True, changed=without_policy)[0]) and set(seen) == {{torch.float32}}
 assert near(shards, copies, 1e-5)
 half, seen, _ = gradients(shard=True, dtype="bfloat16")
 assert set(seen) == {{torch.bfloat16}} and {{x.dtype for x in half}} == {{torch.float32}}

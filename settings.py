@@ -30,7 +30,7 @@ import time
 import types
 import typing
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated
 
 STOPPED = 75  # exit status of a run that was stopped and is to be resumed: EX_TEMPFAIL of sysexits.h
@@ -112,7 +112,7 @@ def section(settings: dict[str, Setting], title: str, cfg: dict) -> dict:
     return {name: cfg[name] for name, setting in settings.items() if setting.section == title}
 
 
-def parse(settings: dict[str, Setting], arguments: typing.Iterable[str]) -> tuple[dict, Given]:
+def parse(settings: dict[str, Setting], arguments: Sequence[str]) -> tuple[dict, Given]:
     """Command-line arguments, without the script's name -> (all settings, those that were set).
 
     Raises UserError. `--help` prints every setting with its default and reason, and exits.

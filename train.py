@@ -152,7 +152,7 @@ def make_model(cfg: SimpleNamespace, checkpoint: dict | None, vocab_size: int, g
         raise UserError(f"{checkpoint['path']}: {error}" if checkpoint else str(error)) from None
     except OSError as error:
         what = "is not scratch, resume or auto, and no pretrained weights could be loaded under that name"
-        raise UserError(f"init_from={cfg.init_from!r} {what}: {str(error).splitlines()[0]}") from None
+        raise UserError(f"init_from={cfg.init_from!r} {what}: {settings.one_line(error)}") from None
     if model.config.vocab_size < vocab_size:
         raise UserError(f"vocab_size={model.config.vocab_size} is less than the data's {vocab_size}")
     if model.config.block_size < cfg.block_size:

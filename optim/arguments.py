@@ -50,10 +50,10 @@ def is_number(value: object) -> bool:
     return isinstance(value, numbers.Real) or (isinstance(value, Tensor) and value.numel() == 1)
 
 
-def check_numbers(**numbers: float | Tensor | None) -> None:
-    """Raises ValueError naming a number that is negative or NaN; None passes."""
+def check_numbers(**numbers: float | Tensor) -> None:
+    """Raises ValueError naming one that is not a number, or negative or NaN."""
     for name, value in numbers.items():
-        if value is not None and not (is_number(value) and value >= 0):
+        if not (is_number(value) and value >= 0):
             raise ValueError(f"{name}={value!r} must be a number, not negative or NaN")
 
 
@@ -61,7 +61,8 @@ def check_choices(**choices: tuple[Any, tuple]) -> None:
     """name=(value, allowed values). Raises ValueError."""
     for name, (value, allowed) in choices.items():
         if value not in allowed:
-            raise ValueError(f"{name}={value!r} must be one of {', '.join(filter(None, allowed))}")
+            named = ", ".join(str(it) for it in allowed if it is not None)
+            raise ValueError(f"{name}={value!r} must be one of {named}")
 
 
 def check_adamw_arguments(
@@ -108,24 +109,6 @@ def check_names(owner: str, argument: str, names: Iterable[str], domain: Mapping
     for name in names:
         if name not in domain:
             raise ValueError(f"{argument}: {owner} has no coefficient {name!r}; it has {', '.join(domain)}")
-
-
-def by_name(
-    owner: str,
-    argument: str,
-    value: float | dict[str, float] | None,
-    default: dict[str, float],
-    domain: Mapping[str, tuple[float, float]],
-    learn: Iterable[str],
-) -> Tensor:
-    """A number, {name: number} or None for the default -> (len(domain),) float64, 0 where not learned."""
-    named = default | (value or {}) if value is None or isinstance(value, dict) else dict.fromkeys(domain, value)
-    check_names(owner, argument, value if isinstance(value, dict) else (), domain)
-    end = 1 if argument == "hyper_momentum" else torch.inf
-    for name in learn:
-        if name not in named or not (is_number(named[name]) and 0 <= named[name] < end):
-            raise ValueError(f"{argument}: {name!r} needs a number in [0, {end}), not {named.get(name)!r}")
-    return torch.tensor([float(named[name]) if name in learn else 0.0 for name in domain], dtype=torch.float64)
 
 
 def check_coefficients(

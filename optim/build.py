@@ -13,6 +13,7 @@ from torch.optim.optimizer import ParamsT
 
 from .adamw import FusedAdamW
 from .adan import Adan
+from .arguments import check_numbers
 from .avgrad import AVGrad
 from .engine import ParameterizedOptimizer
 from .groups import split_hidden
@@ -75,8 +76,7 @@ def build(
             params = split_hidden(params, hidden)
     if "max_grad_norm" in arguments:
         return OPTIMIZERS[name](params, max_grad_norm=max_grad_norm or None, **kwargs)
-    if max_grad_norm is not None and not max_grad_norm >= 0:
-        raise ValueError(f"max_grad_norm={max_grad_norm!r} must not be negative or NaN")
+    check_numbers(max_grad_norm=max_grad_norm or 0.0)
     optimizer = OPTIMIZERS[name](params, **kwargs)
     if not isinstance(optimizer, FusedAdamW):
         optimizer.skipped_steps = 0

@@ -139,8 +139,8 @@ class ParameterizedOptimizer(Stateful):
             lr=lr,
             weight_decay=weight_decay,
             hyper_start=hyper_start,
-            hyper_clip=hyper_clip,
-            max_grad_norm=max_grad_norm,
+            hyper_clip=0.0 if hyper_clip is None else hyper_clip,
+            max_grad_norm=max_grad_norm or 0.0,
         )
         self.check_constants(constants)
         arguments.check_choices(
@@ -178,10 +178,7 @@ class ParameterizedOptimizer(Stateful):
         if not hasattr(self, "rule"):
             raise ValueError(f"{type(self).__name__} has no rule: see ParameterizedOptimizer")
         names = (tuple(self.domain), tuple(needed["buffers"]), tuple(needed.get("inputs", self.inputs)))
-        fixed = (
-            (name, tuple(value) if isinstance(value, list) else value) for name, value in needed["constants"].items()
-        )
-        arguments.check_rule(type(self).__name__, self.rule, *names, tuple(fixed))
+        arguments.check_rule(type(self).__name__, self.rule, *names, self.fixed(needed["constants"]))
         self.grad_norm = torch.zeros((), dtype=torch.float64)
         self.plan, self.watch, self.ranks_agree = None, Watch(), False
         free = (-torch.inf, torch.inf)
@@ -204,7 +201,7 @@ class ParameterizedOptimizer(Stateful):
                 "debias": (debias or "weights") if learn else "powers",  # equal while the betas are constant
                 "hyper_scale": "relative" if relative else "raw",
                 "hyper_start": hyper_start,
-                "hyper_clip": hyper_clip,
+                "hyper_clip": None if hyper_clip is None else float(hyper_clip),
                 "hyper_optimizer": hyper_optimizer,
                 "per_group": per_group,
                 "state_dtype": state_dtype,
@@ -224,9 +221,18 @@ class ParameterizedOptimizer(Stateful):
         )
 
     def by_name(self, argument: str, value: float | dict[str, float] | None, learn: Iterable[str]) -> Tensor:
-        """hyper_lr or hyper_momentum, as a number, {name: number} or None -> (len(domain),) float64."""
-        default = self.rates if argument == "hyper_lr" else dict.fromkeys(learn, 0.0)
-        return arguments.by_name(type(self).__name__, argument, value, default, self.domain, learn)
+        """hyper_lr or hyper_momentum, as a number, {name: number} or None for the default, by coefficient.
+
+        (len(domain),) float64, 0 where not learned. Raises ValueError.
+        """
+        default, end = (self.rates, torch.inf) if argument == "hyper_lr" else (dict.fromkeys(learn, 0.0), 1)
+        given = value if isinstance(value, dict) else {} if value is None else dict.fromkeys(self.domain, value)
+        arguments.check_names(type(self).__name__, argument, given, self.domain)
+        named = {name: (default | given).get(name) for name in learn}
+        for name, number in named.items():
+            if not (arguments.is_number(number) and 0 <= number < end):
+                raise ValueError(f"{argument}: {name!r} needs a number in [0, {end}), not {number!r}")
+        return torch.tensor([float(named.get(name, 0.0)) for name in self.domain], dtype=torch.float64)
 
     def needed(self, coefficients: dict[str, float], constants: dict[str, Any], learn: Sequence[str]) -> dict[str, Any]:
         """What the rule needs to learn `learn` from these coefficients and constants, {name: value} each.
@@ -239,7 +245,8 @@ class ParameterizedOptimizer(Stateful):
 
     def check_constants(self, constants: dict[str, Any]) -> None:
         """Raises ValueError naming one of {name: value}, the optimizer's or a param group's, that makes no sense."""
-        arguments.check_numbers(eps=constants.get("eps"))
+        if "eps" in constants:
+            arguments.check_numbers(eps=constants["eps"])
 
     def pair_up(self, betas: Sequence[float]) -> dict[str, float]:
         """{name: value} of a rule whose coefficients are its betas."""
@@ -301,24 +308,20 @@ class ParameterizedOptimizer(Stateful):
         self.plan = Plan(self)
         return self.plan
 
+    def fixed(self, group: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
+        """The constants of a group, hashable; distributed checkpoints turn tuples into lists."""
+        constants = [(name, group[name]) for name in self.constants]
+        return tuple((name, tuple(value) if isinstance(value, list) else value) for name, value in constants)
+
     def options(self, group: dict[str, Any]) -> tuple:
-        """The settings of a group that its loops are built for, hashable."""
-        constants = [group[name] for name in self.constants]
-        return (
-            group["buffers"],
-            group["inputs"],
-            group["learn"],
-            group["debias"],
-            group["maximize"],
-            *(tuple(value) if isinstance(value, list) else value for value in constants),
-        )
+        """The settings of a group that its plan is made for, hashable."""
+        names = ("buffers", "inputs", "learn", "debias", "maximize")
+        return (*(group[name] for name in names), self.fixed(group))
 
     def loops(self, group: dict[str, Any]) -> Passes:
         """The two passes of a group."""
-        buffers, inputs, _, _, _, *constants = self.options(group)
-        constants = tuple(zip(self.constants, constants, strict=True))
-        names = (tuple(part.split()) for part in (buffers, inputs))
-        return passes(self.rule, tuple(self.domain), *names, constants, arguments.learned(group))
+        names = (tuple(group[key].split()) for key in ("buffers", "inputs"))
+        return passes(self.rule, tuple(self.domain), *names, self.fixed(group), arguments.learned(group))
 
     def applied_rates(self, hyper: Hyper) -> Tensor:
         """The learning rate of each group's last update, its learned factor included: (groups,) float64."""
@@ -335,7 +338,7 @@ class ParameterizedOptimizer(Stateful):
                 state["weights"] = torch.zeros(len(self.decays), dtype=torch.float64, device=device)
         if group["learn"] and "g" not in state:  # whether there is a last update to complete
             state["pending"] = torch.zeros((), dtype=torch.float64, device=device)
-        for name in loops.buffers + loops.inputs + (("g",) if group["learn"] else ()):
+        for name in loops.kept:
             if name not in state:
                 dtype = arguments.as_dtype(group["state_dtype"])
                 wide = dtype is not None and dtype.itemsize > p.dtype.itemsize

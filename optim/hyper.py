@@ -91,9 +91,7 @@ class Hyper:
         self.table = torch.zeros(len(rows), 4, dtype=torch.float64, device=device)
         self.ok, self.unit, self.count, self.ramp = self.table.unbind(1)
         rate, momentum, self.bounds, in_time_scale, self.grows = settings.values()
-        self.limits = torch.empty_like(
-            self.bounds.permute(2, 0, 1), memory_format=torch.contiguous_format
-        )  # lows, highs
+        self.limits = self.bounds.permute(2, 0, 1).clone(memory_format=torch.contiguous_format)  # lows, highs
         columns = (self.h, *self.learned, rate, momentum, *self.limits, in_time_scale, self.grows)
         self.loop_rows = Rows(zip(*columns, strict=True))
         self.options = tuple(groups[0][name] for name in OPTIONS)

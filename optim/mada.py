@@ -226,7 +226,7 @@ class MADA(ParameterizedOptimizer):
 
     def check_constants(self, constants: dict[str, Any]) -> None:
         eps, lion_betas = constants["eps"], constants["lion_betas"]
-        if not eps > 0:
+        if not (arguments.is_number(eps) and eps > 0):
             raise ValueError(f"eps={eps!r} must be positive")
         if len(lion_betas) != 2 or not all(0 <= beta < 1 for beta in lion_betas):
             raise ValueError(f"lion_betas={lion_betas!r} must be two numbers in [0, 1)")

@@ -13,8 +13,8 @@ from .fuse import Loop
 class Passes(NamedTuple):
     look_back: Loop | None
     move: Loop
-    buffers: tuple[str, ...]
-    inputs: tuple[str, ...]
+    kept: tuple[str, ...]  # the state that they take after the gradient and the parameter
+    inputs: tuple[str, ...]  # which of it is not elementwise
 
 
 @lru_cache
@@ -60,7 +60,7 @@ def passes(
     return Passes(
         Loop(look_back, tensors, scalars, buffers, guarded=True) if learn else None,
         Loop(move, tensors, scalars, ("x", "g") if learn else ("x", *buffers), guarded=True),
-        buffers,
+        kept,
         inputs,
     )
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 CONTROL = 4  # the first scalars: ok (0: change nothing), clip, lr, decay
 
 
-def columns(indices: list[int], device: torch.device) -> slice | Tensor:
+def as_index(indices: list[int], device: torch.device) -> slice | Tensor:
     """Indices as a slice if they are one, so that what they select is a view; else as a tensor.
 
     For a list, PyTorch makes a tensor each time, and waits for the device.
@@ -66,18 +66,17 @@ class Batch:
         count = Counter(index)
         self.lengths = to_device([count[i] for i in range(len(groups))], device)
         self.group = to_device(index, device) if len(groups) > 1 else None
-        self.one_group = len(groups) == 1
         self.learn = learned(groups[index[0]])
 
-        self.steps = torch.stack([state["step"].to(device, torch.float32) for state in states])
-        for state, step in zip(states, self.steps.unbind(), strict=True):
-            state["step"] = step
-        self.weights = None
-        if groups[index[0]]["debias"] == "weights":
-            self.weights = torch.stack([state["weights"].to(device, torch.float64) for state in states])
-            for state, weights in zip(states, self.weights.unbind(), strict=True):
-                state["weights"] = weights
+        def shared(name, dtype):
+            """The scalars of this name as one tensor, of which the parameters' states hold views from now on."""
+            whole = torch.stack([state[name].to(device, dtype) for state in states])
+            for state, part in zip(states, whole.unbind(), strict=True):
+                state[name] = part
+            return whole
 
+        self.steps = shared("step", torch.float32)
+        self.weights = shared("weights", torch.float64) if groups[index[0]]["debias"] == "weights" else None
         names = list(optimizer.domain)
         decays = optimizer.decays
         self.table = torch.zeros(
@@ -86,31 +85,27 @@ class Batch:
         self.ok, self.clip, self.lr, self.decay = self.table[:, :CONTROL].unbind(1)
         self.q = self.table[:, CONTROL : CONTROL + len(names)]
         self.bias, self.t = self.table[:, CONTROL + len(names) : -1], self.table[:, -1]
-        self.betas = columns(decays, device)
+        self.betas = as_index(decays, device)
         self.beta = self.q[:, self.betas] if isinstance(self.betas, slice) else None  # a view of the table
         self.one, self.ok_column = self.table.new_ones(()), self.ok[:, None]
         moved = [names.index(name) for name in names if name in self.learn]
         self.learned = to_device(moved, device)
         self.n_learned = len(moved)
         # which of the decays are learned, and where they are among what is learned
-        self.learned_decays = columns([k for k, i in enumerate(decays) if i in moved], device)
-        self.learned_betas = columns([k for k, i in enumerate(moved) if i in decays], device)
+        self.learned_decays = as_index([k for k, i in enumerate(decays) if i in moved], device)
+        self.learned_betas = as_index([k for k, i in enumerate(moved) if i in decays], device)
 
         self.moving = to_device([float(p.grad is not None) for p in self.params], device, torch.float64)
-        self.pending = torch.zeros(len(members), dtype=torch.float64, device=device)
-        if self.learn:
-            self.pending = torch.stack([state["pending"].to(device, torch.float64) for state in states])
-            for state, pending in zip(states, self.pending.unbind(), strict=True):
-                state["pending"] = pending
-        kept = (("g",) if self.learn else ()) + loops.buffers + loops.inputs
+        self.pending = shared("pending", torch.float64) if self.learn else self.table.new_zeros(len(members))
         self.inputs = {name: optimizer.inputs[name] for name in loops.inputs}
         self.states = states
         self.rest = [
-            [local(p), *(local(state[name]) for name in kept)] for p, state in zip(self.params, states, strict=True)
+            [local(p), *(local(state[name]) for name in loops.kept)]
+            for p, state in zip(self.params, states, strict=True)
         ]
         for x, *rest in self.rest:
-            check_fit(x, dict(zip(kept, rest, strict=True)))
-        self.nothing = {p: torch.zeros_like(p) for p in self.params if p.grad is None}  # stands in for the gradient
+            check_fit(x, dict(zip(loops.kept, rest, strict=True)))
+        self.stand_ins = {p: torch.zeros_like(p) for p in self.params if p.grad is None}  # for the gradient
         grads = self.gradients()
         self.rows = Rows([(grad, *rest) for grad, rest in zip(grads, self.rest, strict=True)])
         self.pointers = [grad.data_ptr() for grad in grads]
@@ -119,7 +114,7 @@ class Batch:
 
     def gradients(self) -> list[Tensor]:
         """This rank's part of each parameter's gradient."""
-        return [local(self.nothing[p]) if p.grad is None else local_gradient(p) for p in self.params]
+        return [local(self.stand_ins[p]) if p.grad is None else local_gradient(p) for p in self.params]
 
     def take_gradients(self) -> None:
         """Use the gradients of this step, which may be elsewhere in memory."""
@@ -143,7 +138,7 @@ class Batch:
 
     def by_group(self, x: Tensor) -> Tensor:
         """Sums over the rows of each group: (rows, n) -> (groups, n)."""
-        if self.one_group:
+        if self.group is None:
             return x.sum(0, keepdim=True)
         return segment_sums(x, self.lengths)
 
@@ -160,7 +155,7 @@ class Batch:
             else:
                 slope = self.weights[:, self.learned_decays] - 1
             h[:, self.learned_betas] += sums[:, self.n_learned :] * slope
-        self.gather()
+        self.settle_weights()
         h = self.by_group(h)
         if self.n_learned < self.q.shape[1]:
             h = h.new_zeros(len(h), self.q.shape[1]).index_copy_(1, self.learned, h)
@@ -171,7 +166,7 @@ class Batch:
         torch.mul(self.moving, ok, out=self.ok)
         for name, values in (("clip", clip), ("lr", lrs), ("decay", decays)):
             if values is not self.given[name]:
-                getattr(self, name).copy_(values if self.one_group else values[self.group])
+                getattr(self, name).copy_(values if self.group is None else values[self.group])
                 self.given[name] = values
         if self.inputs:
             members = zip(self.params, self.states, self.clip.unbind(), strict=True)
@@ -182,10 +177,10 @@ class Batch:
         if self.learn:
             torch.where(ok, self.moving, self.pending, out=self.pending)
         else:  # no look back completes it
-            self.gather()
+            self.settle_weights()
         self.rows.take_first([None] * len(self.params))  # so that zero_grad frees their memory
 
-    def gather(self) -> None:
+    def settle_weights(self) -> None:
         """Once an update is complete, its moving averages have the weights of the table."""
         if self.weights is not None:
             self.weights.lerp_(self.bias, self.ok_column)  # all or nothing: ok is 1 or 0
@@ -208,14 +203,14 @@ class Plan:
         self.hyper = Hyper(groups, optimizer.scalar_device())
         self.batches = [Batch(optimizer, self.hyper, *key, rows) for key, rows in members.items()]
         self.learns = any(learned(group) for group in groups)
-        self.lost = [p for batch in self.batches for p in batch.nothing]  # this step completes their last update
+        self.lost = [p for batch in self.batches for p in batch.stand_ins]  # this step completes their last update
         self.sharded = any(is_sharded(p) for batch in self.batches for p in batch.params)
         counts = [(batch.copies if self.sharded else 1, batch.copies) for batch in self.batches]
-        self.copies = [to_device(list(map(float, both)), self.hyper.learned.device, torch.float64) for both in counts]
+        self.divisors = [to_device(list(map(float, both)), self.hyper.learned.device, torch.float64) for both in counts]
         self.lr_list, self.decay_list = None, None
-        self.nothing = torch.zeros(len(groups), 2, dtype=torch.float64, device=self.hyper.learned.device)
+        self.zeros = torch.zeros(len(groups), 2, dtype=torch.float64, device=self.hyper.learned.device)
         # -1 for groups that maximize, 1 for the others
-        self.signs = self.nothing.new_tensor([1.0 - 2.0 * bool(group["maximize"]) for group in groups])
+        self.signs = self.zeros.new_tensor([1.0 - 2.0 * bool(group["maximize"]) for group in groups])
         self.minus = -self.signs
 
         self.params = [p for group in groups for p in group["params"]]
@@ -268,10 +263,10 @@ class Plan:
 
         Of the squares it is the whole sum, unless there are shards; of the absolute values, this copy's share.
         """
-        totals = self.nothing
-        for batch, held_by in zip(self.batches, self.copies, strict=True):
+        totals = self.zeros
+        for batch, held_by in zip(self.batches, self.divisors, strict=True):
             sums = batch.by_group(gradient_norms()(batch.rows, batch.table))
             if batch.copies > 1:
                 sums = sums / held_by
-            totals = sums if totals is self.nothing else totals + sums
+            totals = sums if totals is self.zeros else totals + sums
         return totals.unbind(1)

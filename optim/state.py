@@ -176,17 +176,17 @@ class Stateful(Optimizer):
 
     def checked(self, state_dict: dict[str, Any]) -> dict[str, Any]:
         """The state dict, translated if it is AdamW's, to be loaded here. Raises ValueError."""
+        if adamw.is_adam_state(state_dict):
+            return adamw.translated(state_dict, self)
         groups, owner = state_dict["param_groups"], type(self).__name__
+        if any("coefficients" not in group for group in groups):
+            raise ValueError(f"this is the state of an optimizer that is neither {owner} nor AdamW")
         arguments_of_rule = inspect.signature(self.rule).parameters
         anything = any(it.kind is it.VAR_KEYWORD for it in arguments_of_rule.values())
         scalars = {"t", *self.domain, *self.constants, *arguments.biases(self.domain)}
         required = {
             name for name, it in arguments_of_rule.items() if it.kind is it.KEYWORD_ONLY and it.default is it.empty
         } - scalars
-        if adamw.is_adam_state(state_dict):
-            return adamw.translated(state_dict, self)
-        if any("coefficients" not in group for group in groups):
-            raise ValueError(f"this is the state of an optimizer that is neither {owner} nor AdamW")
         for group in groups:
             learn = group["learn"].split() if isinstance(group["learn"], str) else group["learn"]
             known = group.get("names", " ".join(self.domain) if {*learn} <= {*self.domain} else "").split()

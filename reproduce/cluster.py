@@ -13,7 +13,7 @@ import submitit
 from reproduce.pool import Stopped, execute
 from reproduce.published import ROOT
 from reproduce.runs import Run
-from settings import UserError
+from settings import UserError, one_line
 
 
 class Job:
@@ -50,4 +50,4 @@ def submit(
         with executor.batch():
             return [executor.submit(Job(runs, folder, **options)) for _ in range(jobs)]
     except (RuntimeError, ValueError, AssertionError, NameError, TypeError) as error:
-        raise UserError(f"cluster={cluster!r}, {queue}: {str(error).splitlines()[0]}") from None
+        raise UserError(f"cluster={cluster!r}, {queue}: {one_line(error)}") from None

@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from reproduce.published import ROOT
 from reproduce.runs import Run, first_seeds, run
 
 RAW = {"hyper_scale": "raw", "debias": "powers"}
@@ -155,10 +154,9 @@ def small_part(rows: dict[str, list[Cell]]) -> dict[str, list[Cell]]:
 def made(task: Task, scale: str, seeds: int | None, rows: dict[str, list[Cell]], settings) -> dict:
     """{(row, cell, seed): run}, seed by seed; the first two rows, which could refute the claim, come first."""
     smoke = ("--steps=20",) if scale == "smoke" else ()
-    script, *arguments = (it if it.startswith("--") else str(ROOT / it) for it in task.arguments)
     rows = small_part(rows) if scale == "smoke" else rows
     labels, found = list(rows), {}
-    base = run(script, *arguments, *smoke)
+    base = run(*task.arguments, *smoke)
     each = first_seeds(seeds or (2 if scale == "smoke" else task.seeds))
     for group, seed in itertools.product((labels[:2], labels[2:]), each):
         for row in group:

@@ -184,7 +184,7 @@ def sentences(found: dict[str, dict]) -> list[str]:
     end = "No cell is beyond that."
     if excess:
         end = f"The worst cell is {100 * excess:.1f} % beyond that: {worst} ({found[worst]['worst']})"
-        end += f", where {gap.lost} of {gap.n} seeds collapses." if gap.lost else "."
+        end += f", where {gap.lost} of {gap.n} seeds collapse{'s' * (gap.lost == 1)}." if gap.lost else "."
     damage = "There is no damage by bad initial betas to undo."
     if shares:
         damage = (

@@ -22,13 +22,15 @@ class Scale(NamedTuple):
     evaluated: MappingProxyType | dict = MappingProxyType({})
 
 
+BASELINE = "Adam"  # the row that the others are compared with
+
+
 class Contest(NamedTuple):
     script: str
     rows: dict  # {label: config file and --settings}; ("final of", label, file): fixed where that row's run ended
     scales: dict
     value: str  # key in metrics.jsonl; its last one is the result
     better: str = "lower"
-    baseline: str = "Adam"
     tuned: tuple = ()  # the rows that a scale's grid is run for; (): all of them
 
 

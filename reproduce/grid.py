@@ -15,7 +15,6 @@ from statistics import mean, median
 
 import metrics
 from reproduce import pool
-from reproduce.published import ROOT
 from reproduce.runs import Run, run
 from settings import UserError
 
@@ -61,7 +60,7 @@ def cells(path: str, arguments: list[str]) -> tuple[list[Run], float | None]:
         raise UserError(f"{' '.join(arguments)}: one sweep file, then --name=value for all cells")
     try:
         over = run("train.py", *arguments).given
-        shared = run("train.py", *([os.path.join(ROOT, base)] if base else []), **settings)
+        shared = run("train.py", *([base] if base else []), **settings)
         found = {each.id: each for each in (shared.but(**cell | over) for cell in grid)}
     except UserError as error:
         raise UserError(f"{path}: {str(error).removeprefix('run: ')}") from None

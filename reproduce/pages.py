@@ -128,14 +128,14 @@ def smaller(results: Path, name: str, scale: str, found: findings.Finding) -> li
     return [f"At {scale} scale ({links}): {found.ours}. {' '.join(found.sentences)}", ""]
 
 
-def beside(results: Path) -> list[str]:
-    """What is not in the paper: what a step costs, and the state in bfloat16."""
+def not_in_the_paper(results: Path) -> list[str]:
+    """Other pages, what a step costs, and the state in bfloat16."""
     lines = []
-    for path in sorted(results.glob("*/*/README.md")):
-        name, scale, _ = path.relative_to(results).parts
-        if name in NAMES:
-            continue  # the others are not in the paper: rivals.py
-        lines += [f"## {name}", "", f"[Its page]({name}/{scale}/README.md), {scale}.", ""] if scale != "smoke" else []
+    for path in sorted([*results.glob("*/README.md"), *results.glob("*/*/README.md")]):
+        name, *scale = path.relative_to(results).parts[:-1]
+        if name not in NAMES and scale != ["smoke"]:
+            where = "/".join([name, *scale])
+            lines += [f"## {name}", "", f"[Its page]({where}/README.md){''.join(f', {it}' for it in scale)}.", ""]
     if (results / "bench" / "bench.json").exists():
         bench = json.loads((results / "bench" / "bench.json").read_text())
         ms = {row["name"]: row["ms"] for row in bench["rows"]}
@@ -206,4 +206,4 @@ def index(results: Path) -> str:
             said = WHY_NOT.get(contest) or WHY_NOT.get(name, "")
             said += " The smoke scale was run, which shows that the command works." * smoke
             lines += [f"**Not run.** {said}", ""]
-    return "\n".join([*lines, *beside(results)]).rstrip() + "\n"
+    return "\n".join([*lines, *not_in_the_paper(results)]).rstrip() + "\n"

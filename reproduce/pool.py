@@ -6,10 +6,7 @@
 
 FOLDER/ID/ is the out_dir of a run. Beside what the script writes there, it holds log.txt, state.json (running, done or
 failed) and lock, which the worker holds: the kernel frees it when that process dies, and machines may share the folder.
-A run that is marked as running but not locked has lost its worker; it resumes from its last checkpoint. To keep what
-the previous version of this pool has done, which wrote attempt.N.json:
-
-    for file in FOLDER/*/attempt.*.json; do grep -q '"state": "done"' $file && cp $file ${file%/*}/state.json; done
+A run that is marked as running but not locked has lost its worker; it resumes from its last checkpoint.
 
 A script is a flat one like train.py: settings out_dir and init_from ("resume" goes on from out_dir's ckpt_*.pt), and
 train(cfg, given), which returns its last loss or score, or None if SIGTERM stopped it, and raises settings.Diverged and
@@ -273,7 +270,7 @@ def pool(runs: list[Run], folder: str, keep_checkpoints: bool, workers: int) -> 
                     if process.exitcode == FULL:
                         raise CannotWrite(
                             f"{folder} cannot be written: is the disk full? {len(left)} runs are left; "
-                            "make room, and the same command goes on"
+                            "free some space, and run the same command to resume"
                         ) from None
                     deaths += process.exitcode < 0
                     if process.exitcode not in (0, FRESH) and (process.exitcode > 0 or deaths > workers * (DEATHS + 1)):
@@ -349,5 +346,5 @@ def execute(
         for name, handler in handlers.items():
             signal.signal(name, handler)
     if len(known) < len(runs):
-        raise Stopped(f"stopped with {len(runs) - len(known)} runs left; the same command goes on")
+        raise Stopped(f"stopped: {len(known)} of {len(runs)} runs have ended; run the same command to resume")
     return {run.id: known[run.id] for run in runs}

@@ -3,7 +3,7 @@
 import os
 
 from reproduce import store
-from reproduce.experiments import CONTESTS, GRID, NAMES, PROFILE
+from reproduce.experiments import BASELINE, CONTESTS, GRID, NAMES, PROFILE
 from reproduce.grid import cells
 from reproduce.published import ROOT
 from reproduce.runs import run
@@ -87,7 +87,7 @@ def differences(pairs: dict, quantities: dict) -> list[str]:
 
 def whose_rate(contest: str, scale: str) -> str:
     """Whether a scale has the baseline's learning rate from the paper, in a word before "learning rate"."""
-    paper, ours = (store.base(contest, CONTESTS[contest].baseline, it).cfg for it in (None, scale))
+    paper, ours = (store.base(contest, BASELINE, it).cfg for it in (None, scale))
     return "the paper's" if paper["learning_rate"] == ours["learning_rate"] else "the scale's"
 
 

@@ -78,6 +78,6 @@ def data_hash(dataset: str | None) -> str | dict | None:
 
 
 def run(script: str, *arguments: str, **settings) -> Run:
-    """The Run of a script under ROOT (or anywhere), with arguments as on its command line. Raises UserError."""
-    script = os.path.join(ROOT, script)
+    """The Run of a script with arguments as on its command line; files are under ROOT. Raises UserError."""
+    script, *arguments = (it if it.startswith("-") else os.path.join(ROOT, it) for it in (script, *arguments))
     return Run(script, parse(declared(script), arguments)[1]).but(**settings)

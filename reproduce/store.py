@@ -18,7 +18,7 @@ import checkpoints
 import data.tokens
 import metrics
 from reproduce import ngrams, pool
-from reproduce.experiments import CONTESTS, NAMES
+from reproduce.experiments import BASELINE, CONTESTS, NAMES
 from reproduce.outcomes import Ended, read
 from reproduce.published import ROOT
 from reproduce.runs import FIRST_SEED, Run, declared, first_seeds, run
@@ -45,7 +45,7 @@ def base(contest: str, label: str, scale: str | None) -> Run:
     it = CONTESTS[contest]
     row = it.rows[label][2:] if it.rows[label][0] == "final of" else it.rows[label]
     files = it.scales[scale].files if scale else ()
-    return run(it.script, *(name if name.startswith("--") else str(ROOT / name) for name in (*row, *files)))
+    return run(it.script, *row, *files)
 
 
 def cells(contest: str, scale: str, seeds: int | None, grid: bool, waiting: bool = False) -> dict[tuple, Run]:
@@ -138,7 +138,7 @@ def collect(contest: str, scale: str, found: dict[tuple, Run]):
 
 def ngram_losses(contest: str, scale: str) -> list[float] | None:
     """ngrams.losses of a scale's bytes or characters: kept beside its runs, computed where the text is there."""
-    path, cfg = home(contest, scale).with_suffix(".ngrams.json"), base(contest, CONTESTS[contest].baseline, scale).cfg
+    path, cfg = home(contest, scale).with_suffix(".ngrams.json"), base(contest, BASELINE, scale).cfg
     if not path.exists() and "block_size" in cfg and path.parent.is_dir():
         with contextlib.suppress(UserError):
             train, val = (data.tokens.Tokens(cfg["dataset"], split, cfg["block_size"]) for split in ("train", "val"))

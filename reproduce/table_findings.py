@@ -39,9 +39,9 @@ def losses(it: dict, name: str, contest: str, **_) -> Finding:
             f"{text(adams, digits)}: {gap['words']}."
         ),
         (
-            f"Against Adam {listed(groups['better'])} end better, {listed(groups['worse'])} worse; "
-            f"{listed(groups['no clear difference'])} cannot be told apart from it"
-            + f"; of {listed(groups['one seed'])} there is one seed" * bool(groups["one seed"])
+            f"Better than Adam: {listed(groups['better'])}; worse: {listed(groups['worse'])}; "
+            f"no clear difference: {listed(groups['no clear difference'])}"
+            + f"; one seed only: {listed(groups['one seed'])}" * bool(groups["one seed"])
             + "."
         ),
     ]
@@ -65,7 +65,7 @@ def counted(losses: list[float], adams: float) -> str:
     words = f"Counted unigrams, bigrams and trigrams of this text have losses of {words}: "
     if adams > losses[1] - 0.05:
         return words + "what is compared here are runs that have learned little more than which symbol follows which."
-    return words + f"Adam is {losses[1] - adams:.2f} under bigrams."
+    return words + f"Adam is {losses[1] - adams:.2f} below bigrams."
 
 
 def grid_of_rates(label: str, rows: dict) -> str:
@@ -76,11 +76,11 @@ def grid_of_rates(label: str, rows: dict) -> str:
     words = f"Adam is best at x{factor} ({text(base['grid'][factor], 3)})"
     for at, it in base["grid"].items():
         if it["n"] < base["grid"][factor]["n"] and it["mean"] and it["mean"] < base["grid"][factor]["mean"]:
-            words += f", but x{at} has not all seeds yet, and those that it has are lower ({it['mean']:.3f})"
+            words += f", but not all seeds of x{at} have been run, and those that have are lower ({it['mean']:.3f})"
     if there and factor != own:
         ends = listed([f"{value:.3f}" for value in there.values()])
         pairs = listed([f"{value - adams[seed]:+.3f}" for seed, value in there.items()])
-        words += f"; there {label}'s seeds end at {ends}, which is {pairs} beside Adam's, "
+        words += f"; there {label}'s seeds end at {ends}, which is {pairs} compared with Adam's, "
         words += f"and the worst of them makes x{own} its best rate"
     every = {
         (other, at): min(it["values"].values())

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from reproduce import drawing, proportions, store
-from reproduce.experiments import CONTESTS, NAMES, PROFILE
+from reproduce.experiments import BASELINE, CONTESTS, NAMES, PROFILE
 from reproduce.markdown import markdown
 from reproduce.outcomes import best_of, conditions, gap, headers, spread, text
 from reproduce.published import PUBLISHED, ROOT
@@ -21,7 +21,7 @@ from settings import UserError
 
 AFTER = (
     "Ours: mean ± standard deviation over n seeds at {whose} learning rate. "
-    "Gap: mean of the differences to {baseline} in the same seed ± its standard error, "
+    f"Gap: mean of the differences to {BASELINE} in the same seed ± its standard error, "
     "and in how many of the seeds it has that sign; "
     "it is called better or worse where it is more than two standard errors."
 )
@@ -45,9 +45,9 @@ def table(title: str, note: str, head: list, lines: list[list], after: str) -> s
 def summarized(runs: dict, labels: tuple, columns: dict, contest: str, published: dict) -> dict:
     """{label: {"paper": numbers, "ours": spreads by column, "gaps", "best_factor", "tuned", "grid"}} of a table's rows.
 
-    columns: {heading: value of a run}; the first one is compared with the contest's baseline, and over the factors.
+    columns: {heading: value of a run}; the first one is compared with BASELINE, and over the factors.
     """
-    better, baseline, key = CONTESTS[contest].better, CONTESTS[contest].baseline, next(iter(columns))
+    better, key = CONTESTS[contest].better, next(iter(columns))
     at = {
         label: {
             factor: {name: spread({run.seed: value(run) for run in ended}) for name, value in columns.items()}
@@ -58,12 +58,12 @@ def summarized(runs: dict, labels: tuple, columns: dict, contest: str, published
     best = {label: best_of(runs[label], columns[key], better) if label in runs else 1 for label in labels}
 
     def compared(label, factors, column):
-        ours, base = (at.get(name, {}).get(factors[name], {}).get(column) for name in (label, baseline))
-        found = gap(ours, base) if label != baseline and baseline in at else None
+        ours, base = (at.get(name, {}).get(factors[name], {}).get(column) for name in (label, BASELINE))
+        found = gap(ours, base) if label != BASELINE and BASELINE in at else None
         digits = 2 if key == "accuracy" else 4
         return found and found._asdict() | {"clear": found.clear, "words": found.words(better, digits)}
 
-    ones = dict.fromkeys([*labels, baseline], 1)
+    ones = dict.fromkeys([*labels, BASELINE], 1)
     return {
         label: {
             "paper": published.get(label, []),
@@ -84,7 +84,7 @@ def best_rate(row: dict) -> str:
     return f"x{best:g}" + end.get(best, "") * (len(factors) > 1)
 
 
-def head_and_lines(rows: dict, columns: dict, baseline: str, spreads: bool, digits: int) -> tuple[list, list[list]]:
+def head_and_lines(rows: dict, columns: dict, spreads: bool, digits: int) -> tuple[list, list[list]]:
     """Head and lines of a table. spreads: the paper's numbers are a mean and a standard deviation."""
 
     def of_paper(row):
@@ -97,14 +97,14 @@ def head_and_lines(rows: dict, columns: dict, baseline: str, spreads: bool, digi
     head, lines = ["optimizer"], []
     for i, name in enumerate(columns):
         head += [f"{name}: paper", "ours"] if i < width else [name]
-    head += [f"paper's gap to {baseline}", "our gap"]
+    head += [f"paper's gap to {BASELINE}", "our gap"]
     head += [f"{key} at lr x{factor:g}" for factor in factors]
     head += ["best lr", "gap, each at its best lr"] if factors else []
     for label, row in rows.items():
         cells = [label]
         for i, name in enumerate(columns):
             cells += [*(of_paper(row) or ["-"] * width)[i : i + 1], text(row["ours"].get(name), digits)]
-        both = label != baseline and row["paper"] and rows.get(baseline, {}).get("paper")
+        both = label != BASELINE and row["paper"] and rows.get(BASELINE, {}).get("paper")
         cells += [f"{row['paper'][0] - both[0]:+.4g}" if both else ""]
         cells += [row["gaps"][key]["words"] if row["gaps"][key] else ""]
         cells += [text(row["grid"].get(factor), digits) for factor in factors]
@@ -116,16 +116,16 @@ def head_and_lines(rows: dict, columns: dict, baseline: str, spreads: bool, digi
 
 
 def picture(rows: dict, runs: dict, contest: str, key: str, path: Path, caption: str):
-    """The gaps to the baseline, and beside them the learning rates that were tried or the accuracy over epochs."""
-    baseline, extra = CONTESTS[contest].baseline, []
+    """The gaps to Adam, and next to them the learning rates that were tried or the accuracy over epochs."""
+    extra = []
     ours, theirs = {}, {}
     for label, row in rows.items():
-        it, base = (each["ours"].get(key, {}).get("values", {}) for each in (row, rows[baseline]))
-        if label != baseline:
+        it, base = (each["ours"].get(key, {}).get("values", {}) for each in (row, rows[BASELINE]))
+        if label != BASELINE:
             pairs = [value - base[seed] for seed, value in it.items() if seed in base]
             ours[label] = [value for value in pairs if math.isfinite(value)]
-            if row["paper"] and rows[baseline]["paper"]:
-                theirs[label] = row["paper"][0] - rows[baseline]["paper"][0]
+            if row["paper"] and rows[BASELINE]["paper"]:
+                theirs[label] = row["paper"][0] - rows[BASELINE]["paper"][0]
     grid = {}
     for label, row in rows.items():
         if len(row["grid"]) > 1:
@@ -141,26 +141,26 @@ def picture(rows: dict, runs: dict, contest: str, key: str, path: Path, caption:
                 lines[label] = steps, [values[4:] for _, values in found]
         if lines:
             extra.append(lambda ax: drawing.lines(ax, lines, "step", "test accuracy (%)"))
-    drawing.gaps(ours, theirs, baseline, key, extra, path, caption)
+    drawing.gaps(ours, theirs, BASELINE, key, extra, path, caption)
 
 
 def contest_table(name: str, scale: str, contest: str, runs: dict, rest: tuple, columns: dict, folder: Path) -> tuple:
     """The table of one contest, and what summary.json says of it."""
     published = PUBLISHED[name].get(contest) or PUBLISHED[name]["rows"]
-    labels, baseline = rest or tuple(CONTESTS[contest].rows), CONTESTS[contest].baseline
+    labels = rest or tuple(CONTESTS[contest].rows)
     labels = tuple(label for label in labels if label in runs or label in published)
     rows = summarized(runs, labels, columns, contest, published)
     whole, note = proportions.sentence(name, scale, contest, labels)
     key = next(iter(columns))
     digits = 2 if key == "accuracy" else 4
-    head, lines = head_and_lines(rows, columns, baseline, PUBLISHED[name].get("spread", False), digits)
+    head, lines = head_and_lines(rows, columns, PUBLISHED[name].get("spread", False), digits)
     under = conditions(headers({label: runs[label] for label in labels if label in runs}))
     whose = proportions.whose_rate(contest, scale)
-    after = AFTER.format(baseline=baseline, whose=whose) + AUTHORS * any("authors" in label for label in labels)
+    after = AFTER.format(whose=whose) + AUTHORS * any("authors" in label for label in labels)
     after += BEST * ("best lr" in head) + f"\n\n{under}"
     title = f"{name}{f', {contest}' * (len(NAMES[name].contests) > 1)}; the paper: {PUBLISHED[name]['what']}"
     several = f"figure-{contest}.png" if len(NAMES[name].contests) > 1 else "figure.png"
-    caption = f"{baseline}'s difference to itself is 0; each row at {whose} learning rate. {note}"
+    caption = f"{BASELINE}'s difference to itself is 0; each row at {whose} learning rate. {note}"
     picture(rows, runs, contest, key, folder / several, caption)
     summary = {"rows": rows, "columns": list(columns), "full_scale": whole, "note": note, "conditions": under}
     summary["rates"], summary["ngrams"] = whose, store.ngram_losses(contest, scale)
@@ -216,7 +216,8 @@ def measure(arguments: list[str], ranks: int) -> dict:
     command = [sys.executable, script, f"--ranks={ranks}", *arguments]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode:
-        raise UserError(done.stderr.strip().splitlines()[-1].removeprefix("measure.py: "))
+        said = done.stderr.strip() or f"status {done.returncode}"
+        raise UserError(said.splitlines()[-1].removeprefix("measure.py: "))
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -48,7 +48,7 @@ def config(seed: int) -> SimpleNamespace:
     beta1, beta2 = START
     fixed = {"optimizer": "mada", "learn": ("mu",), "hyper_lr": {"mu": 0.0}, "beta1": beta1, "beta2": beta2}
     rates = {"learning_rate": RATE, "min_lr": TASKS["shakespeare"].least * RATE}
-    return SimpleNamespace(**run(script, *(str(ROOT / file) for file in files), **fixed, **rates, seed=seed).cfg)
+    return SimpleNamespace(**run(script, *files, **fixed, **rates, seed=seed).cfg)
 
 
 class Course:

@@ -69,7 +69,7 @@ def main():
             failed.append(str(error))
     if failed:
         raise UserError(
-            f"{len(failed)} failed: {'; '.join(dict.fromkeys(failed))}; the same command tries again "
+            f"{len(failed)} failed: {'; '.join(dict.fromkeys(failed))}; run it again to retry "
             "(each run's log: out/runs/ID/log.txt)"
         )
 

@@ -262,6 +262,11 @@ def test_float32_state_of_bfloat16_parameters_survives_loading():
         ({"hyper_lr": {"lr": 0.1}}, "no coefficient 'lr'"),
         ({"betas": (0.9,)}, "betas"),
         ({"hyper_lr": float("inf")}, "hyper_lr"),
+        ({"lr": None}, "lr=None must be a number"),
+        ({"weight_decay": None}, "weight_decay=None must be a number"),
+        ({"max_grad_norm": "1"}, "max_grad_norm='1' must be a number"),
+        ({"eps": "small"}, "eps='small' must be positive"),
+        ({"fused": "yes"}, "fused='yes' must be one of True, False"),
     ],
 )
 def test_bad_arguments_are_named(bad, message):

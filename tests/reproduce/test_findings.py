@@ -179,7 +179,7 @@ def test_a_reduced_table_begins_with_what_is_reduced(path):
 def test_what_depends_on_the_numbers_is_said_where_it_is_so():
     losses = [3.22, 2.54, 2.13]
     assert "which symbol follows which" in table_findings.counted(losses, 2.53)
-    assert "Adam is 0.34 under bigrams" in table_findings.counted(losses, 2.2)
+    assert "Adam is 0.34 below bigrams" in table_findings.counted(losses, 2.2)
     labels = ("MADA", "Adam", "HyperAdam", "Momentum SGD")
     rows = {
         label: {"ours": {"accuracy": {"mean": 60.0, "values": {1337: 60.0}}, "best epoch": {"mean": 62.0}}}

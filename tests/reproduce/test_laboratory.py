@@ -100,7 +100,7 @@ def test_a_column_that_is_taken_at_one_learning_rate_has_no_best_one():
     for name, value in columns.items():
         one = {name: value}
         rows = tables.summarized(found, ("Adam", "MADA"), one, "gpt2", {"Adam": [1.0]})
-        head, lines = tables.head_and_lines(rows, one, "Adam", False, 4)
+        head, lines = tables.head_and_lines(rows, one, False, 4)
         assert ("best lr" in head) == (name == "loss")
         assert all(len(line) == len(head) for line in lines)
 
@@ -324,7 +324,7 @@ def test_all_goes_on_after_what_cannot_be_done(results, script, monkeypatch):
 
     monkeypatch.setattr(laboratory, "reproduce", reproduce_one)
     status, _, error = script("reproduce", "all", "--scale", "cpu")
-    assert status == 2 and "2 failed: out of memory; no data; the same command tries again" in error
+    assert status == 2 and "2 failed: out of memory; no data; run it again to retry" in error
     assert done == [name for name in (*experiments.NAMES, *rivals.NAMES) if "cpu" in laboratory.scales(name)]
     assert "table4" not in done
 

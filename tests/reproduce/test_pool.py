@@ -243,17 +243,6 @@ def test_a_damaged_state_is_a_pending_run(toy, tmp_path, text):
     assert execute(tmp_path, [toy(pause=0.0), toy()])[toy().id]["state"] == "done"
 
 
-def test_what_the_former_pool_has_done_is_done_after_one_line(toy, tmp_path):
-    """Its attempt.N.json of a finished run is a state.json: the line is in reproduce/pool.py."""
-    (tmp_path / toy().id).mkdir()
-    (tmp_path / toy().id / "attempt.1.json").write_text('{"state": "stopped", "host": [], "pid": 1}')
-    ended = '{"state": "done", "diverged": false, "host": ["a"], "pid": 1, "seconds": 2.0}'
-    (tmp_path / toy().id / "attempt.2.json").write_text(ended)
-    (line,) = [line.strip() for line in pool.__doc__.splitlines() if line.strip().startswith("for file in")]
-    subprocess.run(["bash", "-c", line.replace("FOLDER", str(tmp_path))], check=True)
-    assert execute(tmp_path, [toy()])[toy().id] == json.loads(ended) and not (tmp_path / toy().id / "log.txt").exists()
-
-
 # whatever is killed
 
 
@@ -280,7 +269,7 @@ def test_an_invocation_that_is_killed_is_gone_on_with(some, undisturbed, tmp_pat
     process.send_signal(getattr(signal, name.replace("all", "SIGKILL")))
     error = process.communicate(timeout=180)[1]
     if name in ("SIGTERM", "SIGINT"):
-        assert process.returncode == 2 and error.splitlines()[-1].startswith("many: stopped with "), error
+        assert process.returncode == 2 and error.splitlines()[-1].startswith("many: stopped: "), error
     assert "Traceback" not in error, error
     until(lambda: not any(map(alive, pids)))  # without their invocation they end by themselves
     before = [steps(tmp_path / "out", run) for run in some]
@@ -295,7 +284,7 @@ def test_an_invocation_that_is_killed_is_gone_on_with(some, undisturbed, tmp_pat
 
 def test_ctrl_c_without_workers(toy, tmp_path, undisturbed):
     run = toy(seed=0, trouble="cfg['init_from'] == 'resume' or signal.raise_signal(signal.SIGINT)")
-    with pytest.raises(pool.Stopped, match="^stopped with 1 runs left; the same command goes on"):
+    with pytest.raises(pool.Stopped, match="^stopped: 0 of 1 runs have ended; run the same command to resume"):
         execute(tmp_path / "out", [run])
     assert states(tmp_path / "out") == {} and steps(tmp_path / "out", run) == 50
     execute(tmp_path / "out", [run])

@@ -61,14 +61,14 @@ def is_adam_state(state_dict: dict[str, Any]) -> bool:
 
 
 def translated(state_dict: dict[str, Any], optimizer: "ParameterizedOptimizer") -> dict[str, Any]:
-    """AdamW's state dict as one for `optimizer`, which must have Adam's moments m and v.
+    """AdamW's state dict as one for `optimizer`, which must have Adam's moments m and v in some group.
 
     The betas that made the moments come with them, as do lr, weight_decay and eps. Everything else starts from what
     AdamW knows: averages of gradients from its first moment, averages or maxima of second moments from its second.
     Raises ValueError naming what cannot be taken over.
     """
-    owner, kept = type(optimizer).__name__, optimizer.param_groups[0]["buffers"].split()
-    if not {"m", "v"} <= set(kept):
+    owner = type(optimizer).__name__
+    if not any({"m", "v"} <= {*group["buffers"].split()} for group in optimizer.param_groups):
         raise ValueError(f"this is a checkpoint of AdamW, whose moments {owner} cannot use; start {owner} from scratch")
     if len(state_dict["param_groups"]) != len(optimizer.param_groups):
         raise ValueError("this checkpoint of AdamW has a different number of parameter groups")
@@ -89,6 +89,14 @@ def translated(state_dict: dict[str, Any], optimizer: "ParameterizedOptimizer") 
         taken = {name: saved[name] for name in ("lr", "weight_decay", "eps", "initial_lr", "maximize") if name in saved}
         last = group["last_lr"] * 0
         groups.append(group | taken | {"coefficients": q, "last_lr": last, "params": list(saved["params"])})
+    differ = len({tuple(group["coefficients"].tolist()) for group in groups}) > 1
+    if differ and not groups[0]["per_group"]:
+        if groups[0]["learn"]:
+            raise ValueError(
+                f"the groups of this checkpoint of AdamW have different betas, and those of {owner} share theirs; pass "
+                "per_group=True"
+            )
+        groups = [group | {"per_group": True} for group in groups]
     state = {}
     for group in groups:
         decays = group["coefficients"][optimizer.decays]

@@ -57,6 +57,13 @@ def check_numbers(**numbers: float | Tensor) -> None:
             raise ValueError(f"{name}={value!r} must be a number, not negative or NaN")
 
 
+def as_numbers(name: str, values: object, count: int) -> tuple:
+    """Values that must be so many, as a tuple. Raises ValueError."""
+    if not isinstance(values, Iterable) or isinstance(values, str) or len(numbers := tuple(values)) != count:
+        raise ValueError(f"{name}={values!r} must be {count} numbers")
+    return numbers
+
+
 def check_choices(**choices: tuple[Any, tuple]) -> None:
     """name=(value, allowed values). Raises ValueError."""
     for name, (value, allowed) in choices.items():
@@ -78,7 +85,7 @@ def check_adamw_arguments(
 
 def as_dtype(value: torch.dtype | str | None) -> torch.dtype | None:
     """A dtype, which may be given by its name, as checkpoints hold it; None stays None. Raises ValueError."""
-    dtype = getattr(torch, value, None) if isinstance(value, str) else value
+    dtype = getattr(torch, value.removeprefix("torch."), None) if isinstance(value, str) else value
     if value is not None and dtype not in (torch.bfloat16, torch.float32, torch.float64):
         raise ValueError(f"state_dtype={value!r} must be bfloat16, float32 or float64; float16 has too small a range")
     return dtype
@@ -114,9 +121,11 @@ def check_names(owner: str, argument: str, names: Iterable[str], domain: Mapping
 def check_coefficients(
     coefficients: Mapping[str, float], domain: Mapping[str, tuple[float, float]], learn: Collection[str]
 ) -> None:
-    """Initial values must lie in the domain, if they are learned, else in [0, 1]; a decay must be below 1."""
+    """Initial values must lie in the domain or, if they are not learned, in [0, 1]; a decay must be below 1."""
     for name, value in coefficients.items():
-        low, high = domain[name] if name in learn else (0, 1)
+        low, high = domain[name]
+        if name not in learn:
+            low, high = min(low, 0), max(high, 1)
         if not is_number(value) or not low <= value <= high or (name.startswith("beta") and value == 1):
             end = ")" if name.startswith("beta") and high == 1 else "]"
             hint = f" to be learned; leave {name!r} out of `learn`, or widen its `domain`"
@@ -127,6 +136,17 @@ def check_coefficients(
 def biases(coefficients: Iterable[str]) -> tuple[str, ...]:
     """The names of the bias corrections that a rule with these coefficients takes: bias_i for beta_i."""
     return tuple(name.replace("beta", "bias") for name in coefficients if name.startswith("beta"))
+
+
+def check_distinct(owner: str, names: Iterable[str], settings: Collection[str]) -> None:
+    """Raises ValueError naming one that a rule has twice, or that a state or a param group has already."""
+    taken = {"g", "step", "weights", "pending", "params", *settings}
+    for name in names:
+        if name in taken:
+            raise ValueError(
+                f"{owner} has a coefficient, buffer, input or constant {name!r}: that name is taken; choose another"
+            )
+        taken.add(name)
 
 
 @cache
@@ -193,11 +213,16 @@ def group_coefficients(
     """Remove the coefficients from a param group and return them: {name: value}. Raises ValueError."""
     found = {name: group.pop(name) for name in domain if name in group and name != "lr"}
     if "betas" in group:
-        betas, names = group.pop("betas"), betas_of(type(optimizer), domain)
-        if len(betas) != len(names):
-            raise ValueError(f"betas={betas!r} of a param group must be {len(names)} numbers")
+        names = betas_of(type(optimizer), domain)
+        betas = as_numbers("betas", group.pop("betas"), len(names))
         found |= zip(names, map(float, betas), strict=True)
     return found
+
+
+def equal(a: object, b: object) -> bool:
+    """Whether two settings are the same, element by element if they are tensors."""
+    tensors = isinstance(a, Tensor) and isinstance(b, Tensor)
+    return not (tensors and a.shape != b.shape) and bool(torch.as_tensor(a == b).all())
 
 
 def check_group(optimizer: "ParameterizedOptimizer", group: dict[str, Any], shares: bool) -> None:
@@ -209,7 +234,7 @@ def check_group(optimizer: "ParameterizedOptimizer", group: dict[str, Any], shar
     owner, domain = type(optimizer).__name__, optimizer.domain
     shared = {*domain, "betas", *SHARED} - {"lr"}
     for name, value in group.items():
-        if name in optimizer.defaults and name not in shared and value == optimizer.defaults[name]:
+        if name in optimizer.defaults and equal(value, optimizer.defaults[name]):
             continue
         if name in shared and shares:
             raise ValueError(

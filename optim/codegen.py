@@ -215,8 +215,12 @@ def operations(loop, dialect, cast, literal):
             expression = f"{operand(args[0], inside)} * {reciprocal}"
         elif op is aten.pow.Tensor_Scalar and args[1] == 2:
             expression = "{0} * {0}".format(operand(args[0], inside))
-        elif op is aten._to_copy.default and node.kwargs == {"dtype": torch.float64}:  # of a boolean
+        elif op is aten._to_copy.default and (
+            node.kwargs == {"dtype": torch.float64} or node.kwargs == {"dtype": torch.float32} and args[0] in logical
+        ):
             expression = operand(args[0], inside)
+        elif op is aten.add.Tensor and logical.issuperset(args):
+            expression = f"{operand(args[0], inside)} | {operand(args[1], inside)}"
         elif op in OPS:
             template = OPS[op] if isinstance(OPS[op], str) else OPS[op][dialect]
             operands = [operand(x, inside) for x in args]
@@ -232,7 +236,7 @@ def operations(loop, dialect, cast, literal):
         names[node] = f"x{len(names)}"
         if not inside:
             uniform.add(node)
-        if op.overloadpacket in LOGICAL:
+        if op.overloadpacket in LOGICAL or op is aten.add.Tensor and logical.issuperset(args):
             logical.add(node)
         (each if inside else once).append((names[node], node in logical, expression))
     return once, each, [operand(x, True) for x in loop.trace.graph.output_node().args[0]]

@@ -151,7 +151,12 @@ class ParameterizedOptimizer(Stateful):
         state_dtype = arguments.dtype_name(state_dtype)
         if not 0 <= lr_range[0] <= 1 <= lr_range[1]:
             raise ValueError(f"lr_range={lr_range!r} must contain 1, where the factor starts, and nothing negative")
-        learn = arguments.as_names(learn)
+        learn, owner = arguments.as_names(learn), type(self).__name__
+        if {*coefficients} != {*self.domain}:
+            raise ValueError(f"coefficients={coefficients!r}: {owner} needs one for each of {', '.join(self.domain)}")
+        if isinstance(buffers, str):
+            buffers = (buffers,)
+        rules_own = [*coefficients, *arguments.biases(coefficients), "t"]
         relative = hyper_scale != "raw"
         if grow_lr:
             if tuple(lr_range) != LR_RANGE:
@@ -165,8 +170,8 @@ class ParameterizedOptimizer(Stateful):
             range_of_lr = GROWTH if grow_lr else tuple(lr_range)
             self.domain, coefficients = {**self.domain, "lr": range_of_lr}, coefficients | {"lr": 1.0}
         self.domain = {**self.domain, **({} if relative else self.raw_domain)}
-        arguments.check_names(type(self).__name__, "learn", learn, self.domain)
-        arguments.check_names(type(self).__name__, "domain", domain or {}, self.domain)
+        arguments.check_names(owner, "learn", learn, self.domain)
+        arguments.check_names(owner, "domain", domain or {}, self.domain)
         self.domain |= domain or {}
         for name, bounds in self.domain.items():
             if not isinstance(bounds, tuple | list) or len(bounds) != 2 or not bounds[0] <= bounds[1]:
@@ -176,49 +181,50 @@ class ParameterizedOptimizer(Stateful):
         needed = self.needed(coefficients, constants, learn)
         self.constants = tuple(needed["constants"])
         if not hasattr(self, "rule"):
-            raise ValueError(f"{type(self).__name__} has no rule: see ParameterizedOptimizer")
+            raise ValueError(f"{owner} has no rule: see ParameterizedOptimizer")
+        if needed["buffers"] is None:
+            raise ValueError(f"{owner} has no `buffers`: name those of its rule; () for none")
         names = (tuple(self.domain), tuple(needed["buffers"]), tuple(needed.get("inputs", self.inputs)))
-        arguments.check_rule(type(self).__name__, self.rule, *names, self.fixed(needed["constants"]))
         self.grad_norm = torch.zeros((), dtype=torch.float64)
         self.plan, self.watch, self.ranks_agree = None, Watch(), False
         free = (-torch.inf, torch.inf)
+        bounds = [self.domain[name] if name in learn else free for name in self.domain]
         zeros = torch.zeros(len(self.domain), dtype=torch.float64)
         self.rates = dict.fromkeys(self.domain, RELATIVE_HYPER_LR) if relative else dict(self.raw_hyper_lr)
         if grow_lr:
             self.rates["lr"] = GROWING_HYPER_LR
-        super().__init__(
-            params,
-            {
-                "lr": lr,
-                "weight_decay": weight_decay,
-                "max_grad_norm": max_grad_norm or None,
-                "maximize": maximize,
-                **needed["constants"],
-                "names": " ".join(self.domain),
-                "buffers": " ".join(needed["buffers"]),  # strings: distributed checkpoints lose tuples
-                "inputs": " ".join(needed.get("inputs", self.inputs)),
-                "learn": " ".join(learn),
-                "debias": (debias or "weights") if learn else "powers",  # equal while the betas are constant
-                "hyper_scale": "relative" if relative else "raw",
-                "hyper_start": hyper_start,
-                "hyper_clip": None if hyper_clip is None else float(hyper_clip),
-                "hyper_optimizer": hyper_optimizer,
-                "per_group": per_group,
-                "state_dtype": state_dtype,
-                "hyper_lr": self.by_name("hyper_lr", hyper_lr, learn),
-                "hyper_momentum": self.by_name("hyper_momentum", hyper_momentum, learn),
-                "bounds": zeros.new_tensor([self.domain[name] if name in learn else free for name in self.domain]),
-                "in_time_scale": zeros.new_tensor([relative and name in self.time_scales for name in self.domain]),
-                "grows": zeros.new_tensor([grow_lr and name == "lr" for name in self.domain]),
-                "coefficients": zeros.new_tensor([float(coefficients[name]) for name in self.domain]),
-                "hyper_gradients": zeros,
-                "hyper_velocity": zeros,
-                "hyper_square": zeros,
-                "hyper_step": zeros.new_zeros(()),
-                "skipped_steps": zeros.new_zeros(()),
-                "last_lr": zeros.new_zeros(()),
-            },
-        )
+        settings = {
+            "lr": lr,
+            "weight_decay": weight_decay,
+            "max_grad_norm": max_grad_norm or None,
+            "maximize": maximize,
+            "names": " ".join(self.domain),
+            "buffers": " ".join(needed["buffers"]),  # strings: distributed checkpoints lose tuples
+            "inputs": " ".join(needed.get("inputs", self.inputs)),
+            "learn": " ".join(learn),
+            "debias": (debias or "weights") if learn else "powers",  # equal while the betas are constant
+            "hyper_scale": "relative" if relative else "raw",
+            "hyper_start": hyper_start,
+            "hyper_clip": None if hyper_clip is None else float(hyper_clip),
+            "hyper_optimizer": hyper_optimizer,
+            "per_group": per_group,
+            "state_dtype": state_dtype,
+            "hyper_lr": self.by_name("hyper_lr", hyper_lr, learn),
+            "hyper_momentum": self.by_name("hyper_momentum", hyper_momentum, learn),
+            "bounds": zeros.new_tensor(bounds).reshape(-1, 2),
+            "in_time_scale": zeros.new_tensor([relative and name in self.time_scales for name in self.domain]),
+            "grows": zeros.new_tensor([grow_lr and name == "lr" for name in self.domain]),
+            "coefficients": zeros.new_tensor([float(coefficients[name]) for name in self.domain]),
+            "hyper_gradients": zeros,
+            "hyper_velocity": zeros,
+            "hyper_square": zeros,
+            "hyper_step": zeros.new_zeros(()),
+            "skipped_steps": zeros.new_zeros(()),
+            "last_lr": zeros.new_zeros(()),
+        }
+        arguments.check_distinct(owner, (*rules_own, *needed["buffers"], *names[2], *self.constants), settings)
+        arguments.check_rule(owner, self.rule, *names, self.fixed(needed["constants"]))
+        super().__init__(params, settings | needed["constants"])
 
     def by_name(self, argument: str, value: float | dict[str, float] | None, learn: Iterable[str]) -> Tensor:
         """hyper_lr or hyper_momentum, as a number, {name: number} or None for the default, by coefficient.
@@ -250,9 +256,7 @@ class ParameterizedOptimizer(Stateful):
 
     def pair_up(self, betas: Sequence[float]) -> dict[str, float]:
         """{name: value} of a rule whose coefficients are its betas."""
-        if len(betas) != len(self.domain):
-            raise ValueError(f"betas={betas!r} must be {len(self.domain)} numbers")
-        return dict(zip(self.domain, betas, strict=True))
+        return dict(zip(self.domain, arguments.as_numbers("betas", betas, len(self.domain)), strict=True))
 
     @torch._disable_dynamo  # inside a compiled function a step is one opaque call
     @torch.no_grad()
@@ -315,7 +319,7 @@ class ParameterizedOptimizer(Stateful):
 
     def options(self, group: dict[str, Any]) -> tuple:
         """The settings of a group that its plan is made for, hashable."""
-        names = ("buffers", "inputs", "learn", "debias", "maximize")
+        names = ("buffers", "inputs", "learn", "debias", "maximize", "max_grad_norm")
         return (*(group[name] for name in names), self.fixed(group))
 
     def loops(self, group: dict[str, Any]) -> Passes:

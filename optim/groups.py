@@ -14,11 +14,12 @@ class ParamGroups(list[dict[str, Any]]):
     def __str__(self) -> str:
         lines = []
         for group in self:
-            title = "hidden matrices (Muon)" if group["muon"] else "embeddings, head, other matrices"
+            title = "hidden matrices (Muon)" if group.get("muon") else "embeddings, head, other matrices"
             title = title if any(p.dim() >= 2 for p in group["params"]) else "vectors"
             count = sum(p.numel() for p in group["params"])
-            lines.append(f"{title}: {count:,} parameters, weight_decay {group['weight_decay']:g}")
-            lines += [f"    {self.names[p]:40s} {'x'.join(map(str, p.shape))}" for p in group["params"]]
+            decay = f", weight_decay {group['weight_decay']:g}" if "weight_decay" in group else ""
+            lines.append(f"{title}: {count:,} parameters{decay}")
+            lines += [f"    {self.names.get(p, ''):40s} {'x'.join(map(str, p.shape))}" for p in group["params"]]
         return "\n".join(lines)
 
 
@@ -32,10 +33,15 @@ def head(model: nn.Module) -> nn.Module | None:
     return linear[-1] if linear else None
 
 
+def own_weight(module: nn.Module) -> nn.Parameter | None:
+    """A layer's weight; None if it has none, or one that is computed of others, as by spectral_norm."""
+    return module._parameters.get("weight")
+
+
 def is_transposed(module: nn.Module) -> bool:
     """Whether it is transformers' Conv1D, the linear layer of GPT-2, which is not a convolution."""
-    weight = getattr(module, "weight", None)
-    return type(module).__name__ == "Conv1D" and isinstance(weight, nn.Parameter) and weight.ndim == 2
+    weight = own_weight(module)
+    return type(module).__name__ == "Conv1D" and weight is not None and weight.ndim == 2
 
 
 def hidden_matrices(model: nn.Module, convolutions: bool = False) -> list[Tensor]:
@@ -47,8 +53,8 @@ def hidden_matrices(model: nn.Module, convolutions: bool = False) -> list[Tensor
     outside = {p for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
     outside |= {*last.parameters()} if (last := head(model)) is not None else set()
     layers = [module for module in model.modules() if isinstance(module, kinds) or is_transposed(module)]
-    weights = dict.fromkeys(module.weight for module in layers)  # a shared layer once
-    return [p for p in weights if p.requires_grad and p not in outside]
+    weights = dict.fromkeys(own_weight(module) for module in layers)  # a shared layer once
+    return [p for p in weights if p is not None and p.requires_grad and p not in outside]
 
 
 def param_groups(

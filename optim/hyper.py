@@ -98,7 +98,8 @@ class Hyper:
         for i, group in enumerate(groups):
             k = i if self.per_group else 0
             group.update(zip(LEARNED, self.learned[:, k].unbind(), strict=True))
-            group.update({name: array[k] for name, array in settings.items()})
+            # others than the first of groups that share theirs have copies: in-place changes are not made twice
+            group.update({name: array[k] if i == k else array[k].clone() for name, array in settings.items()})
             group.update(hyper_step=self.steps[k], last_lr=self.last_lr[i], skipped_steps=self.skipped)
         self.held = [group[name] for group in groups for name in HYPER_STATE]
 

@@ -196,8 +196,7 @@ class MADA(ParameterizedOptimizer):
                 name, value = ("debias", debias) if debias is not None else ("hyper_scale", hyper_scale)
                 raise ValueError(f"{name}={value!r}: rule='authors' has a form of its own; leave it at None")
             hyper_scale, debias = "raw", "powers"
-        if len(betas) != 2:
-            raise ValueError(f"betas={betas!r} must be two numbers")
+        betas, lion_betas = arguments.as_numbers("betas", betas, 2), arguments.as_numbers("lion_betas", lion_betas, 2)
         learn = arguments.as_names(learn)
         coefficients = dict(zip(self.domain, (*betas, beta3, rho, c, gamma), strict=True))
         if mu != 0 or "mu" in learn:
@@ -205,9 +204,10 @@ class MADA(ParameterizedOptimizer):
             params = list(params)
             if not any(isinstance(group, dict) and group.get("muon") for group in params):
                 raise ValueError(
-                    f"mu={mu!r} is for groups that are marked muon=True, and there is none: see param_groups"
+                    f"mu={mu!r} is for groups that are marked muon=True, and there is none: param_groups(model) marks "
+                    "the weights of hidden nn.Linear layers, if it finds any"
                 )
-        constants = {"eps": eps, "lion_betas": tuple(lion_betas), "rule": rule, "second_moment": second_moment}
+        constants = {"eps": eps, "lion_betas": lion_betas, "rule": rule, "second_moment": second_moment}
         constants["muon"] = False  # unless a group says otherwise
         super().__init__(
             params,
@@ -225,10 +225,10 @@ class MADA(ParameterizedOptimizer):
         )
 
     def check_constants(self, constants: dict[str, Any]) -> None:
-        eps, lion_betas = constants["eps"], constants["lion_betas"]
+        eps, lion_betas = constants["eps"], arguments.as_numbers("lion_betas", constants["lion_betas"], 2)
         if not (arguments.is_number(eps) and eps > 0):
             raise ValueError(f"eps={eps!r} must be positive")
-        if len(lion_betas) != 2 or not all(0 <= beta < 1 for beta in lion_betas):
+        if not all(0 <= beta < 1 for beta in lion_betas):
             raise ValueError(f"lion_betas={lion_betas!r} must be two numbers in [0, 1)")
         arguments.check_choices(
             rule=(constants["rule"], ("paper", "authors")),

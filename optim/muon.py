@@ -52,7 +52,8 @@ def orthogonalized(g: Tensor, u: Tensor) -> Tensor:
     g, u = g.to(work), u.to(work)
     nesterov = (g + MOMENTUM * (MOMENTUM * u + g)).flatten(2)
     scale = 0.2 * max(nesterov.shape[-2:]) ** 0.5  # root mean square of AdamW's update
-    return scale * newton_schulz(nesterov).view(g.shape)
+    with torch.autocast(g.device.type, enabled=False):
+        return scale * newton_schulz(nesterov).view(g.shape)
 
 
 class MuonAdamW(Optimizer):

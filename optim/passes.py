@@ -34,7 +34,8 @@ def passes(
     learned = {*learn, *biases(learn)}
     wrt = [name for name in names if name in learned]
     kept = (("g",) if learn else ()) + buffers + inputs
-    tensors, scalars = ("grad", "x", *kept), ("ok", "clip", "lr of the group", "decay", *names)
+    tensors = ("the gradient", "the parameter", *kept)  # ours have a space: no rule has such a name
+    scalars = ("go on", "clip by", "lr of the group", "decay by", *names)
 
     def unpack(arguments):
         named = dict(zip((*tensors, *scalars), arguments, strict=True))
@@ -47,19 +48,19 @@ def passes(
             return rule(named["g"], **state, **row | dict(zip(wrt, leaves, strict=True)))
 
         _, pull_back, new = torch.func.vjp(direction, *(row[name] for name in wrt), has_aux=True)
-        return [new[name] for name in buffers], pull_back(named["grad"])
+        return [new[name] for name in buffers], pull_back(named["the gradient"])
 
     def move(*arguments):
         named, state, row = unpack(arguments)
-        g = named["grad"] * named["clip"]
+        g = named["the gradient"] * named["clip by"]
         direction, new = rule(g, **state, **row)
         lr = named["lr of the group"]
-        x = named["x"] * (1 - lr * named["decay"]) - lr * direction
+        x = named["the parameter"] * (1 - lr * named["decay by"]) - lr * direction
         return [x, g] if learn else [x, *(new[name] for name in buffers)], []
 
     return Passes(
         Loop(look_back, tensors, scalars, buffers, guarded=True) if learn else None,
-        Loop(move, tensors, scalars, ("x", "g") if learn else ("x", *buffers), guarded=True),
+        Loop(move, tensors, scalars, ("the parameter", "g") if learn else ("the parameter", *buffers), guarded=True),
         kept,
         inputs,
     )

@@ -10,10 +10,16 @@ from torch.optim import Optimizer
 
 from . import adamw, arguments
 from .clipping import Watch
+from .codegen import C_TYPES
 from .hyper import HYPER_STATE, OPTIONS
 from .shards import check_shards, is_sharded
 
 SCALARS = ("step", "weights", "pending")  # of a parameter
+
+
+def is_rates(value: object) -> bool:
+    """Whether hyper_lr or hyper_momentum has an entry per coefficient, as here; not as somebody has written it."""
+    return isinstance(value, Tensor) and value.ndim == 1
 
 
 class Stateful(Optimizer):
@@ -71,11 +77,18 @@ class Stateful(Optimizer):
     def name_rates(self, group: dict[str, Any], learn: Sequence[str]) -> None:
         """Give what somebody has written into a group as hyper_lr or hyper_momentum one entry per coefficient."""
         for name in ("hyper_lr", "hyper_momentum"):
-            if name in group and not (isinstance(group[name], Tensor) and group[name].ndim == 1):
+            if name in group and not is_rates(group[name]):
                 group[name] = self.by_name(name, group[name], learn)
 
     def take_written(self) -> None:
         """Take over coefficients and rates that somebody has written into a group since, as torch's users do."""
+        for group in self.param_groups:
+            group["max_grad_norm"] = group["max_grad_norm"] or None
+            arguments.check_numbers(max_grad_norm=group["max_grad_norm"] or 0.0)
+        for name in ("max_grad_norm", *(() if self.param_groups[0]["per_group"] else arguments.SHARED)):
+            written = [group[name] for group in self.param_groups if not is_rates(group[name])]
+            if written and (len(written) < len(self.param_groups) or any(value != written[0] for value in written)):
+                raise ValueError(f"{name} of a param group: it is the same for all groups; write it into each")
         for group in self.param_groups:
             learn = arguments.learned(group)
             self.name_rates(group, learn)
@@ -96,6 +109,8 @@ class Stateful(Optimizer):
         for p in group["params"]:
             if p.is_complex():
                 raise ValueError("complex parameters are not supported: pass torch.view_as_real(p)")
+            if p.dtype not in C_TYPES:
+                raise ValueError(f"a parameter has dtype {p.dtype}: it must be one of {', '.join(map(str, C_TYPES))}")
             check_shards(type(self).__name__, p)
 
     def set_needed(self, group: dict[str, Any], needed: dict[str, Any]) -> None:
@@ -215,7 +230,7 @@ class Stateful(Optimizer):
             q = ", ".join(
                 f"{name}={value:.4g}" for name, value in zip(self.domain, group["coefficients"].tolist(), strict=True)
             )
-            size = sum(p.numel() for p in group["params"])
+            size = sum(p.numel() for p in group["params"] if not torch.nn.parameter.is_lazy(p))
             settings = f"lr={float(group['lr']):g}, weight_decay={group['weight_decay']:g}"
             lines.append(f"    {size:,} elements: {settings}, {q}, learn={group['learn'] or None!r}")
         return "\n".join([f"{type(self).__name__} (", *lines, ")"])

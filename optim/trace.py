@@ -1,7 +1,9 @@
 """Traces a function of 0-D tensors, its derivatives included, into a list of elementwise operations."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from threading import Lock
 
 import torch
 from torch.fx import GraphModule, Node
@@ -10,6 +12,7 @@ from .codegen import CONSTANTS, OPS
 
 aten = torch.ops.aten
 KNOWN = (*OPS, *CONSTANTS, aten._to_copy.default)
+ONE_AT_A_TIME = Lock()  # make_fx changes global state of torch
 
 
 def clamp(x, low=None, high=None):
@@ -54,31 +57,43 @@ def operations(trace: GraphModule) -> list[Node]:
     return [node for node in trace.graph.nodes if node.op == "call_function"]
 
 
+def record(function: Callable, count: int, table: dict) -> GraphModule:
+    """The trace of `function` with some operations replaced with those that `table` makes of them.
+
+    In a thread of its own, which has none of the modes that the caller is in: autocast, anomaly detection, hooks, ...
+    """
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    def run():
+        arguments = [torch.full((), 0.5, dtype=torch.float64) for _ in range(count)]
+        with torch.autograd.set_detect_anomaly(False):  # which all threads share
+            return make_fx(torch.func.functionalize(function), decomposition_table=table)(*arguments)
+
+    with ONE_AT_A_TIME, ThreadPoolExecutor(1) as thread:
+        trace = thread.submit(run).result()
+    trace.graph.eliminate_dead_code()
+    return trace
+
+
 def traced(function: Callable, count: int) -> GraphModule:
     """The torch.fx graph module of `function`, which takes `count` 0-D tensors and returns a list of such.
 
     Raises ValueError naming an operation that is not elementwise: a loop over elements cannot run it.
     """
-    from torch.fx.experimental.proxy_tensor import make_fx
-
-    def record(table):
-        arguments = [torch.full((), 0.5, dtype=torch.float64) for _ in range(count)]
-        trace = make_fx(torch.func.functionalize(function), decomposition_table=table)(*arguments)
-        trace.graph.eliminate_dead_code()
-        return trace
-
     try:
-        trace = record({})
+        trace = record(function, count, {})
     except RuntimeError as error:
         reason = str(error).split(". ")[0].split(" - ")[0]
         raise ValueError(
             "the rule cannot be traced: it must be made of torch's elementwise operations, with torch.where instead of "
-            f"`if`, and change nothing in place ({reason})"
+            f"`if`, return tensors, and change nothing in place ({reason})"
         ) from error
     if any(node.target not in KNOWN or node.kwargs.get("alpha", 1) != 1 for node in operations(trace)):
-        trace = record(decompositions())
+        trace = record(function, count, decompositions())
     for node in operations(trace):
         if torch.Tag.pointwise not in node.target.tags and node.target not in KNOWN:
+            if node.target is aten.lift_fresh_copy.default:
+                raise ValueError("the rule makes a tensor of a number, as torch.tensor does: write the number itself")
             raise ValueError(
                 f"the rule uses {node.target}, which is not elementwise: each element of a parameter must be updated "
                 "from its own gradient and buffers alone"

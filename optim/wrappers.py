@@ -17,5 +17,5 @@ def coefficients(optimizer: Any) -> dict[str, float] | list[dict[str, float]]:
             return inner.coefficients
         seen.append(inner)
         inner = next((getattr(inner, name) for name in INNER if getattr(inner, name, None) is not None), None)
-    names = " around ".join(type(x).__name__ for x in seen)
+    names = " around ".join(type(x).__name__ for x in seen or [optimizer])
     raise TypeError(f"there are no coefficients in {names}: none of these wraps an optimizer of this package")

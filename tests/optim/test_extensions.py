@@ -267,6 +267,8 @@ def test_float32_state_of_bfloat16_parameters_survives_loading():
         ({"max_grad_norm": "1"}, "max_grad_norm='1' must be a number"),
         ({"eps": "small"}, "eps='small' must be positive"),
         ({"fused": "yes"}, "fused='yes' must be one of True, False"),
+        ({"betas": 0.9}, "betas=0.9 must be 2 numbers"),
+        ({"lion_betas": 0.9}, "lion_betas=0.9 must be 2 numbers"),
     ],
 )
 def test_bad_arguments_are_named(bad, message):
@@ -337,6 +339,74 @@ def test_a_rule_that_does_not_keep_the_contract_is_told_it(words):
     p.grad = torch.ones(3)
     with pytest.raises(ValueError, match=words):
         Own([p], lr=0.1, coefficients={"beta1": 0.9}, buffers=("m",), constants={"eps": 1e-8}, learn=("beta1",)).step()
+
+
+def own(rule, coefficients, buffers=(), constants=None):
+    class Own(ParameterizedOptimizer):
+        domain = MappingProxyType(dict.fromkeys(coefficients, (0.0, 3.0)))
+
+        def __init__(self, params, **options):
+            super().__init__(params, lr=0.1, coefficients=coefficients, buffers=buffers, constants=constants, **options)
+
+    Own.rule = staticmethod(rule)
+    return Own
+
+
+@pytest.mark.parametrize("name", ["x", "grad", "clip", "decay", "ok"])
+def test_a_rules_names_are_its_own(name):
+    """p = 3, g = 1, coefficient 0.5: after one step p = 3 - 0.1 * 0.5."""
+    buffer = own(lambda g, *, k, t, **state: (k * g + state[name], {name: g}), {"k": 0.5}, (name,))
+    coefficient = own(lambda g, *, t, **q: (q[name] * g, {}), {name: 0.5})
+    for cls in (buffer, coefficient):
+        p = torch.full((1,), 3.0, dtype=torch.float64, requires_grad=True)
+        p.grad = torch.ones_like(p)
+        cls([p]).step()
+        assert p.item() == pytest.approx(2.95)
+
+
+@pytest.mark.parametrize("kind", ["buffer", "coefficient", "constant"])
+@pytest.mark.parametrize(
+    "name", ["step", "weights", "g", "lr", "weight_decay", "max_grad_norm", "params", "learn", "t"]
+)
+def test_a_name_that_is_taken_is_refused(name, kind):
+    def rule(g, **arguments):
+        return g, {name: g} if kind == "buffer" else {}
+
+    cls = own(
+        rule,
+        {"k": 0.5} | ({name: 0.5} if kind == "coefficient" else {}),
+        (name,) if kind == "buffer" else (),
+        {name: 0.5} if kind == "constant" else None,
+    )
+    with pytest.raises(ValueError, match=f"Own has a .* '{name}': that name is taken"):
+        cls([torch.ones(1, requires_grad=True)])
+
+
+def test_what_an_optimizer_of_ones_own_lacks_is_said():
+    p = torch.ones(2, requires_grad=True)
+
+    class Own(ParameterizedOptimizer):
+        domain = MappingProxyType({"a": (0.0, 1.0), "b": (0.0, 1.0)})
+        rule = staticmethod(lambda g, *, a, b, t, mom: (a * b * g, {"mom": mom}))
+
+    for coefficients in ({"a": 0.5}, {"a": 0.5, "b": 0.5, "c": 0.5}):
+        with pytest.raises(ValueError, match="Own needs one for each of a, b$"):
+            Own([p], lr=0.1, coefficients=coefficients, buffers=("mom",))
+    with pytest.raises(ValueError, match="Own has no `buffers`"):
+        Own([p], lr=0.1, coefficients={"a": 0.5, "b": 0.5})
+    Own([p], lr=0.1, coefficients={"a": 0.5, "b": 0.5}, buffers="mom")  # one name, not its letters
+
+
+def test_a_rule_without_coefficients_and_a_fixed_one_above_1():
+    momentum = own(lambda g, *, m, t: (0.9 * m + g, {"m": 0.9 * m + g}), {}, ("m",))
+    power = own(lambda g, *, power, t: (torch.sign(g) * g.abs() ** power, {}), {"power": 2.0})
+    for cls, ends in ((momentum, 1.0 - 0.1 * 2 - 0.1 * 3.8), (power, 1.0 - 0.1 * 4 - 0.1 * 4)):
+        p = torch.ones(2, dtype=torch.float64, requires_grad=True)
+        optimizer = cls([p])
+        for _ in range(2):
+            p.grad = torch.full_like(p, 2.0)
+            optimizer.step()
+        assert p.tolist() == pytest.approx([ends] * 2)
 
 
 def test_a_rule_with_an_input_that_is_not_elementwise():

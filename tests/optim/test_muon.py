@@ -118,6 +118,38 @@ def test_convolutions_on_request():
     assert [p.shape for p in hidden_matrices(model, convolutions=True)] == [(4, 3, 3, 3), (8, 16)]
 
 
+def test_a_weight_that_is_computed_is_left_alone():
+    """Reading the weight of a layer under spectral_norm takes a step of its power iteration."""
+    normed = nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4))
+    model = nn.Sequential(
+        nn.Linear(4, 4), normed, nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)), nn.Linear(4, 2)
+    )
+    before = copy.deepcopy(model.state_dict())
+    assert hidden_matrices(model) == [model[0].weight]
+    assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
+
+
+def test_autocast_does_not_reach_the_step():
+    g, u = torch.linspace(-1, 1, 24).view(1, 4, 6), torch.linspace(1, 2, 24).view(1, 4, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = orthogonalized(g, u)
+    assert torch.equal(inside, orthogonalized(g, u))
+
+
+def test_an_adamw_checkpoint_starts_a_muon_of_matrices_alone():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))
+    groups = param_groups(model, verbose=False)
+    adamw = torch.optim.AdamW(groups)
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    adamw.step()
+    mada = MADA(param_groups(model, verbose=False), mu=1.0, learn=())
+    mada.load_state_dict(adamw.state_dict())
+    (muons,), others = mada.param_groups[0]["params"], [p for group in groups[1:] for p in group["params"]]
+    assert "m" not in mada.state[muons] and mada.state[muons]["u"].count_nonzero() == 0
+    assert all(torch.equal(mada.state[p]["m"], adamw.state[p]["exp_avg"]) for p in others)
+
+
 def test_the_groups_say_what_is_in_them(capsys):
     model = nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 6), nn.LayerNorm(6), nn.Linear(6, 7))
     groups = param_groups(model, weight_decay=0.2)

@@ -3,7 +3,10 @@
 python -m pytest tests/optim/test_operations.py
 """
 
+import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from types import MappingProxyType
 
 import pytest
@@ -145,3 +148,55 @@ def test_small_tensors_run_together_without_a_compiler_as_they_would_alone(monke
                 optimizer.step()
         results.append(([p.detach() for p in params], optimizer.coefficients))
     torch.testing.assert_close(*results, rtol=1e-10, atol=1e-12)
+
+
+def first_step(direction, context):
+    """The parameter after the first step of a new rule, made in a context."""
+    p = torch.full((3,), 0.5, dtype=torch.float64, requires_grad=True)
+    optimizer = rule_of(direction)([p])
+    p.grad = torch.tensor([-1.0, 0.5, 2.0], dtype=torch.float64)
+    with context:
+        optimizer.step()
+    return p.detach()
+
+
+@pytest.mark.parametrize(
+    "context",
+    [
+        lambda: torch.autograd.set_detect_anomaly(True),
+        torch.autograd.graph.save_on_cpu,
+        lambda: torch.autocast("cpu", torch.bfloat16),
+        torch.inference_mode,
+    ],
+    ids=["anomaly", "saved tensors", "autocast", "inference"],
+)
+def test_a_rule_is_traced_outside_of_what_the_caller_is_in(context):
+    assert torch.equal(first_step(lambda g, m: g * 2 + m, context()), first_step(lambda g, m: m + g * 2, nullcontext()))
+
+
+def test_first_steps_in_two_threads_at_once():
+    """Tracing changes global state: unless one waits for the other, one fails, and torch.compile no longer works."""
+    start = threading.Barrier(4)
+
+    def work(_):
+        start.wait()
+        return first_step(lambda g, m: torch.tanh(g) + m, nullcontext())
+
+    with ThreadPoolExecutor(4) as threads:
+        ends = list(threads.map(work, range(4)))
+    assert all(torch.equal(end, ends[0]) for end in ends)
+    torch.compile(torch.nn.Linear(2, 2), backend="eager")(torch.ones(1, 2))
+
+
+def test_booleans_are_added_and_cast_as_torch_does():
+    g = torch.tensor([-1.0, 0.5, 2.0], dtype=torch.float64)
+    for direction in (lambda g, m: ((g > 0) + (g > -2)) * g, lambda g, m: (g > 0).float() * g):
+        fuse.warn_once.cache_clear()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # of a loop that is not compiled
+            assert torch.equal(first_step(direction, nullcontext()), 0.5 - 0.1 * direction(g, 0))
+
+
+def test_a_tensor_made_of_a_number_is_said():
+    with pytest.raises(ValueError, match="makes a tensor of a number"):
+        first_step(lambda g, m: g * torch.tensor(0.3), nullcontext())

@@ -181,6 +181,76 @@ def test_rates_that_are_written_into_a_group_count(value, beta2):
     assert optimizer.param_groups[0]["hyper_lr"].tolist() == [0.0, beta2]
 
 
+def two_groups(cls, **settings):
+    optimizer = cls([{"params": [leaf(2)]}, {"params": [leaf(2)]}], **settings)
+    for group in optimizer.param_groups:
+        group["params"][0].grad = torch.ones(2, dtype=torch.float64)
+    optimizer.step()
+    return optimizer
+
+
+def test_what_groups_share_is_changed_once_and_cannot_differ():
+    optimizer = two_groups(HyperAdam)
+    for group in optimizer.param_groups:
+        group["hyper_lr"] *= 0.5
+    assert optimizer.param_groups[0]["hyper_lr"].tolist() == [5e-3, 5e-3]
+    optimizer.step()
+    for name, value in (("hyper_lr", 0.7), ("max_grad_norm", 1.0)):
+        optimizer.param_groups[1][name] = value
+        with pytest.raises(ValueError, match=f"{name} of a param group: it is the same for all groups"):
+            optimizer.step()
+        optimizer.param_groups[0][name] = value
+        optimizer.step()
+    assert optimizer.param_groups[0]["hyper_lr"].tolist() == [0.7, 0.7]
+
+
+def test_a_norm_of_zero_written_into_a_group_is_no_clipping():
+    written, free = (stepped(MADA, 3, max_grad_norm=norm) for norm in (1.0, None))
+    for group in (*written.param_groups, *free.param_groups):
+        group["max_grad_norm"] = 0
+    for optimizer in (written, free):
+        before = optimizer.param_groups[0]["params"][0].clone()
+        optimizer.step()
+        assert not torch.equal(optimizer.param_groups[0]["params"][0], before)
+
+
+@pytest.mark.parametrize("settings", [{"learn": ()}, {"per_group": True}, {}])
+def test_groups_of_one_optimizer_make_another(settings):
+    old = two_groups(MADA, **settings)
+    assert MADA(old.param_groups, **settings).coefficients == old.coefficients
+
+
+def test_betas_of_the_groups_of_an_adamw_checkpoint_stay_theirs():
+    """Fixed, both go on as AdamW does; learning with common coefficients, that is impossible."""
+
+    def groups():
+        return [{"params": [leaf(2)], "betas": betas} for betas in ((0.9, 0.95), (0.5, 0.8))]
+
+    def train(optimizer, steps):
+        for t in steps:
+            for group in optimizer.param_groups:
+                group["params"][0].grad = torch.tensor([(-1.0) ** t, 0.3 + t], dtype=torch.float64)
+            optimizer.step()
+
+    adamw = torch.optim.AdamW(groups(), lr=0.1, weight_decay=0.0)
+    train(adamw, range(3))
+    ours = copy.deepcopy([{"params": group["params"]} for group in adamw.param_groups])
+    mada = MADA(ours, learn=())
+    mada.load_state_dict(adamw.state_dict())
+    for optimizer in (adamw, mada):
+        train(optimizer, range(3, 8))
+    for a, b in zip(adamw.param_groups, ours, strict=True):
+        torch.testing.assert_close(a["params"][0], b["params"][0], rtol=1e-12, atol=1e-12)
+    with pytest.raises(ValueError, match="different betas, and those of MADA share theirs; pass per_group=True"):
+        MADA([{"params": [leaf(2)]}, {"params": [leaf(2)]}]).load_state_dict(adamw.state_dict())
+
+
+def test_integers_are_refused_and_lazy_parameters_can_be_printed():
+    with pytest.raises(ValueError, match="a parameter has dtype torch.int64"):
+        MADA([torch.zeros(2, dtype=torch.int64)])
+    assert "0 elements" in repr(MADA(torch.nn.LazyLinear(3).parameters()))
+
+
 def test_a_group_added_to_a_frozen_state_that_learns_learns():
     learning = stepped(HyperAdam, 3)
     other = HyperAdam([leaf(3)])

@@ -99,7 +99,7 @@ def test_table_2_counted_again():
     at_4 = [runs("table2", f"{row}-lr-x4", "val_loss") for row in ("adam", "mada")]
     pairs = [b - a for a, b in zip(*at_4, strict=True)]
     assert sorted(round(pair, 3) for pair in pairs) == [-0.015, 0.025, 0.651]
-    assert "+0.651, -0.015 and +0.025 beside Adam's" in section("table2")
+    assert "+0.651, -0.015 and +0.025 compared with Adam's" in section("table2")
     assert min(runs("table2", "mada-fs-lr-x16", "val_loss")) == pytest.approx(2.246, abs=5e-4)
     assert "The lowest run of all is MADA-FS's at x16 (2.246)" in section("table2")
     assert "losses of 3.220, 2.544 and 2.133" in section("table2")

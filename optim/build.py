@@ -77,7 +77,11 @@ def build(
     if "max_grad_norm" in arguments:
         return OPTIMIZERS[name](params, max_grad_norm=max_grad_norm or None, **kwargs)
     check_numbers(max_grad_norm=max_grad_norm or 0.0)
-    optimizer = OPTIMIZERS[name](params, **kwargs)
+    return clipped(OPTIMIZERS[name](params, **kwargs), max_grad_norm)
+
+
+def clipped(optimizer: Optimizer, max_grad_norm: float | None) -> Optimizer:
+    """An optimizer that does neither by itself, made to clip gradients and to skip those that are not finite."""
     if not isinstance(optimizer, FusedAdamW):
         optimizer.skipped_steps = 0
     optimizer.grad_norm = torch.zeros(())

@@ -85,12 +85,12 @@ def judged(kept: dict, group: str) -> str:
 
 def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
     """Write README.md and the picture to folder. Returns what summary.json is to hold; None where there is nothing."""
-    found, kept = {}, {}
-    for name in ablation.SCALES[scale]:
-        found[name] = contest_runs.gather(ablation, scale, name, seeds)
-        values = contest_runs.values(found[name].found, TASKS[name])
-        if any(verdict.summary(TASKS[name], values, row) for row in values if row not in ("AdamW", "MADA")):
-            kept[name] = values
+    found, every = contest_runs.gathered(ablation, scale, seeds)
+    kept = {
+        name: values
+        for name, values in every.items()
+        if any(verdict.summary(TASKS[name], values, row) for row in values if row not in ("AdamW", "MADA"))
+    }
     if not kept:
         return None
     gaps = {

@@ -107,8 +107,8 @@ def front(panels: dict, moved: dict, path: str | os.PathLike, unit: str, higher:
     save(fig, path, caption)
 
 
-def against(points: dict, path: str | os.PathLike, ours: str, theirs: str, caption: str):
-    """A point per cell: how far ours ends from the task's best, over how far theirs does.
+def against(points: dict, path: str | os.PathLike, caption: str):
+    """A point per cell: how far MADA ends from the task's best, over how far AdamW does.
 
     points: {task: [(x, y), ...]}, both a distance to the best mean as a share of it; beyond 10 they are drawn at 10.
     """
@@ -122,9 +122,9 @@ def against(points: dict, path: str | os.PathLike, ours: str, theirs: str, capti
     ticks = (1e-3, 1e-2, 1e-1, 1, 10)
     ax.set_xticks(ticks, ["0.1 %\nor less", "1 %", "10 %", "100 %", "1000 %\nor more"])
     ax.set_yticks(ticks, ["0.1 %", "1 %", "10 %", "100 %", "1000 %"])
-    ax.set(xlabel=f"{theirs}: how far above the best mean of the task", ylabel=f"{ours}: how far above it")
-    ax.text(0.97, 0.03, f"{ours} is better", transform=ax.transAxes, ha="right", color=color(ours))
-    ax.text(0.03, 0.97, f"{theirs} is better", transform=ax.transAxes, va="top", color=color("adam"))
+    ax.set(xlabel="AdamW: how far above the best mean of the task", ylabel="MADA: how far above it")
+    ax.text(0.97, 0.03, "MADA is better", transform=ax.transAxes, ha="right", color=color("MADA"))
+    ax.text(0.03, 0.97, "AdamW is better", transform=ax.transAxes, va="top", color=color("adam"))
     fig.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=2)
     save(fig, path, caption)
 

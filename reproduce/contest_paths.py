@@ -2,11 +2,9 @@
 
 from statistics import mean, stdev
 
-from reproduce import contest, verdict
+from reproduce import contest, grid, verdict
 from reproduce.contest import START, TASKS, Cell
 from reproduce.drawing import SYMBOLS
-
-ADAM = {"beta3": 0.0, "rho": 1.0, "c": 1.0, "gamma": 1.0}  # where MADA starts, beside the betas
 
 HOW = (
     "At AdamW's best rate, at the end of the runs: mean over starts and seeds; "
@@ -36,7 +34,7 @@ def paths(task: contest.Task, values: dict, kept: dict) -> dict:
         if curves:
             percent = [100 * it / curves[0]["iter"][-1] for it in curves[0]["iter"]]
             start = f"({betas[0]:g}, {betas[1]:g})"
-            first = ADAM | {"beta1": betas[0], "beta2": betas[1]}
+            first = grid.ADAM | {"beta1": betas[0], "beta2": betas[1]}
             found[start] = {
                 name: ([0, *percent], [[first[name], *curve[name]] for curve in curves]) for name in SYMBOLS
             }

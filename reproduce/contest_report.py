@@ -167,9 +167,8 @@ def front(found: dict, tasks: dict, values: dict, moved: dict, folder: Path):
 
 def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
     """Write README.md and the pictures to folder. Returns what summary.json is to hold; None where there is nothing."""
-    kept = {name: contest_runs.gather(contest, scale, name, seeds) for name in contest.SCALES[scale]}
+    kept, values = contest_runs.gathered(contest, scale, seeds)
     tasks = {name: contest.task(name, scale) for name in kept}
-    values = {name: contest_runs.values(it.found, tasks[name]) for name, it in kept.items()}
     found = {name: it for name in kept if (it := verdict.summary(tasks[name], values[name]))}
     if not found:
         return None
@@ -182,8 +181,6 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
     contest_drawing.against(
         {tasks[name].title: distances(tasks[name], values[name]) for name in found},
         folder / "cells.png",
-        "MADA",
-        "AdamW",
         "A point per cell: learning rate, initial betas, schedule, decay. Means over seeds.",
     )
     moved = {name: it for name in found if (it := contest_paths.paths(tasks[name], values[name], kept[name].found))}

@@ -158,6 +158,12 @@ def values(found: dict, task: Task) -> dict:
     }  # fmt: skip
 
 
+def gathered(what: ModuleType, scale: str, seeds: int | None = None) -> tuple[dict[str, Gathered], dict[str, dict]]:
+    """What results/ holds of a name at a scale: {task: Gathered}, {task: its values}."""
+    found = {name: gather(what, scale, name, seeds) for name in what.SCALES[scale]}
+    return found, {name: values(it.found, what.TASKS[name]) for name, it in found.items()}
+
+
 def missing(what: ModuleType, scale: str, task: str, wanted: dict) -> dict:
     """Those of the wanted runs that results/ does not hold, for this name or another."""
     known = shared(scale, task)

@@ -146,10 +146,9 @@ def coefficients(name: str, scale: str, folder: Path, runs: dict, rest: tuple, *
     for which in drawn:
         every = [series(run.records, "coefficients") for run in ended[which][1]]
         steps, starts = every[0][0], [{key: run.header["config"][key] for key in SYMBOLS} for run in ended[which][1]]
-        defaults = {"c": 1.0, "gamma": 1.0, "rho": 1.0, "beta3": 0.0}
         paths = {
             key: [
-                [defaults[key] if start[key] is None else start[key], *[value[key] for value in values]]
+                [grid.ADAM[key] if start[key] is None else start[key], *[value[key] for value in values]]
                 for start, (_, values) in zip(starts, every, strict=True)
             ]
             for key in SYMBOLS
@@ -263,9 +262,8 @@ def cells(name: str, scale: str, folder: Path, rest: dict, draw: bool, workers: 
         (ours, "figure.png", f"Ours, mean over {len(ours)} seed{'s' * (len(ours) > 1)}. {note}"),
         (theirs and [theirs], "authors.png", "The authors' cells, one seed."),
     ):
-        panels = {loss: grid.panels(tables, f"final_{loss.replace(' ', '_')}") for loss in ("train loss", "val loss")}
         what += " A cross: a run diverged. The worst tenth and the best hundredth of the cells have one color each."
-        drawing.grid(panels, folder / picture, what)
+        drawing.grid(grid.panels_of(tables), folder / picture, what)
     return {
         "results": {
             loss: {"ours": [finite(grid.shares(table, loss)) for table in ours], "authors": grid.shares(theirs, loss)}

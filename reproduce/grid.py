@@ -18,16 +18,15 @@ from reproduce import pool
 from reproduce.runs import Run, run
 from settings import UserError
 
-CORNER = {
-    "beta1": math.nan,
-    "beta2": math.nan,
-    "beta3": 0.0,
-    "rho": 1.0,
-    "c": 1.0,
-    "gamma": 1.0,
-}  # Adam's, where not set
+ADAM = {"beta3": 0.0, "rho": 1.0, "c": 1.0, "gamma": 1.0}  # its corner of MADA, where a run that sets nothing starts
+CORNER = {"beta1": math.nan, "beta2": math.nan} | ADAM
 LOSSES = ("final_train_loss", "final_val_loss")
 COLUMNS = ["optimizer", *[f"{name}_0" for name in CORNER], *LOSSES]
+
+
+def panels_of(tables: list[list[dict]]) -> dict:
+    """What drawing.grid draws of tables: a panel per loss."""
+    return {loss: panels(tables, f"final_{loss.replace(' ', '_')}") for loss in ("train loss", "val loss")}
 
 
 def cells(path: str, arguments: list[str]) -> tuple[list[Run], float | None]:

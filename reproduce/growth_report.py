@@ -82,12 +82,8 @@ def counted(found: dict[str, dict[float, verdict.Gap]]) -> str:
 
 def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
     """Write README.md and pictures to folder. Returns what summary.json is to hold, or None where there is nothing."""
-    found, kept = {}, {}
-    for name in growth.SCALES[scale]:
-        found[name] = contest_runs.gather(growth, scale, name, seeds)
-        values = contest_runs.values(found[name].found, TASKS[name])
-        if values.keys() & {row for row, *_ in AGAINST}:
-            kept[name] = values
+    found, every = contest_runs.gathered(growth, scale, seeds)
+    kept = {name: values for name, values in every.items() if values.keys() & {row for row, *_ in AGAINST}}
     if not kept:
         return None
     parts, blocks, summary = [], [], {}

@@ -153,10 +153,6 @@ def reproduce(
     if summary is None:
         print(f"{name} {scale}: nothing has been run yet")
         return failed
-    path, before = folder / "summary.json", {}
-    if draw and path.exists():
-        kept = ("date",) if contests else ("date", "command")
-        before = {key: value for key, value in json.loads(path.read_text()).items() if key in kept}
     grids = any(CONTESTS[contest].scales[scale].grid for contest in contests)
     bare = grids and not any(set(factors) - {1} for ended in runs.values() for factors in ended.values())
     options = f" --seeds {seeds}" * (seeds is not None) + " --no_grid" * (bare or not with_grid)
@@ -168,8 +164,10 @@ def reproduce(
         "date": f"{datetime.date.today()}",
         "logs": [os.path.relpath(store.home(contest, scale), store.RESULTS) for contest in contests],
     }
-    made = head | before | summary
+    path, made = folder / "summary.json", head | summary
     old = json.loads(path.read_text()) if path.exists() else {}
+    if draw:  # what is only drawn again keeps its date
+        made |= {key: old[key] for key in ("date", *["command"] * (not contests)) if key in old}
     if made | {"date": ""} == old | {"date": ""}:  # nothing new
         made["date"] = old["date"]
     path.write_text(json.dumps(made, indent=1) + "\n")

@@ -110,12 +110,8 @@ def goals(kept: dict[str, dict]) -> list[verdict.Goal]:
 
 def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
     """Write README.md and pictures to folder. Returns what summary.json is to hold, or None where there is nothing."""
-    found, kept = {}, {}
-    for name in muon.SCALES[scale]:
-        found[name] = contest_runs.gather(muon, scale, name, seeds)
-        values = contest_runs.values(found[name].found, TASKS[name])
-        if OURS in values and values.keys() & {*RIVALS}:
-            kept[name] = values
+    found, every = contest_runs.gathered(muon, scale, seeds)
+    kept = {name: values for name, values in every.items() if OURS in values and values.keys() & {*RIVALS}}
     if not kept:
         return None
     parts = []

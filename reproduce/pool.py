@@ -38,10 +38,11 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 import data.tokens
+from checkpoints import BEST, LAST, PREVIOUS
 from reproduce.runs import Run
 from settings import Diverged, Finished, UserError
 
-CHECKPOINTS = ("ckpt_last.pt", "ckpt_prev.pt", "ckpt_best.pt")  # a script can resume from any of them
+CHECKPOINTS = (LAST, PREVIOUS, BEST)  # a script can resume from any of them
 DEATHS = 5  # of a run's workers at the same checkpoint, after which the run has failed
 FULL, FRESH = 74, 75  # exit status of a worker that cannot write, and of one to be replaced by a new one
 # what state.json must say of each state

@@ -15,11 +15,10 @@ def cell_of(gap: verdict.Gap) -> str:
 
 def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
     """Write README.md to folder. Returns what summary.json is to hold; None where there is nothing."""
-    kept = {name: contest_runs.gather(replication, scale, name, seeds) for name in replication.SCALES[scale]}
+    kept, every = contest_runs.gathered(replication, scale, seeds)
     lines, gaps, collapsed, whole, fine = [], [], [], [], []
-    for name, found in kept.items():
+    for name, values in every.items():
         task, old = TASKS[name], replication.before(name, scale)
-        values = contest_runs.values(found.found, task)
         if (new := verdict.summary(task, values)) is None:
             continue
         picked = replication.bad(old)

@@ -11,8 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-import metrics
-from devices import hardware
+from devices import here
 from optim.mada import mada
 
 BETA2 = 0.9
@@ -66,16 +65,11 @@ def growth(rho_at: Callable[[int], float], T: int = 2000) -> float:
     return most
 
 
-def here() -> dict:
-    """What the numbers were computed with, in the keys of a run's header."""
-    return {"device": hardware("cpu"), "torch": torch.__version__, "git": metrics.git_revision()}
-
-
 def theorem(T: int) -> dict:
     """{"rho", "bound": that of eq. (6) at each, "best_rho", and the conditions}."""
     rho = np.round(np.linspace(0, 1, 1001), 3)
     found = {"T": T, "beta2": BETA2, "constants": [1, 1, 1], "rho": rho.tolist(), "bound": bound(rho, T).tolist()}
-    return found | {"best_rho": float(rho[bound(rho, T).argmin()])} | here()
+    return found | {"best_rho": float(rho[bound(rho, T).argmin()])} | here("cpu")
 
 
 def proposition() -> dict:
@@ -89,4 +83,4 @@ def proposition() -> dict:
         "below the bound, but not falling (0, then the bound, in turns)": lambda t: (t % 2) / (t * (1 - BETA2) + 1),
     }
     found = {"beta2": BETA2, "T": 2000, "growth": {name: growth(rho_at) for name, rho_at in rules.items()}}
-    return found | here()
+    return found | here("cpu")

@@ -1,14 +1,13 @@
 """What comparisons try and optim/ does not offer: beta2 moved another way, coefficients moved by the cosine, and
 optimizers of other packages."""
 
-from functools import partial
 from importlib import import_module
 
 import torch
 from torch.func import jacfwd
 
 import optim
-from optim.build import clip_or_skip
+from optim.build import clipped
 from optim.mada import BUFFERS, MADA, mada
 from settings import UserError
 
@@ -58,11 +57,9 @@ def rival(variant, params, lr, betas, max_grad_norm):
         optimizer = getattr(import_module(package), name)(params, lr=lr, betas=betas, **recommended)
     except ModuleNotFoundError:
         raise UserError(f"variant {variant!r} needs the package {package}: pip install {package}") from None
-    optimizer.skipped_steps = 0
-    optimizer.register_step_pre_hook(partial(clip_or_skip, max_grad_norm=max_grad_norm))
     if hasattr(optimizer, "train"):  # schedule-free: trains and evaluates at different weights
         optimizer.train()
-    return optimizer
+    return clipped(optimizer, max_grad_norm)
 
 
 def cosine(g, d, slopes, q, rate):

@@ -14,7 +14,6 @@ time; the command returns at once, and without --jobs it summarizes what is done
 """
 
 import argparse
-import ast
 import os
 import sys
 from pathlib import Path
@@ -37,7 +36,7 @@ def shard(text):
 def queue(text):
     """submitit's parameters: "timeout_min=720,slurm_partition=gpu" -> a dict."""
     pairs = [part.partition("=") for part in text.split(",")]
-    return {name: ast.literal_eval(value) if value.isdigit() else value for name, _, value in pairs}
+    return {name: int(value) if value.isdigit() else value for name, _, value in pairs}
 
 
 def list_cells(runs, names, seconds, out, workers):
@@ -99,11 +98,8 @@ def main():
         grid.write(table, os.path.join(out, "summary.csv"))
         print(os.path.join(out, "summary.csv"), f"has {len(table)} of {len(runs)} cells")
         if {"beta1", "beta2"} <= {*axes}:
-            panels = {
-                loss: grid.panels([table], f"final_{loss.replace(' ', '_')}") for loss in ("train loss", "val loss")
-            }
             caption = f"{runs[0].cfg['dataset']}, {runs[0].cfg['max_iters']} steps. A cross: a run diverged."
-            drawing.grid(panels, os.path.join(out, "contours.png"), caption)
+            drawing.grid(grid.panels_of([table]), os.path.join(out, "contours.png"), caption)
             print(os.path.join(out, "contours.png"))
         print(*grid.report(table, args.under), sep="\n")
         if theirs:

@@ -277,7 +277,6 @@ def run(cfg):
     torch.manual_seed(cfg.seed)
     task = TASKS[cfg.task](cfg.seed)
     total = cfg.steps or task.steps
-    task.steps = total
     build = partial(optim.build, hidden=optim.hidden_matrices(task.model))
     if cfg.variant:
         build = partial(variants.build, cfg.variant)

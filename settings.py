@@ -287,7 +287,7 @@ def tell_torchrun(line, after=0):
 
 
 def fill_standard_streams():
-    """Open those of stdin, stdout and stderr that are closed, lest a file of the run get their number and output."""
+    """Open those of stdin, stdout and stderr that are closed, so that no file of the run gets their number."""
     for number, mode in enumerate((os.O_RDONLY, os.O_WRONLY, os.O_WRONLY)):
         try:
             os.fstat(number)

@@ -18,7 +18,7 @@ _beta2 = [0.501, 0.6, 0.75, 0.9, 0.99]
 _paper = {"hyper_scale": "raw", "debias": "powers", "domain": {"beta1": (0.01, 0.99), "beta2": (0.501, 0.99)}}
 _paper |= {"hyper_lr": 2.5e-3, "hyper_momentum": 0.5}  # appendix C.2
 _mada = _paper | {"hyper_momentum": {"beta1": 0.5, "beta2": 0.5, "beta3": 0.5, "rho": 0.5, "c": 0.5, "gamma": 0.0}}
-_own = {"adam": {}, "hyperadam": _paper, "mada": _mada}  # beside the base
+_own = {"adam": {}, "hyperadam": _paper, "mada": _mada}  # on top of the base
 
 
 def cells():

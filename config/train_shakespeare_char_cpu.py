@@ -9,7 +9,7 @@ n_layer = 4
 n_head = 4
 n_embd = 128  # 0.8M parameters
 
-learning_rate = 1e-2  # Muon bears more than AdamW
+learning_rate = 1e-2  # Muon tolerates a higher rate than AdamW
 min_lr = 3e-4
 warmup_iters = 100
 max_iters = 2000

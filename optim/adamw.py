@@ -20,6 +20,8 @@ class FusedAdamW(AdamW):
     The kernel could clip as well (`grad_scale`), but it divides by the factor, which rounds unlike clip_grad_norm_.
     """
 
+    skipped = torch.zeros(())  # how many steps changed nothing
+
     def __init__(
         self,
         params: ParamsT,
@@ -38,8 +40,6 @@ class FusedAdamW(AdamW):
         """Load any torch AdamW's state: the moments do not depend on its implementation. This one stays fused."""
         groups = [group | {"fused": True, "foreach": None} for group in state_dict["param_groups"]]
         super().load_state_dict(state_dict | {"param_groups": groups})
-
-    skipped = torch.zeros(())  # the count of steps
 
     def skip_if(self, bad: Tensor) -> None:
         """Call before a step. bad: 0-D, boolean; where it is true, the step changes nothing."""

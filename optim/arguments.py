@@ -175,7 +175,7 @@ def check_rule(
     if wanted := [
         it.name for it in taken if it.default is it.empty and it.kind is not it.VAR_KEYWORD and it.name not in names
     ]:
-        raise ValueError(f"{contract}; it also wants {', '.join(wanted)}, not a buffer, input, coefficient or constant")
+        raise ValueError(f"{contract}; it also requires {', '.join(wanted)}, no buffer, input, coefficient or constant")
     half = torch.full((), 0.5, dtype=torch.float64)
     try:
         result = rule(half, **{name: half.clone() for name in names[: len(names) - len(constants)]}, **dict(constants))

@@ -90,7 +90,7 @@ def clipped(optimizer: Optimizer, max_grad_norm: float | None) -> Optimizer:
 
 
 def flat(name: str) -> dict[str, Any]:
-    """`signature` with beta1, beta2, ... beside `betas`: the names that `build` takes."""
+    """`signature` with beta1, beta2, ... in addition to `betas`: the names that `build` takes."""
     arguments = signature(name)
     return arguments | {f"beta{i}": beta for i, beta in enumerate(arguments.get("betas", ()), start=1)}
 

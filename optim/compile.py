@@ -139,7 +139,7 @@ def compile_c(source: str) -> Callable:
 
 @functools.cache
 def threads(number: int) -> ThreadPoolExecutor:
-    """Threads that run loops beside the calling one."""
+    """Threads that run loops in addition to the calling one."""
     return ThreadPoolExecutor(number, thread_name_prefix="optim")
 
 

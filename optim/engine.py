@@ -53,8 +53,8 @@ class ParameterizedOptimizer(Stateful):
     raw_hyper_lr: {coefficient: hyper_lr}: the defaults under hyper_scale="raw".
     time_scales: coefficients whose distance from 1 moves by a factor under hyper_scale="relative".
     low_precision: names of the buffers that tolerate `state_dtype=torch.bfloat16`.
-    inputs: {name: function}: what the rule takes beside buffers and is not elementwise (inputs.py). The derivative
-        treats them as constants; they are kept in bfloat16, except for parameters in float64.
+    inputs: {name: function}: what the rule takes in addition to buffers and is not elementwise (inputs.py). The
+        derivative treats them as constants; they are kept in bfloat16, except for parameters in float64.
     """
 
     rule: Callable[..., tuple[Tensor, dict[str, Tensor]]]

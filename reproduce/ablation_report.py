@@ -9,19 +9,14 @@ from reproduce.contest_tables import share, span
 from reproduce.markdown import markdown
 
 HOW = """
-Each row is MADA with one thing changed, from the four starts in the heads of the columns and at two learning rates. \
-"Alone"
-and "none" leave the raw hyper-gradient at the paper's hyper-learning-rates (5e-4 for the betas, 1e-1 for the rest), \
-which are
-the defaults there. Relative gaps as on [the contest's page](../../contest/cpu/README.md): \
-of a pair of runs with the same seed
-the difference over the larger of the two, so that -1 and 1 are the ends; positive is worse. \
-*to MADA*: of the row to MADA
-as it is, mean over cells, then over seeds ± standard error; \
-a row is *worse* or *better* where that is more than two of them. *no
-worse than AdamW*: in how many cells, by the contest's rule. *failed*: pairs in which the row ends at more than twice
-AdamW's loss. Where a row alone has a gap of 0 to AdamW from (0.99, 0.6), both have learned nothing there: that
-coefficient by itself does not save the run.
+Each row is MADA with one thing changed, from the four starts in the heads of the columns and at two learning rates.
+"Alone" and "none" leave the raw hyper-gradient at the paper's hyper-learning-rates (5e-4 for the betas, 1e-1 for the
+rest), which are the defaults there. Relative gaps as on [the contest's page](../../contest/cpu/README.md): of a pair of
+runs with the same seed the difference over the larger of the two, so that -1 and 1 are the ends; positive is worse. *to
+MADA*: of the row to MADA as it is, mean over cells, then over seeds ± standard error; a row is *worse* or *better*
+where that is more than two of them. *no worse than AdamW*: in how many cells, by the contest's rule. *failed*: pairs in
+which the row ends at more than twice AdamW's loss. Where a row alone has a gap of 0 to AdamW from (0.99, 0.6), both
+have learned nothing there: that coefficient by itself does not save the run.
 """
 
 
@@ -119,7 +114,7 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
 ## How it is counted
 {HOW}
 {conditions_of({name: found[name] for name in kept})}
-Data: a line per run in TASK.jsonl beside this page; \
+Data: a line per run in TASK.jsonl next to this page; \
 `python scripts/reproduce.py ablation --scale {scale} --draw` makes the page
 from them.
 """)

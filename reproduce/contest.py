@@ -106,7 +106,7 @@ def task(name: str, scale: str) -> Task:
 
 
 def settings(row: str, task: Task, cell: Cell) -> dict:
-    """What a row's run in a cell is given beside the task's own settings."""
+    """What a row's run in a cell is given in addition to the task's own settings."""
     given = (ROWS | ONCE)[row]
     if row in ROWS:
         given = given | {"beta1": cell.betas[0], "beta2": cell.betas[1]}
@@ -122,7 +122,7 @@ def at(task: Task, cell: Cell) -> dict:
 
 
 def of_mada(rows: dict[str, dict]) -> Callable[[str, Task, Cell], dict]:
-    """`settings` for rows that are mostly MADA's: what each is given beside the settings of the task and the cell."""
+    """`settings` for rows that are mostly MADA's: what each is given on top of the task and the cell."""
     return lambda row, task, cell: (
         {"optimizer": "mada", "beta1": cell.betas[0], "beta2": cell.betas[1]} | at(task, cell) | rows[row]
     )

@@ -22,39 +22,29 @@ from reproduce.markdown import markdown
 from reproduce.outcomes import conditions
 
 HOW = """
-A cell is a task, a learning rate, initial betas and, for some, a schedule and a weight decay. \
-MADA and AdamW are compared in
-pairs of runs with the same seed: the same initial weights, batches, schedule, decay and clipping. \
-MADA's settings are its
-defaults in every run; they were chosen on the 0.1M GPT on Shakespeare, and not touched since. \
-Gaps are signed so that positive
-is worse than AdamW.
+A cell is a task, a learning rate, initial betas and, for some, a schedule and a weight decay. MADA and AdamW are
+compared in pairs of runs with the same seed: the same initial weights, batches, schedule, decay and clipping. MADA's
+settings are its defaults in every run; they were chosen on the 0.1M GPT on Shakespeare, and not touched since. Gaps are
+signed so that positive is worse than AdamW.
 
-- *no worse*: the mean paired gap is at most two standard errors, or at most 0.5 % of AdamW's value; \
-and at most 0.5 % where MADA
-  collapses in a seed and AdamW does not, whatever the errors, since one such seed makes them as large as the gap. \
-*Collapses*:
-  ends at more than twice AdamW's loss, at less than half its return, or at chance. *At one error*: the same with one.
-  *below*: the mean gap is negative. Only cells with two seeds or more count. *two errors*: what two standard errors
-  are in the median cell, as a share of AdamW's value: how large a gap can go unseen there.
+- *no worse*: the mean paired gap is at most two standard errors, or at most 0.5 % of AdamW's value; and at most 0.5 %
+  where MADA collapses in a seed and AdamW does not, whatever the errors, since one such seed makes them as large as the
+  gap. *Collapses*: ends at more than twice AdamW's loss, at less than half its return, or at chance. *At one error*:
+  the same with one. *below*: the mean gap is negative. Only cells with two seeds or more count. *two errors*: what two
+  standard errors are in the median cell, as a share of AdamW's value: how large a gap can go unseen there.
 - *chance*: a run that ends where one ends that has learned nothing (CHANCE), or beyond, or that diverges, counts as
   having ended there; else AdamW's 1e11 in some cells would be all that there is to see.
-- *relative gap*: of a pair, the difference over the larger of the two, \
-so that it lies between -1 and 1 where the signs agree.
-  Mean over the cells of a seed, then mean over the seeds ± its standard error; and the median over all pairs.
+- *relative gap*: of a pair, the difference over the larger of the two, so that it lies between -1 and 1 where the signs
+  agree. Mean over the cells of a seed, then mean over the seeds ± its standard error; and the median over all pairs.
 - *failed*: pairs in which one ends at more than twice the other's loss (a relative gap beyond 0.5), AdamW's or MADA's.
-- *worst cell*: where the mean gap most exceeds what *no worse* allows, as a share of AdamW's value; \
-where none does, the
-  largest relative gap.
-- *damage undone*: of cells in which other betas make AdamW worse than it is from (0.9, 0.95) at the same rate \
-(by the measure
-  of *no worse*): 1 - (MADA - AdamW from (0.9, 0.95)) / (AdamW - AdamW from (0.9, 0.95)), cut to lie in [0, 1], and the
-  mean of that. *Level*: in how many of them MADA, from the bad betas, is no worse than AdamW from the good ones; \
-it is the
-  harder measure, since undoing nearly all of a divergence may still leave a bad run.
-- *best rates*: the rate, or the rate and the betas, with the best mean of each, \
-chosen by the very numbers that are shown, over
-  the seeds that all of them have.
+- *worst cell*: where the mean gap most exceeds what *no worse* allows, as a share of AdamW's value; where none does,
+  the largest relative gap.
+- *damage undone*: of cells in which other betas make AdamW worse than it is from (0.9, 0.95) at the same rate (by the
+  measure of *no worse*): 1 - (MADA - AdamW from (0.9, 0.95)) / (AdamW - AdamW from (0.9, 0.95)), cut to lie in [0, 1],
+  and the mean of that. *Level*: in how many of them MADA, from the bad betas, is no worse than AdamW from the good
+  ones; it is the harder measure, since undoing nearly all of a divergence may still leave a bad run.
+- *best rates*: the rate, or the rate and the betas, with the best mean of each, chosen by the very numbers that are
+  shown, over the seeds that all of them have.
 """
 
 
@@ -244,9 +234,8 @@ Where the rate is too small or the betas are bad, they help.
 {HOW.replace("CHANCE", chance)}
 {chr(10).join(f"![{tasks[name].title}]({name}.png)" + chr(10) for name in found)}
 {conditions_of({name: kept[name] for name in found})}
-Data: a line per run in TASK.jsonl beside this page; \
-`python scripts/reproduce.py contest --scale {scale} --draw` makes the page
-from them.
+Data: a line per run in TASK.jsonl next to this page; `python scripts/reproduce.py contest --scale {scale} --draw` makes
+the page from them.
 """)
     return {
         "verdict": said,

@@ -249,9 +249,9 @@ def costs(rows: list[dict], title: str, path: str | os.PathLike):
     shades = [color("adam" if name == "adamw" else name) for name in names]
     ax.barh(names, [row["ms"] for row in rows][::-1], color=shades, height=0.6)
     ax.plot([row["floor_ms"] for row in rows][::-1], names, "k|", ms=14, mew=2, label="floor: one pass at copy speed")
-    beside = {"xytext": (8, 0), "textcoords": "offset points", "va": "center", "fontsize": 8}
+    label = {"xytext": (8, 0), "textcoords": "offset points", "va": "center", "fontsize": 8}
     for row in rows:
-        ax.annotate(f"{row['ratio']:.2f}x", (max(row["ms"], row["floor_ms"]), row["name"]), **beside)
+        ax.annotate(f"{row['ratio']:.2f}x", (max(row["ms"], row["floor_ms"]), row["name"]), **label)
     ax.set(xlabel="milliseconds per step (median)")
     ax.grid(visible=False, axis="y")
     ax.set_title(textwrap.fill(title, 90), fontsize=9)

@@ -1,4 +1,4 @@
-"""Figures from what results/ holds, beside the authors' logs where there are any; called like tables.py's functions."""
+"""Figures from what results/ holds, next to the authors' logs if there are any; called like tables.py's functions."""
 
 import json
 import math
@@ -26,7 +26,7 @@ def smooth(values: list) -> list:
 
 
 def early(ended: dict, labels: list, logs: dict) -> list[dict]:
-    """Validation losses beside Adam's at EARLY; where none of these was evaluated, at the first step that was.
+    """Validation losses relative to Adam's at EARLY; where none of these was evaluated, at the first step that was.
 
     [{"percent", "step", "gaps": {label: Gap}, "authors": {label: their difference at that part of their steps}}]
     """
@@ -134,7 +134,7 @@ def motion(values: list, warm: int) -> dict:
 
 
 def coefficients(name: str, scale: str, folder: Path, runs: dict, rest: tuple, **_) -> dict | None:
-    """Figures 5 to 7: the learned coefficients over the run, beside the authors'."""
+    """Figures 5 to 7: the learned coefficients over the run, next to the authors'."""
     ((contest, ended),) = runs.items()
     label = rest[0]
     drawn = [which for which in (label, f"{label} (rule=authors)") if 1 in ended.get(which, {})]

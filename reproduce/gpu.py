@@ -1,5 +1,5 @@
 """What a GPU is expected to show of this repository, computed from bytes and operations, and the page in results/gpu
-that sets it beside what scripts/gpu_report.py measured."""
+that compares it with what scripts/gpu_report.py measured."""
 
 import re
 from typing import NamedTuple
@@ -38,7 +38,7 @@ ERRORS = {"float32": 1.0e-6, "bfloat16": 7.6e-2, "float16": 9.1e-3}  # of the C 
 PREDICTED = """\
 # Predicted for an H100, before anything was measured on a GPU
 
-`make gpu-report` on a machine with a GPU puts its measurements beside these, in report.md. \
+`make gpu-report` on a machine with a GPU puts its measurements next to these, in report.md. \
 Without one it prints this page:
 `python scripts/gpu_report.py > results/gpu/README.md`. A goal may be one that is predicted to be missed.
 
@@ -102,25 +102,25 @@ def predictions(card):
         predict(f"{tensors} tensors, mada: CPU time, x foreach", 2 * share, why, 1.5)
 
     layers, width = LAYERS_WIDTH["124M"]
-    beside = 12 * CONTEXT * (34 * width * layers + 10 * VOCABULARY)  # bytes: of blocks; of logits, in three copies
+    rest = 12 * CONTEXT * (34 * width * layers + 10 * VOCABULARY)  # bytes: of blocks; of logits, in three copies
     base = None
     for row in RUNS:
         moved, kept = costs(row)
         seconds = work() / (PRODUCTS * flops) + moved * elements("124M") / memory
-        gb = ((8 + kept) * elements("124M") + beside) / 1e9
+        gb = ((8 + kept) * elements("124M") + rest) / 1e9
         base = base or (seconds, gb)
         why = f"{1e-12 * work():.1f} TFLOP at {PRODUCTS:.0%} of {flops / 1e12:.0f} TFLOP/s, and the step"
         predict(f"iteration, {row}: ms", 1e3 * seconds, why)
         predict(f"iteration, {row}: MFU", work() / flops / seconds, why, 0.5, least=True)
-        predict(f"iteration, {row}: GB", gb, f"{8 + kept} bytes a parameter, {beside / 1e9:.1f} GB beside")
+        predict(f"iteration, {row}: GB", gb, f"{8 + kept} bytes a parameter, {rest / 1e9:.1f} GB of activations")
         if row != "adamw":
             predict(f"iteration, {row}: time, x adamw", seconds / base[0], "as above; the paper's MADA 1.31", 1.03)
             predict(f"iteration, {row}: memory, x adamw", gb / base[1], "as above; the paper's MADA 1.61", 1.2)
 
     layers, width = LAYERS_WIDTH["1.5B"]
-    bytes_each, beside = 8 + costs("mada")[1], 4 * CONTEXT * (2 * width * layers + 34 * width + 10 * VOCABULARY)
-    why = f"{bytes_each} bytes a parameter; the inputs of blocks, one block, logits: {beside / 1e9:.1f} GB"
-    predict("XL with mada on one card: GB", (bytes_each * elements("1.5B") + beside) / 1e9, why)
+    bytes_each, rest = 8 + costs("mada")[1], 4 * CONTEXT * (2 * width * layers + 34 * width + 10 * VOCABULARY)
+    why = f"{bytes_each} bytes a parameter; the inputs of blocks, one block, logits: {rest / 1e9:.1f} GB"
+    predict("XL with mada on one card: GB", (bytes_each * elements("1.5B") + rest) / 1e9, why)
     return found
 
 
@@ -137,7 +137,7 @@ def verdict(value: float | None, expected: Prediction) -> str:
 
 
 def table(found: dict[str, float], expected: dict[str, Prediction]) -> str:
-    """Measurements beside predictions and goals, as Markdown; without any, predictions and goals alone."""
+    """Measurements next to predictions and goals, as Markdown; without any, predictions and goals alone."""
     if not found:
         lines = [[name, f"{row.value:.3g}", bound(row), row.why] for name, row in expected.items()]
         return markdown(["", "predicted", "goal", "from"], lines)

@@ -1,9 +1,9 @@
 """A learning rate that is set far too small: what does it cost, where it may grow, and what if it was right?
 
-MADA(grow_lr=True) at fractions and multiples of AdamW's best rate in the contest, beside AdamW and MADA at the same
-rates, and beside optimizers that ask for no rate (Prodigy) or no schedule (schedule-free AdamW). Its one setting,
-hyper_lr 0.3, was chosen on digits, factorization and shakespeare, with seeds 1337 and 1338 (shakespeare: 1337).
-From Muon's corner a row has hyper_lr 1, chosen on shakespeare with seed 1337; the larger GPTs are there for it.
+MADA(grow_lr=True) at fractions and multiples of AdamW's best rate in the contest, compared with AdamW and MADA at the
+same rates, and with optimizers that ask for no rate (Prodigy) or no schedule (schedule-free AdamW). Its one setting,
+hyper_lr 0.3, was chosen on digits, factorization and shakespeare, with seeds 1337 and 1338 (shakespeare: 1337). From
+Muon's corner a row has hyper_lr 1, chosen on shakespeare with seed 1337; the larger GPTs are there for it.
 """
 
 from reproduce import contest, muon

@@ -1,4 +1,4 @@
-"""Muon beside MADA: what is orthogonalizing hidden matrices worth, and does MADA find the way there?
+"""Muon compared with MADA: what is orthogonalizing hidden matrices worth, and does MADA find the way there?
 
 Rows under the contest's conditions, from its first betas, at rates over a factor of 64. The first open question of the
 paper is what MADA does with more optimizers than its five.

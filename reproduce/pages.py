@@ -16,17 +16,16 @@ TOP = """# Results
 |---|---|---|---|
 {rows}
 
-A verdict is computed ([findings.py](../reproduce/findings.py)): \
-a claim holds if all the checks that stand under "how" hold; seeds
-are compared in pairs, and a difference counts if it is more than two standard errors of its mean. A claim that holds is
-"reproduced" at the paper's own proportions and has the "same shape" at reduced ones; one that does not is "not found".
-Of the scales, the largest that was run is shown: {scales}. Remade by `python scripts/reproduce.py index`.
+A verdict is computed ([findings.py](../reproduce/findings.py)): a claim holds if all the checks that stand under "how"
+hold; seeds are compared in pairs, and a difference counts if it is more than two standard errors of its mean. A claim
+that holds is "reproduced" at the paper's own proportions and has the "same shape" at reduced ones; one that does not is
+"not found". Of the scales, the largest that was run is shown: {scales}. Remade by `python scripts/reproduce.py index`.
 """
 WHY_NOT = {
-    "table4": "It wants the weights of GPT-2 XL. "
+    "table4": "It needs the weights of GPT-2 XL. "
     "The paper's training losses there are too low for nats per token after two epochs; "
     "it does not say what they count.",
-    "resnet9": "It wants a GPU.",
+    "resnet9": "It needs a GPU.",
 }
 # {kind: a function of part (of a summary), name, contest (None: part is all of it), others: {name: summary at a scale}}
 READERS = {
@@ -176,7 +175,7 @@ def not_in_the_paper(results: Path) -> list[str]:
                 f"{mean(half.values()):.4f} instead of {mean(whole.values()):.4f}, means of {len(pairs)} seeds. "
                 f"In the same seed it is {min(pairs):+.4f} to {max(pairs):+.4f}; "
                 f"seeds differ by {stdev(whole.values()):.3f} (standard deviation), "
-                "so that the loss is small beside their noise; it has that sign in all of them."
+                "so that the loss is small compared with their noise; it has that sign in all of them."
             ),
             "",
             *folded("how", [how]),

@@ -4,9 +4,9 @@
     execute(runs, "out/many")                          # called again, or elsewhere at once, it does what is missing
     metrics.read(f"out/many/{runs[0].id}")             # header, records
 
-FOLDER/ID/ is the out_dir of a run. Beside what the script writes there, it holds log.txt, state.json (running, done or
-failed) and lock, which the worker holds: the kernel frees it when that process dies, and machines may share the folder.
-A run that is marked as running but not locked has lost its worker; it resumes from its last checkpoint.
+FOLDER/ID/ is the out_dir of a run. In addition to what the script writes there, it holds log.txt, state.json (running,
+done or failed) and lock, which the worker holds: the kernel frees it when that process dies, and machines may share the
+folder. A run that is marked as running but not locked has lost its worker; it resumes from its last checkpoint.
 
 A script is a flat one like train.py: settings out_dir and init_from ("resume" goes on from out_dir's ckpt_*.pt), and
 train(cfg, given), which returns its last loss or score, or None if SIGTERM stopped it, and raises settings.Diverged and

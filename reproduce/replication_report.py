@@ -66,10 +66,9 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
 
 {blocks}
 
-Cells that are picked for their gaps look worse than they are; new seeds have no part in the choice, \
-and twelve show what three or
-five can miss. Everything else is as in [the contest](../../contest/{scale}/README.md), \
-where it says how gaps are counted.
+Cells that are picked for their gaps look worse than they are; new seeds have no part in the choice, and twelve show
+what three or five can miss. Everything else is as in [the contest](../../contest/{scale}/README.md), where it says how
+gaps are counted.
 
 {conditions_of(kept)}
 """)

@@ -137,7 +137,7 @@ def collect(contest: str, scale: str, found: dict[tuple, Run]):
 
 
 def ngram_losses(contest: str, scale: str) -> list[float] | None:
-    """ngrams.losses of a scale's bytes or characters: kept beside its runs, computed where the text is there."""
+    """ngrams.losses of a scale's bytes or characters: kept with its runs, computed where the text is there."""
     path, cfg = home(contest, scale).with_suffix(".ngrams.json"), base(contest, BASELINE, scale).cfg
     if not path.exists() and "block_size" in cfg and path.parent.is_dir():
         with contextlib.suppress(UserError):

@@ -20,7 +20,7 @@ def claimed(rows: dict) -> str:
     return next(label for label in rows if label.startswith("MADA"))
 
 
-def beside(row: dict, base: dict, key: str) -> list[dict]:
+def in_common(row: dict, base: dict, key: str) -> list[dict]:
     """The spreads of a row and of the baseline over the seeds that both have."""
     values = [each["ours"][key]["values"] for each in (row, base)]
     both = [seed for seed in values[0] if seed in values[1]]
@@ -31,7 +31,7 @@ def losses(it: dict, name: str, contest: str, **_) -> Finding:
     rows, key = it["rows"], it["columns"][0]
     digits, label = 2 if key == "accuracy" else 4, claimed(it["rows"])
     row, base, numbers = rows[label], rows["Adam"], PUBLISHED[name].get(contest) or PUBLISHED[name]["rows"]
-    gap, groups, (ours, adams) = row["gaps"][key], judged(rows, key), beside(row, base, key)
+    gap, groups, (ours, adams) = row["gaps"][key], judged(rows, key), in_common(row, base, key)
     better = gap["clear"] and "better" in gap["words"]
     sentences = [
         (
@@ -139,7 +139,7 @@ def perplexities(it: dict, name: str, contest: str, **_) -> Finding | None:
     if not columns:
         return None
     row, key = rows[label], columns[0]
-    ours, adams = beside(row, rows["Adam"], key)
+    ours, adams = in_common(row, rows["Adam"], key)
     good = {column: row["gaps"][column]["clear"] and "better" in row["gaps"][column]["words"] for column in columns}
     ahead = [
         other

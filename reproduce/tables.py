@@ -1,4 +1,4 @@
-"""Tables from what results/ holds, the paper's numbers beside ours: table.md, a picture of its gaps, and a summary.
+"""Tables from what results/ holds, the paper's numbers next to ours: table.md, a picture of its gaps, and a summary.
 
 A function that shows something takes name, scale, folder, runs, rest, draw, workers, seeds; writes table.md or
 figure.png to folder and returns what summary.json is to hold, or None where there is nothing yet.

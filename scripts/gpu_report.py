@@ -1,4 +1,4 @@
-"""Everything that only a GPU can show, beside what was predicted without one: results/gpu/report.md and report.json.
+"""Everything that only a GPU can show, next to what was predicted without one: results/gpu/report.md and report.json.
 
     make gpu-report                                      # on a machine with a GPU: about half an hour
     python scripts/gpu_report.py --rehearse              # the same parts on a CPU, tiny; the numbers mean nothing
@@ -104,7 +104,7 @@ def bench(device: str, shapes: str, rows: str) -> dict:
 
 
 def steps(device: str, size: str) -> Iterator[tuple[str, float]]:
-    """bench_optim; of the largest model, one optimizer at a time beside AdamW, since their states fill the card."""
+    """bench_optim; of the largest model, one optimizer at a time next to AdamW, since their states fill the card."""
     others = [row for row in gpu.BENCHED if row != "adamw"]
     for some in [[row] for row in others] if size == "1.5B" else [others]:
         found = bench(device, size if device == "cuda" else "1000", ";".join(some))
@@ -190,7 +190,7 @@ def run_apart(part: str, rehearse: bool) -> tuple[dict[str, float], str | None]:
 def write(out: Path, card: str, found: dict, errors: dict, rehearse: bool) -> None:
     """report.json and report.md in the folder `out`."""
     expected = gpu.predictions(card)
-    title = f"# Measured on {card}, beside what was predicted without a GPU"
+    title = f"# Measured on {card}, next to what was predicted without a GPU"
     if rehearse:
         title = "# A rehearsal on a CPU: the numbers mean nothing"
         expected = {name: row._replace(goal=None) for name, row in expected.items()}
@@ -233,7 +233,7 @@ def main():
         found |= measured
         errors |= {part: error} if error else {}
         print(f"{part}: {error or 'done'}", flush=True)
-        write(out, card, found, errors, args.rehearse)  # after each, lest a lost machine lose them all
+        write(out, card, found, errors, args.rehearse)  # after each, so that a lost machine does not lose them all
     print("\n" + (out / "report.md").read_text())
     if errors:
         sys.exit(1)

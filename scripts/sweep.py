@@ -8,7 +8,7 @@
     python scripts/sweep.py config/sweep_shakespeare_betas.py --jobs 8 --workers 4 \\
         --queue timeout_min=720,gpus_per_node=1,slurm_partition=gpu
 
-reproduce/grid.py says what a sweep file is. Each cell is a folder of OUT; summary.csv and contours.png beside them are
+reproduce/grid.py says what a sweep file is. Each cell is a folder of OUT; summary.csv and contours.png next to them are
 made from the cells' metrics alone. With --jobs, SLURM jobs share the cells, and are queued again when they run out of
 time; the command returns at once, and without --jobs it summarizes what is done.
 """

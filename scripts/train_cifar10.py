@@ -2,7 +2,7 @@
 
     python data/cifar10/prepare.py                                           # once
     python scripts/train_cifar10.py config/cifar10_cnn_mada.py               # 5-layer CNN; 6 minutes on one CPU core
-    python scripts/train_cifar10.py config/cifar10_resnet9_mada.py           # ResNet-9: wants a GPU
+    python scripts/train_cifar10.py config/cifar10_resnet9_mada.py           # ResNet-9: needs a GPU
     python scripts/train_cifar10.py --init_from=auto --out_dir=out/cifar10-cnn-mada
 
 `--help` lists the settings. metrics.jsonl has a line per epoch; `val_loss` and `accuracy` (%) are on the 10,000 test

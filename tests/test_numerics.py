@@ -60,7 +60,7 @@ def golden():
     return record
 
 
-REASON = "the same settings compute something else: raise NUMERICS in reproduce/runs.py, or mend what changed it"
+REASON = "the same settings compute something else: raise NUMERICS in reproduce/runs.py, or fix what changed it"
 
 
 @pytest.mark.parametrize("row", ROWS)

@@ -41,7 +41,7 @@ def main():
         raise UserError("--max_tokens and --max_eval_tokens must be at least 1")
     source = args.source or Path(__file__).resolve().parents[1] / "openwebtext"
     if args.source and args.out == Path(__file__).parent and args.source.resolve().name != "openwebtext":
-        raise UserError(f"--source {args.source}: name an --out, too, lest it overwrite this folder's OpenWebText")
+        raise UserError(f"--source {args.source}: name an --out as well, or it overwrites this folder's OpenWebText")
     try:
         meta = json.loads((source / "meta.json").read_text())
         ids = {

@@ -319,7 +319,7 @@ def moment(g, m, beta1, bias1):
 
 RULES = {
     "does not take t": lambda g, *, m, beta1, bias1, eps: moment(g, m, beta1, bias1),
-    "also wants beta9": lambda g, *, m, beta1, bias1, t, eps, beta9: moment(g, m, beta1, bias1),
+    "also requires beta9": lambda g, *, m, beta1, bias1, t, eps, beta9: moment(g, m, beta1, bias1),
     "not a Tensor": lambda g, *, m, beta1, bias1, t, eps: g,
     "returns none, and the buffers are m": lambda g, *, m, beta1, bias1, t, eps: (g, {}),
     "returns m, extra, and": lambda g, *, m, beta1, bias1, t, eps: (g, {"m": m, "extra": m}),

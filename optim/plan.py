@@ -223,7 +223,7 @@ class Plan:
         groups = optimizer.param_groups
         grads = [p.grad for group in groups for p in group["params"]]
         return (
-            [id(p) for group in groups for p in group["params"]],
+            [(id(p), p.stride()) for group in groups for p in group["params"]],
             [(len(group["params"]), len(group)) for group in groups],
             [grad is not None and (grad.shape, grad.stride(), grad.dtype) for grad in grads],
             [id(x) for state in optimizer.state.values() for x in state.values()],

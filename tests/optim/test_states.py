@@ -181,6 +181,20 @@ def test_rates_that_are_written_into_a_group_count(value, beta2):
     assert optimizer.param_groups[0]["hyper_lr"].tolist() == [0.0, beta2]
 
 
+def test_a_parameter_that_is_transposed_in_place_is_noticed():
+    x = torch.arange(9.0, dtype=torch.float64).view(3, 3)
+    ours, theirs = (x.clone().requires_grad_() for _ in range(2))
+    mada = MADA([ours], lr=0.1, learn=())
+    adamw = torch.optim.AdamW([theirs], lr=0.1, betas=(0.9, 0.95), weight_decay=0.0)
+    for t in range(4):
+        for p, optimizer in ((ours, mada), (theirs, adamw)):
+            if t == 2:
+                p.data = p.data.T
+            p.grad = (x + t).sin()
+            optimizer.step()
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
 def two_groups(cls, **settings):
     optimizer = cls([{"params": [leaf(2)]}, {"params": [leaf(2)]}], **settings)
     for group in optimizer.param_groups:

@@ -28,6 +28,7 @@ from torch.optim.optimizer import ParamsT
 from . import arguments
 from .clipping import Watch
 from .hyper import HYPER_OPTIMIZERS, Hyper
+from .inputs import check_inputs
 from .passes import Passes, passes
 from .plan import Plan
 from .shards import check_same_parameters, world
@@ -223,6 +224,7 @@ class ParameterizedOptimizer(Stateful):
             "last_lr": zeros.new_zeros(()),
         }
         arguments.check_distinct(owner, (*rules_own, *needed["buffers"], *names[2], *self.constants), settings)
+        check_inputs(owner, self.inputs, names[2], names[1])
         arguments.check_rule(owner, self.rule, *names, self.fixed(needed["constants"]))
         super().__init__(params, settings | needed["constants"])
 

@@ -6,7 +6,7 @@ orthogonalized momentum, and the mean square of a block.
 """
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 
 import torch
@@ -30,6 +30,19 @@ def compute(functions: dict[str, Callable], members: list[tuple], ok: Tensor) ->
             for x, before in zip(new, old, strict=True):
                 x = like(x, before)
                 torch.where(ok.to(x.device), x, before, out=before)
+
+
+def check_inputs(owner: str, functions: Mapping[str, Callable], names: Iterable[str], buffers: Iterable[str]) -> None:
+    """Raises ValueError naming an input that a rule cannot have: each is a function of g and of some of the buffers."""
+    for name in names:
+        if name not in functions:
+            raise ValueError(f"{owner} has no input {name!r}: it has {', '.join(functions) or 'none'}")
+        taken = {*inspect.signature(functions[name]).parameters}
+        if "g" not in taken or taken - {"g", *buffers}:
+            raise ValueError(
+                f"the input {name!r} of {owner} must be a function of g and of some of its buffers "
+                f"({', '.join(buffers) or 'none'}), not of {', '.join(sorted(taken)) or 'nothing'}"
+            )
 
 
 @cache
@@ -58,6 +71,9 @@ def computed_in_shares(function: Callable, rows: list[dict[str, Tensor]], clips:
         factors = clips.to(whole["g"]).view(-1, *[1] * len(shape))
         whole["g"] = whole["g"] * factors
         result = function(**whole)
+        if result.shape != whole["g"].shape:
+            shapes = tuple(result.shape), tuple(whole["g"].shape)
+            raise RuntimeError(f"{function.__name__}() returned the shape {shapes[0]} for gradients of {shapes[1]}")
     if ranks == 1:
         return result
     count = -(-len(rows) // ranks)

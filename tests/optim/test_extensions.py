@@ -397,6 +397,23 @@ def test_what_an_optimizer_of_ones_own_lacks_is_said():
     Own([p], lr=0.1, coefficients={"a": 0.5, "b": 0.5}, buffers="mom")  # one name, not its letters
 
 
+INPUTS = {  # what is wrong with a function that computes an input of a rule with the buffer m
+    "must be a function of g and of some of its buffers .m., not of g, scale": lambda g, scale=1.0: g,
+    "must be a function of g and of some of its buffers .m., not of m": lambda m: m,
+    r"returned the shape \(1,\) for gradients of \(1, 2\)": lambda g: g.sum(-1),
+}
+
+
+@pytest.mark.parametrize("words", INPUTS)
+def test_an_input_that_does_not_fit_is_said(words):
+    cls = own(lambda g, *, m, size, k, t: (k * g / size, {"m": m}), {"k": 0.5}, ("m",))
+    cls.inputs = {"size": INPUTS[words]}
+    p = torch.ones(2, requires_grad=True)
+    p.grad = torch.ones(2)
+    with pytest.raises((ValueError, RuntimeError), match=words):
+        cls([p]).step()
+
+
 def test_a_rule_without_coefficients_and_a_fixed_one_above_1():
     momentum = own(lambda g, *, m, t: (0.9 * m + g, {"m": 0.9 * m + g}), {}, ("m",))
     power = own(lambda g, *, power, t: (torch.sign(g) * g.abs() ** power, {}), {"power": 2.0})

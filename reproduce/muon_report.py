@@ -13,9 +13,7 @@ CONVOLUTIONS = (
     "On the CNN Muon has the fully connected layers alone: convolutions stay with AdamW, since torch's Muon takes "
     "nothing but matrices."
 )
-FLATTENED = (
-    " MADA takes them too, as matrices (output channels, the rest): {} compared with AdamW, each at its best rate."
-)
+FLATTENED = " MADA takes them too, as matrices (output channels, the rest). At each one's best rate, minus AdamW: {}."
 OURS, RIVALS = "MADA from Muon's corner", ("Muon", "AdamW")
 ADAMS = {"way to Muon from Adam's corner": "MADA from Adam's corner",
          "and with mu ten times as fast": "MADA from Adam's corner, mu ten times as fast"}  # fmt: skip

@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_map
 
 from devices import Processes
 from model import GPT
-from optim.shards import is_sharded, local
+from optim.shards import is_sharded, local, shard_as
 
 
 def attention(device: str) -> AbstractContextManager:
@@ -88,13 +88,5 @@ def on_cpu(state: dict, keep: bool = True) -> dict:
 def shard_like(state: dict, params: list) -> dict:
     """An optimizer's state dict with its tensors sharded like the parameters they belong to: undoes `on_cpu`."""
 
-    def like(x, p):
-        if is_sharded(p) and x.shape == p.shape:
-            from torch.distributed.tensor import distribute_tensor
-
-            x = distribute_tensor(x, p.device_mesh, p.placements)
-        return x
-
-    return state | {
-        "state": {i: {name: like(x, params[i]) for name, x in entry.items()} for i, entry in state["state"].items()}
-    }
+    entries = state["state"].items()
+    return state | {"state": {i: {name: shard_as(x, params[i]) for name, x in entry.items()} for i, entry in entries}}

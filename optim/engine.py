@@ -31,7 +31,7 @@ from .hyper import HYPER_OPTIMIZERS, Hyper
 from .inputs import check_inputs
 from .passes import Passes, passes
 from .plan import Plan
-from .shards import check_same_parameters, world
+from .shards import check_same_parameters, is_sharded, world
 from .state import Stateful
 
 RELATIVE_HYPER_LR = 1e-2  # for every coefficient: relative hyper-gradients are of one scale
@@ -187,7 +187,7 @@ class ParameterizedOptimizer(Stateful):
             raise ValueError(f"{owner} has no `buffers`: name those of its rule; () for none")
         names = (tuple(self.domain), tuple(needed["buffers"]), tuple(needed.get("inputs", self.inputs)))
         self.grad_norm = torch.zeros((), dtype=torch.float64)
-        self.plan, self.watch, self.ranks_agree = None, Watch(), False
+        self.plan, self.watch, self.ranks_agree = None, Watch(), 0
         free = (-torch.inf, torch.inf)
         bounds = [self.domain[name] if name in learn else free for name in self.domain]
         zeros = torch.zeros(len(self.domain), dtype=torch.float64)
@@ -307,10 +307,11 @@ class ParameterizedOptimizer(Stateful):
                     raise RuntimeError(
                         f"{type(self).__name__} does not support sparse gradients: make the embedding dense"
                     )
+        params = (p for group in self.param_groups for p in group["params"])
         shared = self.defaults["learn"] or any(group["inputs"] for group in self.param_groups)
-        if world() > 1 and shared and not self.ranks_agree:
+        if 1 < world() != self.ranks_agree and (shared or any(map(is_sharded, params))):
             check_same_parameters(type(self).__name__, self.param_groups)
-            self.ranks_agree = True
+            self.ranks_agree = world()
         self.plan = Plan(self)
         return self.plan
 

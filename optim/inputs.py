@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .shards import is_sharded, world
+from .shards import full, is_sharded, world
 
 
 def compute(functions: dict[str, Callable], members: list[tuple], ok: Tensor) -> None:
@@ -83,11 +83,6 @@ def computed_in_shares(function: Callable, rows: list[dict[str, Tensor]], clips:
     parts = [torch.empty_like(part) for _ in range(ranks)]
     dist.all_gather(parts, part)
     return torch.stack([parts[i % ranks][i // ranks] for i in range(len(rows))])
-
-
-def full(x: Tensor) -> Tensor:
-    """All of a sharded tensor. All ranks call this at once."""
-    return x.full_tensor() if is_sharded(x) else x
 
 
 def like(x: Tensor, old: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from .arguments import learned
 from .fuse import Rows, segment_sums, to_device
 from .hyper import Hyper
 from .passes import Passes, gradient_norms
-from .shards import copies, is_sharded, local, local_gradient
+from .shards import copies, is_sharded, local, local_gradient, world
 
 if TYPE_CHECKING:
     from .engine import ParameterizedOptimizer
@@ -228,6 +228,7 @@ class Plan:
             [grad is not None and (grad.shape, grad.stride(), grad.dtype) for grad in grads],
             [id(x) for state in optimizer.state.values() for x in state.values()],
             [optimizer.options(group) for group in groups],
+            world(),
         )
 
     def locate(self) -> list[int]:

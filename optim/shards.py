@@ -1,5 +1,6 @@
 """What a rank holds of a parameter: all of it, or a part of a DTensor (FSDP2, tensor parallelism)."""
 
+import math
 import sys
 from typing import Any
 
@@ -16,6 +17,11 @@ def is_sharded(x: torch.Tensor) -> bool:
 def local(x: torch.Tensor) -> torch.Tensor:
     """This rank's part of a sharded tensor; other tensors are whole on every rank."""
     return x.to_local() if is_sharded(x) else x
+
+
+def full(x: torch.Tensor) -> torch.Tensor:
+    """All of a sharded tensor. All ranks call this at once."""
+    return x.full_tensor() if is_sharded(x) else x
 
 
 def local_gradient(p: torch.Tensor) -> torch.Tensor:
@@ -50,20 +56,43 @@ def check_shards(owner: str, p: torch.Tensor) -> None:
         )
 
 
-def check_same_parameters(owner: str, groups: list[dict[str, Any]]) -> None:
-    """Raises RuntimeError if ranks hold different parameters, but not as DTensors: ZeRO and pipeline stages.
+def shard_as(value: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+    """A saved tensor of p's shape, whole or sharded in any way, sharded as p is. All ranks call this."""
+    if is_sharded(value) and not (is_sharded(p) and same_shards(value, p)):
+        value = full(value)
+    if is_sharded(p) and not is_sharded(value) and value.shape == p.shape:
+        from torch.distributed.tensor import distribute_tensor
 
-    All ranks call this. Under DDP all ranks start from the same values, so that shapes and sums of magnitudes tell.
+        value = distribute_tensor(value.to(p.device), p.device_mesh, p.placements)
+    return value
+
+
+def same_shards(x: torch.Tensor, y: torch.Tensor) -> bool:
+    """Whether two sharded tensors are in parts on the same ranks in the same way."""
+    return (x.device_mesh, x.placements) == (y.device_mesh, y.placements)
+
+
+def check_same_parameters(owner: str, groups: list[dict[str, Any]]) -> None:
+    """Raises RuntimeError if ranks hold parameters that are neither the same nor parts of the same: ZeRO, pipelines.
+
+    All ranks call this. Ranks at the same place of their meshes, under DDP all, start from the same values there, so
+    that shapes and sums of magnitudes tell.
     """
-    params = [p.detach() for group in groups for p in group["params"] if not is_sharded(p)]
-    mine = [tuple(p.shape) for p in params], [float(p.abs().sum(dtype=torch.float64)) for p in params]
+    params = [p.detach() for group in groups for p in group["params"]]
+    meshes = [p.device_mesh if is_sharded(p) else None for p in params]
+    shapes = [(tuple(p.shape), mesh and tuple(mesh.shape)) for p, mesh in zip(params, meshes, strict=True)]
+    places = [mesh and mesh.get_coordinate() for mesh in meshes]
+    sums = [float(local(p).abs().sum(dtype=torch.float64)) for p in params]
     seen = [None] * world()
-    dist.all_gather_object(seen, mine)
-    sums = [torch.tensor(each, dtype=torch.float64) for _, each in seen]
-    if any(shapes != mine[0] for shapes, _ in seen) or any(
-        not torch.allclose(it, sums[0], rtol=1e-6, equal_nan=True) for it in sums
-    ):
-        raise RuntimeError(
-            "the ranks hold different parameters, as under ZeroRedundancyOptimizer or with pipeline stages: each "
-            f"{owner} would see only a part. Use DDP with the whole model, or FSDP2 (fully_shard)"
-        )
+    dist.all_gather_object(seen, (shapes, places, sums))
+    first = {}  # {(which parameter, place): sum}
+    for theirs, where, values in seen:
+        for key, value in zip(enumerate(map(str, where)), values, strict=True):
+            first.setdefault(key, value)
+            same = value == first[key] or math.isclose(value, first[key], rel_tol=1e-6) or math.isnan(value)
+            if theirs != shapes or not same:
+                raise RuntimeError(
+                    "the ranks hold different parameters, as under ZeroRedundancyOptimizer, with pipeline stages or in "
+                    f"process groups that train different models: each {owner} would see only a part, or too much. Use "
+                    "DDP with the whole model, or FSDP2 (fully_shard), on all ranks"
+                )

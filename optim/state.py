@@ -12,7 +12,7 @@ from . import adamw, arguments
 from .clipping import Watch
 from .codegen import C_TYPES
 from .hyper import HYPER_STATE, OPTIONS
-from .shards import check_shards, is_sharded
+from .shards import check_shards, full, is_sharded, shard_as
 
 SCALARS = ("step", "weights", "pending")  # of a parameter
 
@@ -126,7 +126,7 @@ class Stateful(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Also called by load_state_dict, which casts the hyper-state. A state without these keys goes on as it was."""
         super().__setstate__(state)
-        self.plan, self.watch, self.ranks_agree = None, Watch(), False
+        self.plan, self.watch, self.ranks_agree = None, Watch(), 0  # how many ranks do
         for group in self.param_groups:
             group.update(group.pop("constants", {}))
             for name in ("buffers", "learn"):
@@ -182,6 +182,7 @@ class Stateful(Optimizer):
         params = [p for group in self.param_groups for p in group["params"]]
         for i, p in zip(saved, params, strict=True):
             for name, value in taken["state"].get(i, {}).items():  # torch would share memory with the state dict
+                value = full(value) if name in SCALARS else shard_as(value, p)
                 if name in SCALARS:
                     self.state[p][name] = value.to(self.scalar_device(), copy=True)
                 elif is_sharded(value) or value.shape != p.shape:

@@ -32,14 +32,14 @@ OPTIMIZERS = {
 PARALLEL = ("mada", "adan")  # under tensor and sequence parallelism
 
 
-def network(name, mesh=None):
+def network(name, mesh=None, placement=None):
     """A model whose 5 hidden units do not halve, and its optimizer; sharded where a mesh is given."""
     model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
     with torch.no_grad():
         for i, p in enumerate(model.parameters()):
             p.copy_(problem.wave(p.shape, 1.3 + i, 0.2, 0.6))
     if mesh:
-        fully_shard(model, mesh=mesh)
+        fully_shard(model, mesh=mesh, shard_placement_fn=placement)
     cls, settings = OPTIMIZERS[name]
     groups = [
         {"params": [p for p in model.parameters() if p.dim() == 2], "weight_decay": 0.1, "muon": True},
@@ -83,6 +83,25 @@ def result(model, optimizer):
     return whole, getattr(optimizer, "coefficients", None), optimizer.grad_norm
 
 
+def first_in_columns(p):
+    return Shard(1) if p.shape == (5, 4) else Shard(0)
+
+
+def moved(mesh):
+    """The ends of runs that go on from the states of others: whole -> shards -> other shards -> whole."""
+    model, optimizer = network("mada")
+    train(model, optimizer, range(1, 4))
+    for step, (where, how) in enumerate([(mesh, None), (mesh, first_in_columns), (None, None)], start=4):
+        other, fresh = network("mada", where, how)
+        with torch.no_grad():
+            for p, q in zip(other.parameters(), model.parameters(), strict=True):
+                p.copy_(shards.shard_as(q.detach(), p))
+        fresh.load_state_dict(optimizer.state_dict())
+        model, optimizer = other, fresh
+        train(model, optimizer, [step])
+    return result(model, optimizer)
+
+
 def worker(rank, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
@@ -105,6 +124,15 @@ def worker(rank, folder):
         model, optimizer = block(name, mesh)
         train_block(model, optimizer, mesh)
         results["parallel", name] = result(model, optimizer)
+    results["moved"] = moved(mesh)
+    stages = init_device_mesh("cpu", (2, 1), mesh_dim_names=("stage", "data"))["data"]
+    model, optimizer = network("adan", stages)
+    with torch.no_grad():
+        model[0].bias.add_(rank)  # as if it were another stage
+    try:
+        train(model, optimizer, [1])
+    except RuntimeError as error:
+        results["refused"] = "ranks hold different parameters" in str(error)
     both = init_device_mesh("cpu", (2, 1))  # FSDP2 over tensor parallelism
     twice = DTensor.from_local(torch.zeros(1, 2), both, [_StridedShard(0, split_factor=1), Shard(0)], run_check=False)
     copy = DTensor.from_local(torch.zeros(1, 2), both, [Replicate(), Shard(0)], run_check=False)
@@ -120,6 +148,10 @@ def test_sharded_steps_are_those_of_one_process_and_checkpoints_go_on_exactly(tm
     zero, one = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     torch.testing.assert_close(zero, one, rtol=0, atol=0)
     assert zero.pop("copies") == (1, 2)
+    assert zero.pop("refused")
+    model, optimizer = network("mada")
+    train(model, optimizer, range(1, 7))
+    torch.testing.assert_close(zero.pop("moved"), result(model, optimizer), **ROUNDING)
     for name in PARALLEL:
         model, optimizer = block(name)
         train_block(model, optimizer)

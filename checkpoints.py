@@ -25,13 +25,15 @@ import torch
 from filelock import FileLock, Timeout
 from torch.utils._pytree import tree_leaves
 
+import metrics
 from devices import resolve_device
 from model import GPT, GPTConfig
 from parallel import shard_like
 from settings import Setting, UserError, checked, first_rank, shortened
 
 LAST, PREVIOUS, BEST, DAMAGED = "ckpt_last.pt", "ckpt_prev.pt", "ckpt_best.pt", "ckpt_damaged.pt"
-TRAINING = ("model", "optimizer", "scaler", "iter", "best_val_loss", "config", "model_config")  # what train.py saves
+TRAINING = ("model", "optimizer", "scaler", "iter", "best_val_loss", "config", "model_config", "data")  # of train.py
+GPT2 = {"tokenizer": "gpt2", "vocab_size": 50257}  # its tokens
 PLAIN = {  # what must be true of an entry, whichever script wrote it
     "iter": lambda x: type(x) is int and x > 0,
     "best_val_loss": lambda x: isinstance(x, float) and not math.isnan(x),
@@ -273,6 +275,11 @@ def start(
                 f"out_dir={out_dir!r} holds another run: resume it with --init_from=resume, name another "
                 "--out_dir, or delete it with --overwrite=True"
             )
+        if not cfg["overwrite"] and evaluations(out_dir) > 1:  # after one its first checkpoint may not be whole
+            raise UserError(
+                f"out_dir={out_dir!r} holds the record of a run whose checkpoints are gone: name another --out_dir, or "
+                "delete it with --overwrite=True"
+            )
         return None, cfg | {"init_from": mode}
     if not found:
         raise UserError(
@@ -287,6 +294,15 @@ def start(
             raise UserError(f"{name}={cfg[name]!r}: a resumed run keeps its {name}={had!r}; leave it out")
     theirs = {name: value for name, value in before.items() if name not in given and not settings[name].once}
     return checkpoint, cfg | {"init_from": mode} | theirs
+
+
+def evaluations(out_dir):
+    """How often the run whose record is in out_dir was evaluated after its start; 0 where there is no record."""
+    try:
+        _, records = metrics.read(out_dir)
+    except (OSError, UserError):
+        return 0
+    return sum("val_loss" in record and record["iter"] > 0 for record in records)
 
 
 def newest(out_dir, names):
@@ -334,25 +350,37 @@ def fitting(path: str) -> Iterator[None]:
 # loading what was read
 
 
+def pretrained_tokens(name: str) -> dict:
+    """What the tokens of a pretrained model are, as in a meta.json; {} for a folder that does not say it."""
+    exported = os.path.join(name, "meta.json")  # scripts/export.py writes it
+    if os.path.exists(exported):
+        with open(exported) as file:
+            return json.load(file)
+    return {} if os.path.isdir(name) else GPT2
+
+
+def check_tokens(name: str, meta: dict, model: dict) -> None:
+    """Raises UserError if a data set has other tokens than a model knows; meta, model: the meta.json of either."""
+    if any(meta.get(key) != model.get(key) for key in ("tokenizer", "chars")):
+        kinds = meta.get("tokenizer"), model.get("tokenizer")
+        raise UserError(f"{name} has other tokens ({kinds[0]}) than the model knows ({kinds[1]})")
+
+
 def load(name: str, device: str = "cpu") -> tuple[GPT, dict]:
-    """A checkpoint of train.py, a run's out_dir (its best one), or "gpt2", ... -> model, meta.json of its tokens.
+    """A checkpoint of train.py, a run's out_dir (its best, or its only one), "gpt2", ... -> model, meta of its tokens.
 
     The model is on the device ("auto": see devices.py), in evaluation mode. Raises UserError if there is no such model,
     checkpoint or device.
     """
     device = resolve_device(device)
-    name = os.path.join(name, BEST) if os.path.exists(os.path.join(name, BEST)) else name
+    name = next((path for it in (BEST, LAST) if os.path.exists(path := os.path.join(name, it))), name)
     try:
         if name.endswith(".pt"):
             saved = read(name, ("model_config", "data", "model"))
             model, meta = GPT(GPTConfig(**saved["model_config"])), saved["data"]
             model.load_state_dict(saved["model"])
         else:
-            model, meta = GPT.from_pretrained(name), {"tokenizer": "gpt2", "vocab_size": 50257}
-            exported = os.path.join(name, "meta.json")  # in which scripts/export.py says what its tokens are
-            if os.path.exists(exported):
-                with open(exported) as file:
-                    meta = json.load(file)
+            model, meta = GPT.from_pretrained(name), GPT2 | pretrained_tokens(name)
         if type(meta.get("vocab_size")) is not int or not 1 <= meta["vocab_size"] <= model.config.vocab_size:
             raise ValueError(f"vocab_size={meta.get('vocab_size')!r} of its data is invalid")
         return model.to(device).eval(), meta

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
-from threading import Event
+from threading import Event, current_thread, main_thread
 
 import torch
 import torch.distributed as dist
@@ -102,9 +102,12 @@ def resolve_compile(setting: bool | str, device: str) -> tuple[bool, str | None]
 def stop_signals() -> Iterator[Event]:
     """An Event that SIGTERM, ctrl-C, SIGUSR1 (SLURM's warning) and SIGHUP set inside the block: save and leave.
 
-    SIGHUP stays ignored under nohup.
+    SIGHUP stays ignored under nohup. Outside the main thread, to which Python gives signals, nothing sets it.
     """
     stop, before = Event(), {}
+    if current_thread() is not main_thread():
+        yield stop
+        return
     for name in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
         if name != signal.SIGHUP or signal.getsignal(name) != signal.SIG_IGN:
             before[name] = signal.signal(name, lambda *_: stop.set())

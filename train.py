@@ -108,6 +108,7 @@ tensorboard_log = False  # also write TensorBoard's event files to out_dir: tens
 # -- end of settings
 
 SETTINGS = settings.declared(__file__)
+STOP_WITHIN = 5  # seconds after a signal, if there are several processes: torchrun kills those that take 30
 
 
 def section(title: str, cfg: dict) -> dict:
@@ -227,6 +228,11 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
         # data
         train_data, val_data = splits(cfg.dataset, cfg.block_size, cfg.verify)
         meta = train_data.meta
+        if checkpoint and checkpoint["data"].get("sha256") != meta.get("sha256"):
+            raise UserError(
+                f"dataset={cfg.dataset!r} is no longer what the run in {cfg.out_dir} learned from: prepare it as "
+                "before, or name another --out_dir"
+            )
 
         def batch(it):
             """This rank's part of step `it`: tokens and targets, each (accumulation, micro, block_size)."""
@@ -239,7 +245,10 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
         with checkpoints.fitting(checkpoint["path"]) if checkpoint else nullcontext():
             model = make_model(cfg, checkpoint, meta["vocab_size"], given).to(device)
         model.checkpoint_activations = cfg.checkpoint_activations
-        if cfg.init_from not in ("scratch", "resume"):  # the sizes come with the weights
+        if cfg.init_from not in ("scratch", "resume"):
+            if tokens := checkpoints.pretrained_tokens(cfg.init_from):
+                checkpoints.check_tokens(f"dataset={cfg.dataset!r}", meta, tokens)
+            # the sizes come with the weights
             resolved |= dataclasses.asdict(model.config) | {"block_size": cfg.block_size}
         compiled, problem = devices.resolve_compile(cfg.compile, device)
         at_end.callback(processes.leave)
@@ -346,6 +355,7 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
         at_end.callback(loader.shutdown, cancel_futures=True)
         coming = loader.submit(batch, it + 1)
         val_loss, timed_from = math.nan, None
+        seconds, look_every = math.inf, 1  # of a step, once it is known; steps between looks at whether to stop
         bad_evaluations = 0  # in a row: the loss was not finite
         bad_streak = longest_streak = torch.zeros((), device=device)  # of steps, likewise: now, and since the last log
         model.train()
@@ -409,12 +419,13 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
                     record["val_loss"] = val_loss = mean_loss(val_data)
                     if cfg.eval_train:
                         record["eval_train_loss"] = mean_loss(train_data)
-                stopping, worst_streak = processes.most(stopping, longest_streak)
+                stopping, worst_streak, slowest = processes.most(stopping, longest_streak, seconds)
+                look_every = max(1, int(STOP_WITHIN / slowest))
                 log.write(record)
                 longest_streak = bad_streak
                 timed_from = it, time.perf_counter()
-            elif ranks > 1:
-                stopping = False  # the ranks agree on it when they log
+            elif ranks > 1:  # a rank must not stop alone
+                stopping = it % look_every == 0 and processes.most(stopping)[0]
 
             # what is worth keeping, and when to end
             if logging and worst_streak >= cfg.max_bad_steps:

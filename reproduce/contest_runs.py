@@ -17,6 +17,7 @@ from typing import NamedTuple
 import metrics
 from reproduce import pool, store
 from reproduce.contest import Cell, Task
+from reproduce.outcomes import readable
 from reproduce.runs import FIRST_SEED, NUMERICS, Run
 
 POINTS = 15  # of a curve
@@ -90,7 +91,7 @@ def key_of(found: dict) -> tuple[str, Cell, int]:
 
 def read(path: Path) -> dict[tuple[str, Cell, int], dict]:
     """{(row, cell, seed): line} of a file; {} where there is none."""
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError), readable(path):
         return {key_of(found): found for found in map(json.loads, path.read_text().splitlines())}
     return {}
 

@@ -44,6 +44,8 @@ def cells(path: str, arguments: list[str]) -> tuple[list[Run], float | None]:
     own = [name for name, value in names.items() if name.startswith("_") or hasattr(value, "__spec__")]
     settings = {name: value for name, value in names.items() if name not in own}
     base, function, seconds = (settings.pop(name, None) for name in ("base", "cells", "seconds"))
+    if not isinstance(base, str | None) or not isinstance(seconds, int | float | None):
+        raise UserError(f"{path}: base={base!r} must be a config file, and seconds={seconds!r} a number")
     if function is None:
         axes = {name: value for name, value in settings.items() if isinstance(value, list)}
         grid = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
@@ -98,13 +100,13 @@ def rows(runs: list[Run], folder: str) -> Iterator[dict]:
 def write(table: list[dict], path: str | Path):
     """summary.csv in the columns of the authors' file, followed by whatever else was varied."""
 
-    def written(value):
-        return f"{value:.6f}" if isinstance(value, float) else value
+    def written(name, value):
+        return f"{value:.6f}" if isinstance(value, float) and name in COLUMNS else value
 
     with open(f"{path}.{os.getpid()}.part", "w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(table[0])
-        writer.writerows(map(written, row.values()) for row in table)
+        writer.writerows([written(*item) for item in row.items()] for row in table)
     os.replace(file.name, path)
 
 

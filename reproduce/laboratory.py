@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from reproduce import figures, grid, rivals, store, tables
 from reproduce.experiments import CONTESTS, NAMES, PROFILE, SCALES
-from reproduce.outcomes import read
+from reproduce.outcomes import read, readable
 from reproduce.pool import errors, execute, look
 from reproduce.published import PUBLISHED, ROOT
 from reproduce.runs import first_seeds
@@ -165,7 +165,8 @@ def reproduce(
         "logs": [os.path.relpath(store.home(contest, scale), store.RESULTS) for contest in contests],
     }
     path, made = folder / "summary.json", head | summary
-    old = json.loads(path.read_text()) if path.exists() else {}
+    with readable(path):
+        old = json.loads(path.read_text()) if path.exists() else {}
     if draw:  # what is only drawn again keeps its date
         made |= {key: old[key] for key in ("date", *["command"] * (not contests)) if key in old}
     if made | {"date": ""} == old | {"date": ""}:  # nothing new

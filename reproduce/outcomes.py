@@ -1,12 +1,14 @@
 """What finished runs are worth: means and spreads over seeds, and when a difference is one."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import mean, stdev
 from typing import NamedTuple
 
 import metrics
-from settings import UserError
+from settings import UserError, one_line
 
 
 class Ended(NamedTuple):
@@ -28,9 +30,19 @@ class Ended(NamedTuple):
 
 
 def read(path: Path) -> tuple[dict, list]:
-    """A run's file in results/: header, records."""
-    header, *records = map(metrics.from_line, path.read_bytes().splitlines())
-    return header, records
+    """A run's file in results/: header, records. Raises UserError if it is damaged."""
+    with readable(path):
+        header, *records = map(metrics.from_line, path.read_bytes().splitlines())
+        return header, records
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Raises UserError if the block cannot make sense of what is in a file of results/."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({one_line(error)}): restore it, or delete it to run it again") from None
 
 
 def read_to_draw(path: Path) -> tuple[dict, list]:

@@ -65,16 +65,22 @@ def resolved(optimizer: str, settings: str) -> dict:
 
 
 def data_hash(dataset: str | None) -> str | dict | None:
-    """Of the prepared data set, or else of the one that results/ was made with. None without a data set."""
+    """Of the prepared data set's files; None without a data set.
+
+    A data set that results/ was made with has the "id" of results/data.json, prepared or not, as long as it has the
+    same files.
+    """
     if dataset is None:
         return None
+    with open(os.path.join(ROOT, "results", "data.json")) as file:
+        ours = json.load(file).get(dataset, {})
     prepared = os.path.join(data.tokens.FOLDER, dataset, "meta.json")
     if os.path.exists(prepared):
         with open(prepared) as file:
-            meta = json.load(file)
-        return meta.get("source_sha256") or meta.get("sha256")
-    with open(os.path.join(ROOT, "results", "data.json")) as file:
-        return json.load(file).get(dataset)
+            found = json.load(file).get("sha256")
+        if found != ours.get("sha256"):
+            return found
+    return ours.get("id")
 
 
 def run(script: str, *arguments: str, **settings) -> Run:

@@ -19,7 +19,7 @@ import data.tokens
 import metrics
 from reproduce import ngrams, pool
 from reproduce.experiments import BASELINE, CONTESTS, NAMES
-from reproduce.outcomes import Ended, read
+from reproduce.outcomes import Ended, read, readable
 from reproduce.published import ROOT
 from reproduce.runs import FIRST_SEED, Run, declared, first_seeds, run
 from settings import UserError
@@ -77,7 +77,7 @@ def fresh(path, cell: Run) -> bool:
     """Whether results/ holds this very run."""
     if not path.exists():
         return False
-    with open(path) as file:
+    with open(path) as file, readable(path):
         return json.loads(file.readline()).get("run") == cell.id
 
 

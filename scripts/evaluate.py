@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import data.tokens
-from checkpoints import load
+from checkpoints import check_tokens, load
 from data.tokenizers import kind
 from data.tokens import Tokens
 from devices import here, resolve_dtype
@@ -52,10 +52,7 @@ def open_data(name: str, model: GPT, meta: dict) -> Tokens:
             f"data/{name} is missing; run: python data/{base}/prepare.py --variant {VARIANTS[name]} --out data/{name}"
         )
     split = data.tokens.split(name, "test" if base in TEST_SETS else "val", model.config.block_size)
-    if any(split.meta.get(key) != meta.get(key) for key in ("tokenizer", "chars")):
-        raise UserError(
-            f"{name} has other tokens ({split.meta.get('tokenizer')}) than the model knows ({meta['tokenizer']})"
-        )
+    check_tokens(name, split.meta, meta)
     return split
 
 

@@ -97,7 +97,10 @@ def main():
     if table:
         grid.write(table, os.path.join(out, "summary.csv"))
         print(os.path.join(out, "summary.csv"), f"has {len(table)} of {len(runs)} cells")
-        if {"beta1", "beta2"} <= {*axes}:
+        others = {*axes} - {"beta1", "beta2", "seed"}
+        if {"beta1", "beta2"} <= {*axes} and others:
+            print(f"no picture of betas: {', '.join(sorted(others))} vary too; --name=value keeps one value")
+        elif {"beta1", "beta2"} <= {*axes}:
             caption = f"{runs[0].cfg['dataset']}, {runs[0].cfg['max_iters']} steps. A cross: a run diverged."
             drawing.grid(grid.panels_of([table]), os.path.join(out, "contours.png"), caption)
             print(os.path.join(out, "contours.png"))

@@ -116,7 +116,7 @@ def print_requirements(args, local):
     """Print what disk and memory it takes. Raises UserError if there is less; of memory, if the system tells."""
     wanted = min(args.max_docs or DOCUMENTS, DOCUMENTS)
     if local:
-        size = sum(path.stat().st_size * BYTES_OF_TEXT[path.suffix] for path in local)
+        size = sum(path.stat().st_size * BYTES_OF_TEXT[path.suffix.lower()] for path in local)
         needs = {args.out: min(size, args.max_docs * 2 * TOKEN_BYTES) if args.max_docs else size}
         fetch = ""
     else:

@@ -3,6 +3,7 @@
 python -m pytest -q tests/faults/test_checkpoints.py        # a quarter of a minute
 """
 
+import json
 import os
 import random
 import re
@@ -388,6 +389,28 @@ def test_auto_starts_goes_on_and_ends():
         tiny.run(init_from="auto", optimizer="adam", max_iters=20)
 
 
+def test_a_run_does_not_go_on_with_other_data(folder):
+    tiny.run(max_iters=4)
+    path = next(Path(folder).rglob("meta.json"))
+    meta = json.loads(path.read_text())
+    meta["sha256"] = {"train": "another", "val": "another"}
+    path.write_text(json.dumps(meta))
+    with pytest.raises(UserError, match="is no longer what the run in out learned from"):
+        tiny.run(init_from="resume", max_iters=8)
+
+
+def test_a_record_whose_checkpoints_are_gone_is_not_lost(folder):
+    tiny.run(max_iters=8, eval_interval=2)
+    before = Path("out", metrics.FILE).read_bytes()
+    for path in Path("out").glob("ckpt_*.pt"):
+        path.unlink()
+    for mode in ("scratch", "auto"):
+        with pytest.raises(UserError, match="holds the record of a run whose checkpoints are gone"):
+            tiny.run(init_from=mode, max_iters=8)
+    assert Path("out", metrics.FILE).read_bytes() == before
+    tiny.run(max_iters=8, overwrite=True)
+
+
 def ranks(folder):
     """The pids of processes that run tiny.py on this folder under torchrun's agent."""
     found = {}
@@ -400,6 +423,15 @@ def ranks(folder):
         if str(folder) in words and "torch.distributed.run" not in words:
             found[int(pid)] = words
     return list(found)
+
+
+def test_ranks_that_rarely_log_save_when_torchrun_is_stopped(folder):
+    rarely = {"eval_interval": 1_000_000, "log_interval": 1_000_000, "max_iters": 1_000_000}
+    agent = start(folder, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", **rarely)
+    until(lambda: os.path.exists("out/metrics.jsonl") and len(metrics.read("out")[1]) > 1)  # step 1
+    agent.terminate()
+    agent.communicate()
+    assert torch.load("out/ckpt_last.pt")["iter"] > 1
 
 
 def test_torchrun_restarts_a_run_that_is_killed_and_its_ranks_stop_when_torchrun_is_killed(folder):

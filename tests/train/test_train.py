@@ -3,6 +3,7 @@
 python -m pytest -q tests/train/test_train.py        # half a minute on 2 cores
 """
 
+import json
 import os
 import signal
 import socket
@@ -390,6 +391,10 @@ def test_pretrained_weights_from_a_folder():
     train.train(*parse(declared(train.__file__), ["--init_from=resume", "--max_iters=2"]))
     with pytest.raises(UserError, match="block_size=64 is more than ./pretrained's 32"):
         tiny.run(init_from="./pretrained", out_dir="other", block_size=64, n_layer=2, n_embd=8)
+    with open("pretrained/meta.json", "w") as file:  # as scripts/export.py writes it
+        json.dump({"tokenizer": "char", "chars": "other letters"}, file)
+    with pytest.raises(UserError, match="dataset='tiny' has other tokens .char. than the model knows .char."):
+        tiny.run(init_from="./pretrained", out_dir="other", n_layer=2, n_embd=8)
 
 
 def test_overwriting_leaves_nothing_of_the_other_run():

@@ -86,6 +86,15 @@ def test_a_line_says_what_a_run_was(results, tmp_path):
     assert not (tmp_path / "elsewhere" / run.id / "lock").exists()  # it has only read there
 
 
+@pytest.mark.parametrize("text", ['{"row": "MA', "[]", "{}"])
+def test_a_damaged_file_of_results_is_named(results, text):
+    path = results / "contest" / "cpu" / "digits.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text + "\n")
+    with pytest.raises(UserError, match=f"^{path} is damaged .*: restore it, or delete it"):
+        contest_runs.gather(contest, "cpu", "digits", 1)
+
+
 def test_a_run_that_another_name_holds_is_not_run_again(results, tmp_path):
     (key, run), *_ = contest.runs("digits", "cpu", 1).items()
     write_run(tmp_path / "runs", run, [1.0, 0.5])

@@ -191,6 +191,18 @@ def test_a_bad_command_line_ends_with_status_2(grid, capsys, arguments, message)
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("text", ['base = ["one.py"]\n', 'seconds = "20"\n'])
+def test_a_base_or_a_time_of_another_kind_is_said(tmp_path, text):
+    with pytest.raises(UserError, match="must be a config file, and seconds=.* a number"):
+        cells_of.cells(sweep_file(tmp_path, CELLS.replace("base = None\n", "") + text), [])
+
+
+def test_what_else_was_varied_is_written_whole(tmp_path):
+    row = dict.fromkeys(cells_of.COLUMNS, 0.123456789) | {"optimizer": "adam", "eps": 1e-8}
+    cells_of.write([row], tmp_path / "summary.csv")
+    assert (tmp_path / "summary.csv").read_text().splitlines()[1].endswith(",0.123457,1e-08")
+
+
 # results that are no numbers, and failures
 
 

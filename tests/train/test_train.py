@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -395,6 +396,12 @@ def test_pretrained_weights_from_a_folder():
         json.dump({"tokenizer": "char", "chars": "other letters"}, file)
     with pytest.raises(UserError, match="dataset='tiny' has other tokens .char. than the model knows .char."):
         tiny.run(init_from="./pretrained", out_dir="other", n_layer=2, n_embd=8)
+
+
+def test_a_run_in_a_thread_is_one_in_the_main_thread():
+    """Only the main thread may set what signals do."""
+    with ThreadPoolExecutor(1) as thread:
+        assert thread.submit(tiny.run, max_iters=2).result() == tiny.run(max_iters=2, out_dir="other")
 
 
 def test_overwriting_leaves_nothing_of_the_other_run():

@@ -275,7 +275,7 @@ def start(
                 f"out_dir={out_dir!r} holds another run: resume it with --init_from=resume, name another "
                 "--out_dir, or delete it with --overwrite=True"
             )
-        if not cfg["overwrite"] and evaluations(out_dir) > 1:  # after one its first checkpoint may not be whole
+        if not cfg["overwrite"] and evaluations(out_dir) > 2:  # until then its first checkpoint may be being written
             raise UserError(
                 f"out_dir={out_dir!r} holds the record of a run whose checkpoints are gone: name another --out_dir, or "
                 "delete it with --overwrite=True"

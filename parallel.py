@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_map
 
 from devices import Processes
 from model import GPT
-from optim.shards import is_sharded, local, shard_as
+from optim.shards import full, local, shard_as
 
 
 def attention(device: str) -> AbstractContextManager:
@@ -78,7 +78,7 @@ def on_cpu(state: dict, keep: bool = True) -> dict:
         part = local(x)
         place = (part.untyped_storage()._cdata, part.storage_offset(), x.shape, part.stride(), x.dtype)
         if place not in copies:
-            whole = x.full_tensor() if is_sharded(x) else x
+            whole = full(x)
             copies[place] = whole.detach().to("cpu", copy=True) if keep else None
         return copies[place]
 

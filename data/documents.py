@@ -27,12 +27,17 @@ class Piece(NamedTuple):
     stop: int
 
 
+def kind(path: Path) -> str:
+    """The end of a file's name, by which its format is known."""
+    return path.suffix.lower()
+
+
 def document_files(source: Path) -> list[Path]:
     """The files of a folder, ordered by name, or the one file that source is. Raises UserError."""
     files = [source]
     if source.is_dir():
-        files = sorted(path for path in source.rglob("*") if path.suffix.lower() in FORMATS and path.is_file())
-    if not files or not files[0].exists() or files[0].suffix.lower() not in FORMATS:
+        files = sorted(path for path in source.rglob("*") if kind(path) in FORMATS and path.is_file())
+    if not files or not files[0].exists() or kind(files[0]) not in FORMATS:
         raise UserError(f"{source}: there is no {', '.join(FORMATS)} file there")
     return files
 
@@ -40,7 +45,7 @@ def document_files(source: Path) -> list[Path]:
 def pieces(path: Path) -> list[Piece]:
     """The pieces of a file, in order; reads little of it. Raises UserError."""
     try:
-        return [Piece(path, start, stop) for start, stop in FORMATS[path.suffix.lower()][0](path)]
+        return [Piece(path, start, stop) for start, stop in FORMATS[kind(path)][0](path)]
     except UNREADABLE as error:
         raise UserError(f"{path}: cannot be read: {one_line(error)}") from None
 
@@ -51,7 +56,7 @@ def documents(source: Path | Piece) -> Iterator[str]:
     path, number = source if whole else source.path, 0
     try:
         for piece in pieces(path) if whole else [source]:
-            for text in FORMATS[path.suffix.lower()][1](*piece):
+            for text in FORMATS[kind(path)][1](*piece):
                 number += 1
                 if not isinstance(text, str):
                     raise UserError(f"{path}: {place(number, source)} has no text")
@@ -66,14 +71,14 @@ def place(number, source):
     """Where a document is, in words."""
     if isinstance(source, Path) or not source.start:
         return f"document {number}"
-    return f"document {number} from {'row' if source.path.suffix.lower() == '.parquet' else 'byte'} {source.start:,} on"
+    return f"document {number} from {'row' if kind(source.path) == '.parquet' else 'byte'} {source.start:,} on"
 
 
 def count_documents(source: Path | Piece) -> int:
     """The number of documents in a file or piece, without reading it if a footer gives it. Raises UserError."""
     if isinstance(source, Path):
         return sum(map(count_documents, pieces(source)))
-    if source.path.suffix.lower() == ".parquet":
+    if kind(source.path) == ".parquet":
         return source.stop - source.start
     return sum(1 for _ in documents(source))
 

@@ -203,6 +203,7 @@ def operations(loop, dialect, cast, literal):
         if op in CONSTANTS:
             op, args = aten.scalar_tensor.default, (CONSTANTS[op](*args),)
         inside = any(isinstance(x, torch.fx.Node) and x not in uniform for x in args)
+        either = op is aten.add.Tensor and logical.issuperset(args)  # torch's sum of booleans
         if op is aten.scalar_tensor.default:
             expression = number(args[0])
         elif op is aten.div.Tensor and inside and isinstance(args[1], torch.fx.Node):
@@ -219,7 +220,7 @@ def operations(loop, dialect, cast, literal):
             node.kwargs == {"dtype": torch.float64} or node.kwargs == {"dtype": torch.float32} and args[0] in logical
         ):
             expression = operand(args[0], inside)
-        elif op is aten.add.Tensor and logical.issuperset(args):
+        elif either:
             expression = f"{operand(args[0], inside)} | {operand(args[1], inside)}"
         elif op in OPS:
             template = OPS[op] if isinstance(OPS[op], str) else OPS[op][dialect]
@@ -236,7 +237,7 @@ def operations(loop, dialect, cast, literal):
         names[node] = f"x{len(names)}"
         if not inside:
             uniform.add(node)
-        if op.overloadpacket in LOGICAL or op is aten.add.Tensor and logical.issuperset(args):
+        if op.overloadpacket in LOGICAL or either:
             logical.add(node)
         (each if inside else once).append((names[node], node in logical, expression))
     return once, each, [operand(x, True) for x in loop.trace.graph.output_node().args[0]]

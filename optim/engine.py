@@ -185,7 +185,7 @@ class ParameterizedOptimizer(Stateful):
             raise ValueError(f"{owner} has no rule: see ParameterizedOptimizer")
         if needed["buffers"] is None:
             raise ValueError(f"{owner} has no `buffers`: name those of its rule; () for none")
-        names = (tuple(self.domain), tuple(needed["buffers"]), tuple(needed.get("inputs", self.inputs)))
+        buffers, inputs = tuple(needed["buffers"]), tuple(needed.get("inputs", self.inputs))
         self.grad_norm = torch.zeros((), dtype=torch.float64)
         self.plan, self.watch, self.ranks_agree = None, Watch(), 0
         free = (-torch.inf, torch.inf)
@@ -200,8 +200,8 @@ class ParameterizedOptimizer(Stateful):
             "max_grad_norm": max_grad_norm or None,
             "maximize": maximize,
             "names": " ".join(self.domain),
-            "buffers": " ".join(needed["buffers"]),  # strings: distributed checkpoints lose tuples
-            "inputs": " ".join(needed.get("inputs", self.inputs)),
+            "buffers": " ".join(buffers),  # strings: distributed checkpoints lose tuples
+            "inputs": " ".join(inputs),
             "learn": " ".join(learn),
             "debias": (debias or "weights") if learn else "powers",  # equal while the betas are constant
             "hyper_scale": "relative" if relative else "raw",
@@ -223,9 +223,10 @@ class ParameterizedOptimizer(Stateful):
             "skipped_steps": zeros.new_zeros(()),
             "last_lr": zeros.new_zeros(()),
         }
-        arguments.check_distinct(owner, (*rules_own, *needed["buffers"], *names[2], *self.constants), settings)
-        check_inputs(owner, self.inputs, names[2], names[1])
-        arguments.check_rule(owner, self.rule, *names, self.fixed(needed["constants"]))
+        constants = self.fixed(needed["constants"])
+        arguments.check_distinct(owner, (*rules_own, *buffers, *inputs, *self.constants), settings)
+        check_inputs(owner, self.inputs, inputs, buffers)
+        arguments.check_rule(owner, self.rule, tuple(self.domain), buffers, inputs, constants)
         super().__init__(params, settings | needed["constants"])
 
     def by_name(self, argument: str, value: float | dict[str, float] | None, learn: Iterable[str]) -> Tensor:

@@ -182,10 +182,11 @@ class Stateful(Optimizer):
         params = [p for group in self.param_groups for p in group["params"]]
         for i, p in zip(saved, params, strict=True):
             for name, value in taken["state"].get(i, {}).items():  # torch would share memory with the state dict
-                value = full(value) if name in SCALARS else shard_as(value, p)
                 if name in SCALARS:
-                    self.state[p][name] = value.to(self.scalar_device(), copy=True)
-                elif is_sharded(value) or value.shape != p.shape:
+                    self.state[p][name] = full(value).to(self.scalar_device(), copy=True)
+                    continue
+                value = shard_as(value, p)
+                if is_sharded(value) or value.shape != p.shape:
                     self.state[p][name] = value.to(p.device, copy=True)
                 else:  # laid out as the parameter is
                     self.state[p][name] = torch.empty_like(p, dtype=value.dtype, requires_grad=False).copy_(value)

@@ -30,7 +30,7 @@ import numpy as np
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from data.documents import count_documents, document_files, documents, pieces
+from data.documents import count_documents, document_files, documents, kind, pieces
 from data.prepared import arguments, hub_file, need_disk, no_follow, publish, report, sync, whole_file, write_tokens
 from data.tokenizers import GPT2
 from settings import UserError, one_line_errors
@@ -116,7 +116,7 @@ def print_requirements(args, local):
     """Print what disk and memory it takes. Raises UserError if there is less; of memory, if the system tells."""
     wanted = min(args.max_docs or DOCUMENTS, DOCUMENTS)
     if local:
-        size = sum(path.stat().st_size * BYTES_OF_TEXT[path.suffix.lower()] for path in local)
+        size = sum(path.stat().st_size * BYTES_OF_TEXT[kind(path)] for path in local)
         needs = {args.out: min(size, args.max_docs * 2 * TOKEN_BYTES) if args.max_docs else size}
         fetch = ""
     else:

@@ -132,6 +132,8 @@ class Processes:
             )
         except ValueError as error:
             raise UserError(f"WORLD_SIZE, RANK and LOCAL_RANK are torchrun's, and must be numbers: {error}") from None
+        if not 0 <= self.rank < self.ranks:
+            raise UserError(f"RANK={self.rank} must be below WORLD_SIZE={self.ranks}, as torchrun sets them")
         if self.ranks > 1 and device in ("auto", "cuda") and torch.cuda.is_available():
             if local_ranks > (gpus := torch.cuda.device_count()):
                 raise UserError(f"{local_ranks} processes but {gpus} GPUs on this machine: lower --nproc_per_node")
@@ -145,13 +147,23 @@ class Processes:
         self.parent = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
 
     def join(self, timeout_minutes: int) -> None:
-        """Wait for the other processes, at most this long, here and at every later exchange."""
+        """Wait for the other processes, at most this long, here and at every later exchange.
+
+        Raises UserError if the environment does not say where they are to meet, or nobody is there.
+        """
         if self.ranks > 1:
-            store, _, _ = next(dist.rendezvous("env://", self.rank, self.ranks))
+            timeout = timedelta(minutes=timeout_minutes)
+            try:
+                store, _, _ = next(dist.rendezvous("env://", self.rank, self.ranks, timeout=timeout))
+            except (ValueError, dist.DistError) as error:
+                raise UserError(
+                    f"the environment says WORLD_SIZE={self.ranks}, but no exchange can be set up ({one_line(error)}): "
+                    "start the processes with torchrun, or unset WORLD_SIZE"
+                ) from None
             if self.alone:  # else torchrun's count may differ by node
                 attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
                 store = dist.PrefixStore(f"attempt {attempt}", store)  # which still has the last one's addresses
-            backend, timeout = "nccl" if self.device_type == "cuda" else "gloo", timedelta(minutes=timeout_minutes)
+            backend = "nccl" if self.device_type == "cuda" else "gloo"
             dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.ranks, timeout=timeout)
 
     def share(self, batch_size: int, micro_batch_size: int | None) -> tuple[int, int]:

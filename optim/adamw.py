@@ -78,6 +78,9 @@ def translated(state_dict: dict[str, Any], optimizer: "ParameterizedOptimizer") 
             raise ValueError(
                 "the weight_decay of Adam is an L2 penalty, not AdamW's decay: set it to 0 in this checkpoint first"
             )
+        if saved["amsgrad"] and group.get("second_moment") != "amsgrad":
+            here = "goes on from with amsgrad=True only" if "second_moment" in group else "does not have"
+            raise ValueError(f"this is a checkpoint of AdamW with amsgrad=True, which {owner} {here}")
         q = group["coefficients"].clone()
         for i, (name, beta) in enumerate(zip(("beta1", "beta2"), saved["betas"], strict=True)):
             low, high = group["bounds"][i].tolist()

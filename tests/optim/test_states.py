@@ -452,6 +452,26 @@ def test_adams_coupled_decay_is_not_taken_for_adamws():
     MADA([leaf(3)]).load_state_dict(adam.state_dict())
 
 
+def test_amsgrads_checkpoint_goes_on_as_amsgrad_or_not_at_all():
+    p = leaf(3, value=1.0)
+    adamw = torch.optim.AdamW([p], betas=(0.9, 0.95), amsgrad=True, weight_decay=0.0)
+    for size in (1.0, 0.1):
+        p.grad = torch.full_like(p, size)
+        adamw.step()
+    with pytest.raises(ValueError, match="amsgrad=True, which MADA goes on from with amsgrad=True only"):
+        MADA([p]).load_state_dict(adamw.state_dict())
+    with pytest.raises(ValueError, match="which HyperAdam does not have"):
+        HyperAdam([p]).load_state_dict(adamw.state_dict())
+    ours = MADA([p], amsgrad=True, learn=())
+    ours.load_state_dict(adamw.state_dict())
+    before = p.detach().clone()
+    adamw.step()
+    after = p.detach().clone()
+    p.data.copy_(before)
+    ours.step()
+    torch.testing.assert_close(p.detach(), after, rtol=1e-6, atol=0)
+
+
 def test_other_groups_are_said():
     adamw = torch.optim.AdamW([{"params": [leaf(3)]}, {"params": [leaf(3)]}])
     with pytest.raises(ValueError, match="different number of parameter groups"):

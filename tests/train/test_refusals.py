@@ -38,6 +38,23 @@ def test_a_batch_that_cannot_be_divided_says_what_can(monkeypatch, ranks, micro,
     assert not os.path.exists("out")
 
 
+@pytest.mark.parametrize(
+    "environment, message",
+    [
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE=2, but no exchange can be set up .*MASTER_ADDR expected.*torchrun"),
+        ({"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "x"}, "no exchange can be set up .*torchrun"),
+        ({"WORLD_SIZE": "2", "RANK": "3"}, "RANK=3 must be below WORLD_SIZE=2"),
+    ],
+)
+def test_half_of_torchruns_environment_is_one_line(monkeypatch, environment, message):
+    """As left over from another job, or set by a cluster that starts one process."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=message):
+        tiny.run()
+    assert not os.path.exists("out")
+
+
 @pytest.mark.parametrize("name", [name for name, it in train.SETTINGS.items() if "Must" in repr(it.type)])
 def test_a_number_that_is_too_small_is_an_error_before_anything_is_written(name):
     with pytest.raises(UserError, match=f"{name}=.* must "):

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .shards import full, is_sharded, world
+from .shards import full, is_sharded, shard_as, world
 
 
 def compute(functions: dict[str, Callable], members: list[tuple], ok: Tensor) -> None:
@@ -28,7 +28,7 @@ def compute(functions: dict[str, Callable], members: list[tuple], ok: Tensor) ->
             rows = [{"g": p.grad, **{key: state[key] for key in buffers}} for p, state, _ in some]
             new = computed_in_shares(function, rows, torch.stack([clip for _, _, clip in some]))
             for x, before in zip(new, old, strict=True):
-                x = like(x, before)
+                x = shard_as(x.to(before.dtype), before)
                 torch.where(ok.to(x.device), x, before, out=before)
 
 
@@ -83,13 +83,3 @@ def computed_in_shares(function: Callable, rows: list[dict[str, Tensor]], clips:
     parts = [torch.empty_like(part) for _ in range(ranks)]
     dist.all_gather(parts, part)
     return torch.stack([parts[i % ranks][i // ranks] for i in range(len(rows))])
-
-
-def like(x: Tensor, old: Tensor) -> Tensor:
-    """x in the dtype of `old`, and sharded as `old` is."""
-    if is_sharded(old):
-        from torch.distributed.tensor import DTensor, Replicate
-
-        whole = DTensor.from_local(x.to(old.dtype), old.device_mesh, [Replicate()] * old.device_mesh.ndim)
-        return whole.redistribute(old.device_mesh, old.placements)
-    return x.to(old.dtype)

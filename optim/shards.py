@@ -57,13 +57,13 @@ def check_shards(owner: str, p: torch.Tensor) -> None:
 
 
 def shard_as(value: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
-    """A saved tensor of p's shape, whole or sharded in any way, sharded as p is. All ranks call this."""
+    """A tensor of p's shape, whole on every rank or sharded in any way, sharded as p is. All ranks call this."""
     if is_sharded(value) and not (is_sharded(p) and same_shards(value, p)):
         value = full(value)
     if is_sharded(p) and not is_sharded(value) and value.shape == p.shape:
         from torch.distributed.tensor import distribute_tensor
 
-        value = distribute_tensor(value.to(p.device), p.device_mesh, p.placements)
+        value = distribute_tensor(value.to(p.device), p.device_mesh, p.placements, src_data_rank=None)
     return value
 
 

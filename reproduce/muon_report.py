@@ -62,13 +62,13 @@ def at_best(name: str, kept: dict, rival: str, row: str = OURS) -> str:
 
 
 def shares(kept: dict, row: str) -> list[float]:
-    """Which share of the distance from AdamW to Muon a row goes, at each rate where Muon is better."""
-    rivals, found = [kept.get(rival, {}) for rival in RIVALS], []
-    for cell, seeds in kept.get(row, {}).items():
-        if all(cell in it for it in rivals):
-            there, adam = (mean(it[cell].values()) for it in rivals)
+    """Which share of the distance from AdamW to Muon a row goes, by their common seeds, where Muon is better."""
+    rows, found = [kept.get(each, {}) for each in (row, *RIVALS)], []
+    for cell in rows[0]:
+        if all(cell in it for it in rows) and (seeds := set.intersection(*({*it[cell]} for it in rows))):
+            here, there, adam = (mean(it[cell][seed] for seed in seeds) for it in rows)
             if there < adam:
-                found.append((adam - mean(seeds.values())) / (adam - there))
+                found.append((adam - here) / (adam - there))
     return found
 
 

@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from reproduce import contest_runs, contest_tables, muon_report, verdict
+from reproduce import contest_runs, contest_tables, muon, muon_report, verdict
 from reproduce.contest import START, TASKS, Cell
 
 DIGITS, CARTPOLE, CNN = TASKS["digits"], TASKS["cartpole"], TASKS["cnn"]
@@ -147,3 +147,23 @@ def test_muons_cells_are_counted_from_two_seeds_on():
         }
     }
     assert muon_report.no_worse(values, "AdamW") == (1, 1) and muon_report.where_worse(values, "AdamW") == "nowhere"
+
+
+def test_the_way_to_muon_is_by_common_seeds():
+    cell, row = Cell(0.1, START), "MADA from Adam's corner"
+    kept = {"Muon": {cell: {1: 1.0, 2: 9.0}}, "AdamW": {cell: {1: 2.0, 2: 9.0}}, row: {cell: {1: 1.75, 3: 0.0}}}
+    assert muon_report.shares(kept, row) == [pytest.approx(0.25)]
+    assert muon_report.shares(kept | {row: {cell: {3: 0.0}}}, row) == []
+
+
+def test_muons_question_has_more_seeds_than_its_other_rows():
+    counts = {row: {seed for each, _, seed in muon.runs("digits", "cpu") if each == row} for row in muon.ROWS}
+    assert {row: len(seeds) for row, seeds in counts.items() if row != muon.CONVOLUTIONS} == {
+        "Muon": 15,
+        "MADA from Muon's corner": 15,
+        "AdamW": 15,
+        "MADA from mu = 0.5": 3,
+        "MADA from Adam's corner": 3,
+        "MADA from Adam's corner, mu ten times as fast": 3,
+    }
+    assert len({seed for _, _, seed in muon.runs("digits", "cpu", 5)}) == 5

@@ -9,7 +9,6 @@ checksums `read` checks.
 import contextlib
 import errno
 import io
-import json
 import math
 import os
 import shutil
@@ -26,14 +25,10 @@ from filelock import FileLock, Timeout
 from torch.utils._pytree import tree_leaves
 
 import metrics
-from devices import resolve_device
-from model import GPT, GPTConfig
-from parallel import shard_like
 from settings import Setting, UserError, checked, first_rank, shortened
 
 LAST, PREVIOUS, BEST, DAMAGED = "ckpt_last.pt", "ckpt_prev.pt", "ckpt_best.pt", "ckpt_damaged.pt"
 TRAINING = ("model", "optimizer", "scaler", "iter", "best_val_loss", "config", "model_config", "data")  # of train.py
-GPT2 = {"tokenizer": "gpt2", "vocab_size": 50257}  # its tokens
 PLAIN = {  # what must be true of an entry, whichever script wrote it
     "iter": lambda x: type(x) is int and x > 0,
     "best_val_loss": lambda x: isinstance(x, float) and not math.isnan(x),
@@ -345,91 +340,3 @@ def fitting(path: str) -> Iterator[None]:
     except Exception as error:  # noqa: BLE001 torch has no error of its own for what does not fit
         what = " ".join((str(error).strip() or type(error).__name__).splitlines()[:2])  # torch's first says little
         raise UserError(f"{path} does not fit the run that it describes: {what}") from None
-
-
-# loading what was read
-
-
-def pretrained_tokens(name: str) -> dict:
-    """What the tokens of a pretrained model are, as in a meta.json; {} for a folder that does not say it."""
-    exported = os.path.join(name, "meta.json")  # scripts/export.py writes it
-    if os.path.exists(exported):
-        with open(exported) as file:
-            return json.load(file)
-    return {} if os.path.isdir(name) else GPT2
-
-
-def check_tokens(name: str, meta: dict, model: dict) -> None:
-    """Raises UserError if a data set has other tokens than a model knows; meta, model: the meta.json of either."""
-    if any(meta.get(key) != model.get(key) for key in ("tokenizer", "chars")):
-        kinds = meta.get("tokenizer"), model.get("tokenizer")
-        raise UserError(f"{name} has other tokens ({kinds[0]}) than the model knows ({kinds[1]})")
-
-
-def load(name: str, device: str = "cpu") -> tuple[GPT, dict]:
-    """A checkpoint of train.py, a run's out_dir (its best, or its only one), "gpt2", ... -> model, meta of its tokens.
-
-    The model is on the device ("auto": see devices.py), in evaluation mode. Raises UserError if there is no such model,
-    checkpoint or device.
-    """
-    device = resolve_device(device)
-    name = next((path for it in (BEST, LAST) if os.path.exists(path := os.path.join(name, it))), name)
-    try:
-        if name.endswith(".pt"):
-            saved = read(name, ("model_config", "data", "model"))
-            model, meta = GPT(GPTConfig(**saved["model_config"])), saved["data"]
-            model.load_state_dict(saved["model"])
-        else:
-            model, meta = GPT.from_pretrained(name), GPT2 | pretrained_tokens(name)
-        if type(meta.get("vocab_size")) is not int or not 1 <= meta["vocab_size"] <= model.config.vocab_size:
-            raise ValueError(f"vocab_size={meta.get('vocab_size')!r} of its data is invalid")
-        return model.to(device).eval(), meta
-    except Exception as error:  # noqa: BLE001 a file's sizes, or the library that downloads, may fail in any way
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].removeprefix(f"{name} ")
-        raise UserError(f"{name}: no model can be read from it: {reason}") from None
-
-
-def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict) -> None:
-    """Load into an optimizer the state that `parallel.on_cpu` made of one like it, sharded as its parameters are.
-
-    Raises ValueError if it is another optimizer's, or has no state for some parameter.
-    """
-    fresh, params = optimizer.state_dict(), [p for group in optimizer.param_groups for p in group["params"]]
-    if len(saved["param_groups"]) != len(fresh["param_groups"]):
-        raise ValueError(f"it has {len(saved['param_groups'])} groups of parameters, not {len(fresh['param_groups'])}")
-    for new, old in zip(fresh["param_groups"], saved["param_groups"], strict=True):
-        for name in new.keys() & old.keys():
-            if not alike(new[name], old[name]):
-                raise ValueError(f"its optimizer has {name}={old[name]!r}, which this version cannot load")
-    entries = [saved["state"].get(i, {}) for i in range(len(params))]
-    # SGD without momentum keeps no state
-    if not all(entries) and any(group.get("momentum") != 0 for group in optimizer.param_groups):
-        raise ValueError("its optimizer has no state for some parameters")
-    muon = [bool(group.get("muon")) for group in optimizer.param_groups for _ in group["params"]]
-    if len({(kind, *sorted(entry)) for kind, entry in zip(muon, entries, strict=True)}) > len({*muon}):
-        raise ValueError("its optimizer does not have the same state for every parameter")
-    for name in {name for entry in entries for name in entry}:  # all have their parameter's shape, or all the same one
-        tensors = [(entry[name], p) for entry, p in zip(entries, params, strict=True) if name in entry]
-        if not all(isinstance(x, torch.Tensor) and x.is_floating_point() for x, _ in tensors):
-            raise ValueError(f"the {name} of its optimizer is not a tensor for every parameter")
-        if len({x.shape for x, _ in tensors}) > 1 and any(x.shape != p.shape for x, p in tensors):
-            raise ValueError(f"the {name} of its optimizer does not match the parameters' shapes")
-    optimizer.load_state_dict(shard_like(saved, params))
-    lost = [
-        name
-        for new, group in zip(fresh["param_groups"], optimizer.param_groups, strict=True)
-        for name in new
-        if name not in group
-    ]
-    if lost:
-        raise ValueError(f"its optimizer has no {' and no '.join(lost)}")
-
-
-def alike(new, old):
-    """Whether the value `old` may replace `new` in a param group."""
-    if isinstance(new, torch.Tensor):
-        return isinstance(old, torch.Tensor) and old.shape == new.shape and old.is_floating_point()
-    number = (int, float, type(None))
-    if isinstance(new, number) and not isinstance(new, bool):
-        return isinstance(old, number) and (old is None or math.isfinite(old))
-    return type(new) is type(old) or new is None

@@ -1,5 +1,6 @@
 """A model on the processes of a run, as copies (DDP) or shards (FSDP2), compiled; and a state that fits any number."""
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -90,3 +91,49 @@ def shard_like(state: dict, params: list) -> dict:
 
     entries = state["state"].items()
     return state | {"state": {i: {name: shard_as(x, params[i]) for name, x in entry.items()} for i, entry in entries}}
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict) -> None:
+    """Load into an optimizer the state that `on_cpu` made of one like it, sharded as its parameters are.
+
+    Raises ValueError if it is another optimizer's, or has no state for some parameter.
+    """
+    fresh, params = optimizer.state_dict(), [p for group in optimizer.param_groups for p in group["params"]]
+    if len(saved["param_groups"]) != len(fresh["param_groups"]):
+        raise ValueError(f"it has {len(saved['param_groups'])} groups of parameters, not {len(fresh['param_groups'])}")
+    for new, old in zip(fresh["param_groups"], saved["param_groups"], strict=True):
+        for name in new.keys() & old.keys():
+            if not alike(new[name], old[name]):
+                raise ValueError(f"its optimizer has {name}={old[name]!r}, which this version cannot load")
+    entries = [saved["state"].get(i, {}) for i in range(len(params))]
+    # SGD without momentum keeps no state
+    if not all(entries) and any(group.get("momentum") != 0 for group in optimizer.param_groups):
+        raise ValueError("its optimizer has no state for some parameters")
+    muon = [bool(group.get("muon")) for group in optimizer.param_groups for _ in group["params"]]
+    if len({(kind, *sorted(entry)) for kind, entry in zip(muon, entries, strict=True)}) > len({*muon}):
+        raise ValueError("its optimizer does not have the same state for every parameter")
+    for name in {name for entry in entries for name in entry}:  # all have their parameter's shape, or all the same one
+        tensors = [(entry[name], p) for entry, p in zip(entries, params, strict=True) if name in entry]
+        if not all(isinstance(x, torch.Tensor) and x.is_floating_point() for x, _ in tensors):
+            raise ValueError(f"the {name} of its optimizer is not a tensor for every parameter")
+        if len({x.shape for x, _ in tensors}) > 1 and any(x.shape != p.shape for x, p in tensors):
+            raise ValueError(f"the {name} of its optimizer does not match the parameters' shapes")
+    optimizer.load_state_dict(shard_like(saved, params))
+    lost = [
+        name
+        for new, group in zip(fresh["param_groups"], optimizer.param_groups, strict=True)
+        for name in new
+        if name not in group
+    ]
+    if lost:
+        raise ValueError(f"its optimizer has no {' and no '.join(lost)}")
+
+
+def alike(new, old):
+    """Whether the value `old` may replace `new` in a param group."""
+    if isinstance(new, torch.Tensor):
+        return isinstance(old, torch.Tensor) and old.shape == new.shape and old.is_floating_point()
+    number = (int, float, type(None))
+    if isinstance(new, number) and not isinstance(new, bool):
+        return isinstance(old, number) and (old is None or math.isfinite(old))
+    return type(new) is type(old) or new is None

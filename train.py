@@ -31,7 +31,8 @@ import optim
 import settings
 from data.tokens import splits
 from model import GPT, GPTConfig, peak_flops
-from parallel import Parallel, attention, on_cpu
+from parallel import Parallel, attention, load_optimizer, on_cpu
+from pretrained import check_tokens, pretrained_tokens
 from settings import Count, Diverged, Finished, Fraction, Fractions, Names, Natural, Nonnegative, Rates, UserError
 
 # -- folder [once, free]
@@ -246,8 +247,8 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
             model = make_model(cfg, checkpoint, meta["vocab_size"], given).to(device)
         model.checkpoint_activations = cfg.checkpoint_activations
         if cfg.init_from not in ("scratch", "resume"):
-            if tokens := checkpoints.pretrained_tokens(cfg.init_from):
-                checkpoints.check_tokens(f"dataset={cfg.dataset!r}", meta, tokens)
+            if tokens := pretrained_tokens(cfg.init_from):
+                check_tokens(f"dataset={cfg.dataset!r}", meta, tokens)
             # the sizes come with the weights
             resolved |= dataclasses.asdict(model.config) | {"block_size": cfg.block_size}
         compiled, problem = devices.resolve_compile(cfg.compile, device)
@@ -261,7 +262,7 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
         best, saved = math.inf, it
         if checkpoint:
             with checkpoints.fitting(checkpoint["path"]):
-                checkpoints.load_optimizer(optimizer, checkpoint["optimizer"])
+                load_optimizer(optimizer, checkpoint["optimizer"])
                 scaler.load_state_dict(checkpoint["scaler"])
             best = checkpoint["best_val_loss"]
 

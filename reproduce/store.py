@@ -17,6 +17,7 @@ import numpy as np
 import checkpoints
 import data.tokens
 import metrics
+import pretrained
 from reproduce import ngrams, pool
 from reproduce.experiments import BASELINE, CONTESTS, NAMES
 from reproduce.outcomes import Ended, read, readable
@@ -154,7 +155,7 @@ def perplexities(checkpoint: str, names: dict, known: dict) -> dict:
     names: {column: (data set, split)}.
     """
     found, names = {}, {column: name for column, name in names.items() if column not in known}
-    model, meta = checkpoints.load(checkpoint, "auto") if names else (None, None)
+    model, meta = pretrained.load(checkpoint, "auto") if names else (None, None)
     for column, (name, split) in names.items():
         try:
             split = data.tokens.Tokens(name, split, model.config.block_size)

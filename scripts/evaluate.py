@@ -31,11 +31,11 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import data.tokens
-from checkpoints import check_tokens, load
 from data.tokenizers import kind
 from data.tokens import Tokens
 from devices import here, resolve_dtype
 from model import GPT
+from pretrained import check_tokens, load
 from settings import UserError, one_line_errors
 
 VARIANTS = {"wikitext_lines": "lines", "lambada_original": "original"}  # data set: --variant of its prepare.py

@@ -16,10 +16,10 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from checkpoints import load
 from data.prepared import writing
 from data.tokenizers import tokenizer
 from model import GPT
+from pretrained import load
 from settings import UserError, one_line_errors
 
 

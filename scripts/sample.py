@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from checkpoints import load
 from data.documents import SEPARATOR
 from data.tokenizers import tokenizer
+from pretrained import load
 from settings import UserError, one_line_errors
 
 

@@ -10,8 +10,8 @@ import torch
 from prepare_script import environment
 from test_model import gpt, tokens
 
-import checkpoints
 import model
+import pretrained
 from data.tokenizers import tokenizer
 
 transformers = pytest.importorskip("transformers")
@@ -56,7 +56,7 @@ def test_the_exported_folder_has_the_same_logits(script, tmp_path, bias):
 
     theirs, loading = transformers.GPT2LMHeadModel.from_pretrained(folder, output_loading_info=True)
     assert not any(loading.values())  # no key is missing, left over or of another shape
-    again, meta = checkpoints.load(str(folder))
+    again, meta = pretrained.load(str(folder))
     assert meta == {"tokenizer": "char", "vocab_size": 3, "chars": "\nab"}
     x = tokens(3, 16, 97)
     with torch.no_grad():

@@ -9,8 +9,8 @@ import math
 import pytest
 import torch
 
-from checkpoints import load
 from model import GPT, GPTConfig, peak_flops
+from pretrained import load
 from settings import UserError
 
 TINY = GPTConfig(block_size=16, vocab_size=30, n_layer=2, n_head=2, n_embd=16)

@@ -104,7 +104,7 @@ def test_a_folder_of_all_kinds_of_files(run, tmp_path):
     pyarrow.parquet.write_table(pyarrow.table({"text": ["parquet\n"]}), folder / "a.parquet")
     write_jsonl(folder / "b" / "c.jsonl", ["one\n", "two", "half \ud83d a character"])
     (folder / "d.md").write_text("markdown\n")
-    (folder / "e.txt").write_bytes(b"lines\r\nof windows\r\n<|endoftext|>\r\nmore")
+    (folder / "e.TXT").write_bytes(b"lines\r\nof windows\r\n<|endoftext|>\r\nmore")
     (folder / "f.png").write_bytes(b"\xff")
     meta, ids = run("--source", folder)
     text = tokenizer(meta).decode(np.concatenate([ids["train"], ids["val"]]).tolist())

@@ -188,11 +188,21 @@ def test_dropout_is_for_training_only():
 # loading
 
 
-def test_a_checkpoint_loads(tmp_path):
-    model, path = gpt(), str(tmp_path / "ckpt.pt")
+@pytest.mark.parametrize(
+    "files, named",
+    [
+        (["ckpt.pt"], "ckpt.pt"),
+        (["ckpt_last.pt"], ""),
+        (["ckpt_prev.pt", "ckpt_last.pt", "ckpt_best.pt"], ""),
+    ],
+)
+def test_a_checkpoint_loads_by_its_name_or_by_its_folder(tmp_path, files, named):
     of_data = {"tokenizer": "char", "vocab_size": TINY.vocab_size}
-    torch.save({"model": model.state_dict(), "model_config": dataclasses.asdict(TINY), "data": of_data}, path)
-    loaded, meta = load(path)
+    for seed, name in enumerate(files):
+        model = gpt(seed)  # that of the last file is to be loaded
+        state = {"model": model.state_dict(), "model_config": dataclasses.asdict(TINY), "data": of_data}
+        torch.save(state, tmp_path / name)
+    loaded, meta = load(str(tmp_path / named))
     assert loaded.config == TINY and meta == of_data
     assert torch.equal(loaded.eval()(tokens(2, 16)), model(tokens(2, 16)))
 

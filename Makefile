@@ -1,4 +1,4 @@
-# make quickstart: a GPT learns Shakespeare under MADA, on whatever device there is.   make check: ruff.
+# make quickstart: a small GPT learns Shakespeare under MADA, on whatever device there is.   make check: ruff.
 # make compare: the same from Muon's corner, under MADA's defaults and under AdamW, these two at AdamW's best rate; one picture.
 # make test: the whole test suite.   make test-fast: the optimizers and the trainer, less what takes seconds.
 # make kernels: install Triton and compile every GPU kernel, without a GPU; fails where one takes too many registers.
@@ -7,24 +7,24 @@
 PYTHON ?= python3
 WORKERS = $(shell n=$$(getconf _NPROCESSORS_ONLN) && echo $$((n < 7 ? n + 1 : 8)))  # tests also wait, for processes and for timers
 PYTEST = OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n $(WORKERS) --dist worksteal --durations=20
-QUICK = $(shell .venv/bin/python -c "import torch; print('shakespeare_char' + '_cpu' * (not torch.cuda.is_available()))")
-BEST = $(if $(findstring cpu,$(QUICK)),--learning_rate=4e-3 --min_lr=4e-4)
-OUT = $(if $(findstring cpu,$(QUICK)),out/shakespeare-char-cpu,out/shakespeare-char)
+RUN = .venv/bin/python train.py config/train_shakespeare_char_cpu.py --init_from=auto
+BEST = --learning_rate=4e-3 --min_lr=4e-4
+OUT = out/shakespeare-char-cpu
 
 .PHONY: quickstart compare check test test-fast kernels gpu-report soak
 MINUTES ?= 60
 
 quickstart: .venv/installed
 	.venv/bin/python data/shakespeare_char/prepare.py
-	.venv/bin/python train.py config/train_$(QUICK).py --init_from=auto
+	$(RUN)
 	.venv/bin/python scripts/plot.py $(OUT)
 	.venv/bin/python scripts/sample.py $(OUT)/ckpt_best.pt
 
 compare: .venv/installed
 	.venv/bin/python data/shakespeare_char/prepare.py
-	.venv/bin/python train.py config/train_$(QUICK).py --init_from=auto
-	.venv/bin/python train.py config/train_$(QUICK).py --mu=None --learn=None $(BEST) --out_dir=$(OUT)-defaults --init_from=auto
-	.venv/bin/python train.py config/train_$(QUICK).py --optimizer=adam $(BEST) --out_dir=$(OUT)-adam --init_from=auto
+	$(RUN)
+	$(RUN) --mu=None --learn=None $(BEST) --out_dir=$(OUT)-defaults
+	$(RUN) --optimizer=adam $(BEST) --out_dir=$(OUT)-adam
 	.venv/bin/python scripts/plot.py $(OUT) $(OUT)-defaults $(OUT)-adam
 
 check: .venv/installed

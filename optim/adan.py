@@ -20,9 +20,10 @@ def adan(g, *, m, d, n, g_prev, beta1, beta2, beta3, bias1, bias2, bias3, t, eps
 
 
 class Adan(ParameterizedOptimizer):
-    """Adan with decoupled weight decay (the published code's no_prox=True). Its paper takes 5 to 10 times Adam's lr.
+    """Adan with the published code's no_prox=True. Its paper takes 5 to 10 times Adam's lr.
 
     betas: of the gradient, of the difference, of the second moment; MADA calls them beta1, beta3, beta2.
+    eps: added to the root of the second moment. weight_decay: decoupled. max_grad_norm: clip to it inside step().
     """
 
     domain = MappingProxyType({"beta1": (0.0, 1.0), "beta2": (0.0, 1.0), "beta3": (0.0, 1.0)})

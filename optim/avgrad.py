@@ -17,7 +17,10 @@ def avgrad(g, *, m, v, v_avg, beta1, beta2, bias1, bias2, t, eps):
 
 
 class AVGrad(ParameterizedOptimizer):
-    """AVGrad with decoupled weight decay. Learning rates and betas as Adam's. Raises ValueError as AdamW does."""
+    """AVGrad. Learning rates and betas as Adam's. Raises ValueError naming an argument out of its domain.
+
+    eps: added to the root of the second moment. weight_decay: decoupled. max_grad_norm: clip to it inside step().
+    """
 
     domain = MappingProxyType({"beta1": (0.0, 1.0), "beta2": (0.0, 1.0)})
     rule = staticmethod(avgrad)

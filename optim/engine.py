@@ -109,8 +109,8 @@ class ParameterizedOptimizer(Stateful):
         grow_lr: learn a factor on the learning rate, decay included, that only grows: a rate that is too small grows,
             any other stays. It is the coefficient "lr", with 0.3 for its hyper_lr and domain (1, 1e6) by default;
             hyper_momentum and hyper_optimizer do not apply to it, and lr_range is refused.
-        hyper_lr, hyper_momentum: a number, or {name: number}; missing names have the default, and no momentum. The
-            default of hyper_lr is 1e-2 under hyper_scale="relative", and the paper's values under "raw".
+        hyper_lr, hyper_momentum: a number, or {name: number}. Missing names have the default: for hyper_lr 1e-2 under
+            hyper_scale="relative", the class's raw_hyper_lr under "raw"; for hyper_momentum 0.
         hyper_start: for this many steps the hyper-gradient is taken to be 0.
         hyper_clip: bound on the absolute value of each (scaled) hyper-gradient; None for no bound.
         hyper_optimizer: "sgd", the paper's; "sign"; or "adam", whose first decay is hyper_momentum.

@@ -15,7 +15,10 @@ def lion(g, *, m, beta1, beta2, bias1, bias2, t):
 
 
 class Lion(ParameterizedOptimizer):
-    """Lion with decoupled weight decay. Its paper: lr 3 to 10 times smaller than Adam's, decay as much larger."""
+    """Lion. Its paper: lr 3 to 10 times smaller than Adam's, decay as much larger.
+
+    betas: of the update, of the momentum. weight_decay: decoupled. max_grad_norm: clip to it inside step().
+    """
 
     domain = MappingProxyType({"beta1": (0.0, 1.0), "beta2": (0.0, 1.0)})
     rule = staticmethod(lion)

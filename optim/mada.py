@@ -122,7 +122,7 @@ class MADA(ParameterizedOptimizer):
     CyclicLR and OneCycleLR need cycle_momentum=False, since the betas are learned. `mada.coefficients` finds them under
     wrappers.
 
-    params: tensors or param groups; `lr` and `weight_decay` may differ by group.
+    params: tensors or param groups; `lr`, `weight_decay`, `eps` and more may differ by group.
     betas, beta3, rho, c, gamma: initial coefficients. A learned one must start in its `domain`.
     mu: the share of Muon's direction for the matrices of groups that are marked muon=True, which param_groups
         makes; learned if `learn` names it. Elsewhere it does not count.
@@ -130,16 +130,17 @@ class MADA(ParameterizedOptimizer):
     learn: the coefficients that move; with learn=() this is a fixed optimizer, and so it is after freeze() (MADA-FS).
     hyper_lr, hyper_momentum: of the coefficients; a number or a dict by name, whose missing names keep the default:
         1e-2 under hyper_scale="relative"; under "raw" the paper's OpenWebText setting (5e-4 for beta1 and beta2, 1e-1
-        for the others). No momentum.
+        for the others); 0 for hyper_momentum.
     hyper_scale: "relative" (the default) or "raw", the paper's form. domain: {name: (low, high)} overrides a bound.
     debias: "weights" (the default) or "powers". rule="authors" has its own forms and takes hyper_scale "raw" only.
     amsgrad: as in AdamW: start at AMSGrad's corner, rho = 0 with second_moment="amsgrad".
     rule: "paper" or "authors" (what the published code computes). second_moment: "avgrad" or "amsgrad".
     options: hyper_start=0, hyper_clip=10.0, max_grad_norm=None, hyper_optimizer="sgd", per_group=False,
-        lr_range=(0.1, 10.0), grow_lr=False, state_dtype=None: see ParameterizedOptimizer.
+        lr_range=(0.1, 10.0), grow_lr=False, state_dtype=None, maximize=False, and arguments of AdamW that change
+        nothing: see ParameterizedOptimizer.
 
-    State per parameter, at most: m, v, s, n, l, g_prev and the last gradient g, and for Muon u and o; a part whose
-    coefficient is fixed where it does not count costs neither memory nor time.
+    State per parameter, at most: m, v, s, n, l, g_prev and the last gradient g; v_mixed with second_moment="amsgrad";
+    for Muon u and o. A part whose coefficient is fixed where it does not count costs neither memory nor time.
     Raises ValueError naming an argument out of its domain.
     """
 

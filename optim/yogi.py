@@ -17,7 +17,10 @@ def yogi(g, *, m, v, beta1, beta2, bias1, bias2, t, eps):
 
 
 class Yogi(ParameterizedOptimizer):
-    """Yogi with decoupled weight decay. Its paper takes eps = 1e-3 and learning rates up to 10 times Adam's."""
+    """Yogi. Its paper takes eps = 1e-3 and learning rates up to 10 times Adam's.
+
+    eps: added to the root of the second moment. weight_decay: decoupled. max_grad_norm: clip to it inside step().
+    """
 
     domain = MappingProxyType({"beta1": (0.0, 1.0), "beta2": (0.0, 1.0)})
     rule = staticmethod(yogi)

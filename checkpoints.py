@@ -263,7 +263,8 @@ def start(
     if mode == "auto":
         if cfg["overwrite"]:
             raise UserError("init_from='auto' resumes the run that overwrite=True would delete: leave one of them out")
-        mode = "resume" if found else "scratch"
+        instead = getattr(given, "files", {}).get("init_from", "scratch")  # what a config file says
+        mode = "resume" if found else instead if instead not in ("auto", "resume") else "scratch"
     if mode != "resume":
         if found and not cfg["overwrite"]:
             raise UserError(

@@ -23,15 +23,12 @@ NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 def git_revision() -> str | None:
     """Commit of this checkout, with "+" after it if files differ from it; None outside a git checkout."""
-    git = ["git", "-C", os.path.dirname(os.path.abspath(__file__))]
+    command = ["git", "-C", os.path.dirname(os.path.abspath(__file__)), "describe", "--always", "--exclude=*"]
     try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run(
-            [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True
-        ).stdout
+        done = subprocess.run([*command, "--abbrev=40", "--dirty=+"], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
-    return commit + "+" * bool(changed.strip())
+    return done.stdout.strip()
 
 
 def to_line(record: dict) -> bytes:
@@ -88,7 +85,10 @@ def read(out_dir: str) -> tuple[dict, list[dict]]:
 
 
 def read_what_there_is(out_dir, last):
-    """(header, records up to step `last`, number of damaged lines) of a file that may be damaged or missing."""
+    """(header, records up to step `last`, number of damaged lines) of a file that may be damaged or missing.
+
+    Raises UserError if the system cannot read it.
+    """
     header, records, damaged = {}, [], 0
     try:
         for number, line in enumerate(lines(out_dir)):
@@ -102,8 +102,8 @@ def read_what_there_is(out_dir, last):
                 damaged += 1
     except FileNotFoundError:  # only the checkpoint was copied here
         pass
-    except OSError:
-        damaged += 1
+    except OSError as error:  # the record may be whole, and is not to be replaced
+        raise UserError(f"{os.path.join(out_dir, FILE)} cannot be read: {error.strerror or error}") from None
     return header, records, damaged
 
 

@@ -30,7 +30,7 @@ import time
 import types
 import typing
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Annotated
 
 STOPPED = 75  # exit status of a run that was stopped and is to be resumed: EX_TEMPFAIL of sysexits.h
@@ -102,9 +102,10 @@ def declared(script: str) -> dict[str, Setting]:
 
 
 class Given(dict):
-    """The settings that were set, {name: value}; in_files: the names of those that only config files set."""
+    """The settings that were set, {name: value}; files: by config files; line: names of those on the command line."""
 
-    in_files: frozenset[str] = frozenset()
+    files: Mapping[str, object] = types.MappingProxyType({})
+    line: Collection[str] = frozenset()
 
 
 def section(settings: dict[str, Setting], title: str, cfg: dict) -> dict:
@@ -119,22 +120,20 @@ def parse(settings: dict[str, Setting], arguments: Sequence[str]) -> tuple[dict,
     """
     if "--help" in arguments or "-h" in arguments:
         show_help(settings)
-    given, in_files, arguments = Given(), set(), [*arguments]
+    given, arguments = Given(), [*arguments]
     for argument, after in itertools.zip_longest(arguments, arguments[1:], fillvalue=""):
         if argument.startswith("-") and not (argument.startswith("--") and "=" in argument):
             value = "" if "=" in argument else "=VALUE" if not after or after.startswith("-") else f"={after}"
             raise UserError(f"{argument}: write --{argument.strip('-') or 'NAME'}{value} (--help lists the names)")
     for argument in arguments:  # files first, whatever the order: the command line wins
         if not argument.startswith("-"):
-            found = read_file(settings, argument, given)
-            given.update(found)
-            in_files |= found.keys()
+            given.update(read_file(settings, argument, given))
+    given.files, given.line = dict(given), set()
     for argument in arguments:
         if argument.startswith("-"):
             name, _, text = argument.removeprefix("--").partition("=")
             given[name] = checked(settings, name, meant(settings, name, text), "the command line")
-            in_files.discard(name)
-    given.in_files = frozenset(in_files)
+            given.line.add(name)
     return {name: setting.default for name, setting in settings.items()} | given, given
 
 

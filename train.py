@@ -189,7 +189,7 @@ def drop_foreign_settings(cfg: dict, given: Collection[str]) -> tuple[dict, list
     others = [
         name
         for name, value in section("hyperparameters", cfg).items()
-        if value is not None and name in getattr(given, "in_files", ())
+        if value is not None and name in getattr(given, "files", ()) and name not in given.line
         if name not in known or name == "learn" and not {*value} <= {*known}
     ]
     return cfg | dict.fromkeys(others), others
@@ -254,6 +254,8 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
         compiled, problem = devices.resolve_compile(cfg.compile, device)
         at_end.callback(processes.leave)
         processes.join(cfg.timeout_minutes)
+        if processes.most(it, -it) != [it, -it]:
+            raise UserError("the processes do not start at the same step: out_dir must be one that all machines see")
         parallel = Parallel(model, processes, cfg.shard, compiled, dtype)
 
         # optimizer
@@ -442,8 +444,9 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
                 saved = save(is_best)
             elif evaluating:
                 log.say(f"step {it}: the validation loss is {val_loss}: no checkpoint is written")
-            elif stopping and not bad_evaluations and math.isfinite(record["train_loss"] if logging else train_loss):
-                saved = save(False)
+            elif stopping and not bad_evaluations:
+                ended_at = record["train_loss"] if logging else processes.mean(train_loss)  # no rank saves alone
+                saved = save(False) if math.isfinite(ended_at) else saved
             if stopping and not done:
                 log.say(f"stopped after step {it}; resume with --init_from=auto --out_dir={cfg.out_dir}")
                 return None

@@ -101,7 +101,7 @@ def task(name: str, scale: str) -> Task:
     """A task at a scale: at gpu scale the costly ones are run in full too."""
     it = TASKS[name]
     if scale == "gpu" and it.costly:
-        return it._replace(betas=BETAS, rows=(*ROWS, *ONCE), seeds=5, arguments=(*it.arguments, "--device=auto"))
+        return it._replace(betas=BETAS, rows=(*ROWS, *ONCE), seeds=5)
     return it
 
 
@@ -153,10 +153,10 @@ def small_part(rows: dict[str, list[Cell]]) -> dict[str, list[Cell]]:
 
 def made(task: Task, scale: str, seeds: int | None, rows: dict[str, list[Cell]], settings) -> dict:
     """{(row, cell, seed): run}, seed by seed; the first two rows, which could refute the claim, come first."""
-    smoke = ("--steps=20",) if scale == "smoke" else ()
+    more = {"smoke": ("--steps=20",), "gpu": ("--device=auto",) * task.costly}.get(scale, ())
     rows = small_part(rows) if scale == "smoke" else rows
     labels, found = list(rows), {}
-    base = run(*task.arguments, *smoke)
+    base = run(*task.arguments, *more)
     each = first_seeds(seeds or (2 if scale == "smoke" else task.seeds))
     for group, seed in itertools.product((labels[:2], labels[2:]), each):
         for row in group:

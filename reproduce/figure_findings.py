@@ -55,8 +55,11 @@ def proposition(it: dict, **_) -> Finding:
     )
 
 
-def curves(it: dict, name: str, **_) -> Finding:
+def curves(it: dict, name: str, **_) -> Finding | None:
+    """None where MADA or Adam has not been run."""
     rows, authors = it["results"], it["authors"]
+    if not {"MADA", "Adam"} <= rows.keys():
+        return None
     at = {label: row["at the scale's rate"]["mean"] for label, row in rows.items()}
     best = {label: row.get("at its best rate", row["at the scale's rate"]) for label, row in rows.items()}
     tuned = {label: it["mean"] for label, it in best.items()}
@@ -104,8 +107,11 @@ def below(spreads: dict, rivals: list[str]) -> bool:
     return all(it is not None and it.clear and it.mean < 0 for it in gaps)
 
 
-def coefficients(it: dict, name: str, others: dict, **_) -> Finding:
+def coefficients(it: dict, name: str, others: dict, **_) -> Finding | None:
+    """None where the figure's row has not been run."""
     label = NAMES[name].rest[0]
+    if label not in it["results"]:
+        return None
     seeds, theirs = list(it["results"][label].values()), it["authors"]
 
     def ranged(key, what="end"):
@@ -120,8 +126,10 @@ def coefficients(it: dict, name: str, others: dict, **_) -> Finding:
         paper = f"beta1 ends at {theirs['beta1']['end']:.2f}, beta3 at {theirs['beta3']['end']:.2f}"
         ours = f"beta1 ends at {ranged('beta1')}, beta3 at {ranged('beta3')}"
     elif name == "fig6":
-        usual = list(others["fig5"]["results"]["MADA (rho_0 = 0)"].values()) if "fig5" in others else []
-        farther = [a > b for a, b in zip(travelled(seeds), travelled(usual), strict=False)]
+        there = others["fig5"]["results"].get("MADA (rho_0 = 0)", {}) if "fig5" in others else {}
+        usual, pairs = list(there.values()), [seed for seed in it["results"][label] if seed in there]
+        both = (travelled([results[seed] for seed in pairs]) for results in (it["results"][label], there))
+        farther = [a > b for a, b in zip(*both, strict=True)]
         claim = "the six coefficients end farther from their start than in Figure 5, in every seed"
         checks = {claim: bool(farther) and all(farther)}
         theirs5 = others["fig5"]["authors"] if "fig5" in others else theirs

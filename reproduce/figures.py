@@ -260,7 +260,7 @@ def cells(name: str, scale: str, folder: Path, rest: dict, draw: bool, workers: 
     whole, note = proportions.sentence(name, scale)
     for tables, picture, what in (
         (ours, "figure.png", f"Ours, mean over {len(ours)} seed{'s' * (len(ours) > 1)}. {note}"),
-        (theirs and [theirs], "authors.png", "The authors' cells, one seed."),
+        ([theirs], "authors.png", "The authors' cells, one seed."),
     ):
         what += " A cross: a run diverged. The worst tenth and the best hundredth of the cells have one color each."
         drawing.grid(grid.panels_of(tables), folder / picture, what)

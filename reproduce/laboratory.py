@@ -72,9 +72,11 @@ def estimate(
         return Estimate(*rivals.estimate(name, scale, seeds, task))
     kind, contests, rest, _ = NAMES[name]
     if kind in ("bound", "proposition", "profile"):
-        count = 1 if kind != "profile" else len(rest) * len(PROFILE[scale][1])
-        path = store.RESULTS / name / scale / ("measured.json" if kind == "profile" else "theory.json")
-        return Estimate(count, 0 if path.exists() else count, None if kind == "profile" else 10.0)
+        if kind != "profile":
+            return Estimate(1, int(not (store.RESULTS / name / scale / "theory.json").exists()), 10.0)
+        count, path = len(rest) * len(PROFILE[scale][1]), store.RESULTS / name / scale / "measured.json"
+        done = len(json.loads(path.read_text())) if path.exists() else 0
+        return Estimate(count, max(count - done, 0), None)
     missing, all_runs, seconds, known = [], 0, [], {}
     if kind == "grid":
         file, default_seeds = rest[scale]
@@ -169,7 +171,7 @@ def reproduce(
         old = json.loads(path.read_text()) if path.exists() else {}
     if draw:  # what is only drawn again keeps its date
         made |= {key: old[key] for key in ("date", *["command"] * (not contests)) if key in old}
-    if made | {"date": ""} == old | {"date": ""}:  # nothing new
+    if json.dumps(made | {"date": ""}) == json.dumps(old | {"date": ""}):  # nothing new; JSON's keys are strings
         made["date"] = old["date"]
     path.write_text(json.dumps(made, indent=1) + "\n")
     where = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder

@@ -153,7 +153,7 @@ def not_in_the_paper(results: Path) -> list[str]:
             "",
             "![bench](bench/bench.png)",
             "",
-            *folded("how", [f"`{bench['command']}`, torch {bench['torch']}, commit {bench['git'][:7]}."]),
+            *folded("how", [f"`{bench['command']}`, torch {bench['torch']}, commit {str(bench['git'])[:7]}."]),
         ]
     runs = {}
     for path in sorted((results / "bfloat16_state").glob("*.jsonl")):

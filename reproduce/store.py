@@ -158,9 +158,8 @@ def perplexities(checkpoint: str, names: dict, known: dict) -> dict:
     model, meta = pretrained.load(checkpoint, "auto") if names else (None, None)
     for column, (name, split) in names.items():
         try:
-            split = data.tokens.Tokens(name, split, model.config.block_size)
-            if split.meta["tokenizer"] != meta["tokenizer"]:
-                raise UserError(f"the tokens of {name} are not the model's ({meta['tokenizer']})")
+            split = data.tokens.split(name, split, model.config.block_size)
+            pretrained.check_tokens(name, split.meta, meta)
         except UserError as error:
             if error.args not in said:
                 said.add(error.args)

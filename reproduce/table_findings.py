@@ -27,10 +27,13 @@ def in_common(row: dict, base: dict, key: str) -> list[dict]:
     return [spread({seed: each[seed] for seed in both}) for each in values]
 
 
-def losses(it: dict, name: str, contest: str, **_) -> Finding:
+def losses(it: dict, name: str, contest: str, **_) -> Finding | None:
+    """None where the row that the claim is about has not been run together with Adam."""
     rows, key = it["rows"], it["columns"][0]
     digits, label = 2 if key == "accuracy" else 4, claimed(it["rows"])
     row, base, numbers = rows[label], rows["Adam"], PUBLISHED[name].get(contest) or PUBLISHED[name]["rows"]
+    if not row["gaps"][key]:
+        return None
     gap, groups, (ours, adams) = row["gaps"][key], judged(rows, key), in_common(row, base, key)
     better = gap["clear"] and "better" in gap["words"]
     sentences = [

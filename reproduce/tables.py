@@ -59,7 +59,7 @@ def summarized(runs: dict, labels: tuple, columns: dict, contest: str, published
 
     def compared(label, factors, column):
         ours, base = (at.get(name, {}).get(factors[name], {}).get(column) for name in (label, BASELINE))
-        found = gap(ours, base) if label != BASELINE and BASELINE in at else None
+        found = gap(ours, base)
         digits = 2 if key == "accuracy" else 4
         return found and found._asdict() | {"clear": found.clear, "words": found.words(better, digits)}
 
@@ -214,7 +214,7 @@ def measure(arguments: list[str], ranks: int) -> dict:
     """What scripts/measure.py prints. Raises UserError."""
     script = str(ROOT / "scripts" / "measure.py")
     command = [sys.executable, script, f"--ranks={ranks}", *arguments]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
     if done.returncode:
         said = done.stderr.strip() or f"status {done.returncode}"
         raise UserError(said.splitlines()[-1].removeprefix("measure.py: "))

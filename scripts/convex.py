@@ -139,8 +139,10 @@ def forms(own, cfg):
 
 def start(own, cfg):
     """{name: value} that one optimizer starts from. Raises UserError."""
-    rates, momenta = own.get("hyper_lr", {}), own.get("hyper_momentum", {})
-    rates = rates if isinstance(rates, dict) else dict.fromkeys(NAMES, rates)
+    rates, momenta = (
+        it if isinstance(it, dict) else dict.fromkeys(NAMES, it)
+        for it in (own.get("hyper_lr", {}), own.get("hyper_momentum", {}))
+    )
     values = dict.fromkeys((*STATE, *HYPER), 0.0)
     values |= {"x": cfg.x0, "beta1": cfg.beta1, "beta2": cfg.beta2, "rho": 1.0, "c": 1.0, "gamma": 1.0}
     values |= {f"hyper_{name}": float(rate) for name, rate in rates.items()}
@@ -178,6 +180,8 @@ def run(cfg, given):
         raise UserError("x0 must lie in [-1, 1]")
     resolved, cfg = cfg, SimpleNamespace(**cfg)
 
+    if not cfg.optimizers or not all(isinstance(own, dict) for own in cfg.optimizers.values()):
+        raise UserError(f"optimizers={cfg.optimizers!r} must be {{name: its settings}}, at least one, each a dict")
     members = {}  # what FORMS names: names of the optimizers
     for name, own in cfg.optimizers.items():
         members.setdefault(forms(own, cfg), []).append(name)
@@ -212,7 +216,8 @@ def run(cfg, given):
 
     regret = {}
     with closing(log), stop_signals() as stop:
-        while it < cfg.steps and not stop.is_set():
+        stopping = False
+        while it < cfg.steps and not stopping:
             it += 1
             scalars[0, 0], scalars[0, 1] = gradient(it), it
             for kind, one_step in loops.items():
@@ -220,7 +225,8 @@ def run(cfg, given):
             if it % cfg.log_interval == 0 or it == cfg.steps:
                 regret = {name: value / it for name, value in values("regret").items()}
                 log.write({"iter": it, "x": values("x"), "regret": regret} | {name: values(name) for name in NAMES})
-            if it % (50 * cfg.log_interval) == 0 or it == cfg.steps or stop.is_set():
+            stopping = stop.is_set()
+            if it % (50 * cfg.log_interval) == 0 or it == cfg.steps or stopping:
                 checkpoints.save({"columns": columns, "iter": it, "config": resolved}, cfg.out_dir)
     return list(regret.values())[-1] if it == cfg.steps else None
 

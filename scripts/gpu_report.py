@@ -9,8 +9,11 @@ the predictions (reproduce/gpu.py) and ends with status 2.
 """
 
 import argparse
+import contextlib
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -173,14 +176,15 @@ def run_apart(part: str, rehearse: bool) -> tuple[dict[str, float], str | None]:
     """A part in its own process -> {measurement: value}, and why it did not end, or None."""
     command = [sys.executable, __file__, "--part", part, *["--rehearse"] * rehearse]
     with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as complained:
-        error = None
-        try:
-            status = subprocess.run(
-                command, check=False, stdout=said, stderr=complained, timeout=PARTS[part][2]
-            ).returncode
-            error = f"status {status}" if status else None
-        except subprocess.TimeoutExpired:
-            error = f"not done in {PARTS[part][2]} s"
+        with subprocess.Popen(command, stdout=said, stderr=complained, start_new_session=True) as process:
+            try:
+                status = process.wait(PARTS[part][2])
+                error = f"status {status}" if status else None
+            except subprocess.TimeoutExpired:
+                error = f"not done in {PARTS[part][2]} s"
+            finally:  # what it has started would stay on the GPU
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
         said.seek(0), complained.seek(0)
         if error and (words := complained.read().strip()):
             error += ": " + words.splitlines()[-1]

@@ -32,11 +32,8 @@ def child(out_dir: str, arguments: Sequence[str]) -> None:
     settings = parse(declared(train.__file__), [*arguments, f"--out_dir={out_dir}", "--overwrite=True"])
     with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):
         train.train(*settings)
-    peak = (
-        max(map(torch.cuda.max_memory_allocated, range(torch.cuda.device_count())))  # of the one that --device names
-        if torch.cuda.is_available()
-        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    )
+    peak = max(map(torch.cuda.max_memory_allocated, range(torch.cuda.device_count())), default=0)  # --device names one
+    peak = peak or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     if first_rank():
         Path(out_dir, "peak.json").write_text(json.dumps(peak / 1e9))
 
@@ -46,7 +43,6 @@ def measure(arguments: Sequence[str], ranks: int = 1) -> dict:
 
     ranks: processes that share the work, each on its own GPU if there are GPUs. Raises UserError.
     """
-    arguments = [name if name.startswith("--") else str(ROOT / name) for name in arguments]
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] * (ranks > 1)
     with tempfile.TemporaryDirectory() as out_dir:
         command = [sys.executable, *launcher, __file__, f"--child={out_dir}", *arguments]

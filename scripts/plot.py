@@ -59,7 +59,7 @@ def at_end(run: tuple[dict, list[dict]]) -> bool:
     header, records = run
     total = header.get("total") or header["config"].get("max_iters", math.inf)  # older records have no total
     last = records[-1] if records else {"iter": 0}
-    return last["iter"] >= total or not math.isfinite(last.get("train_loss", 0.0))
+    return last["iter"] >= total or not all(math.isfinite(last.get(name, 0.0)) for name in ("train_loss", "val_loss"))
 
 
 def follow(folders: Sequence[str], path: str, seconds: float) -> None:
@@ -85,6 +85,10 @@ def main():
     )
     args = parser.parse_args()
     if (summary := Path(args.folders[0], "summary.json")).exists() and len(args.folders) == 1:
+        if args.out or args.follow:
+            raise UserError(
+                f"{summary.parent}: a folder of results/ is drawn in its place: leave out --out and --follow"
+            )
         try:
             it = json.loads(summary.read_text())
             it = {key: it[key] for key in ("name", "scale")}

@@ -167,7 +167,7 @@ def page(header: dict, found: list[dict]) -> str:
             if runs := [it for it in found if (it["task"], it["row"]) == (task, row)]:
                 lines += ["", f"**{growth.TASKS[task].title}**, {row}:", "", table(task, row, runs, values)]
     devices, commits = (
-        ", ".join(dict.fromkeys(it[key][:size] for it in found)) for key, size in (("device", 99), ("git", 7))
+        ", ".join(dict.fromkeys(str(it[key])[:size] for it in found)) for key, size in (("device", 99), ("git", 7))
     )
     how = f"`{header['command']}`, {devices}, torch {header['torch']}, commit {commits}."
     return "\n".join([*lines, "", how, ""])

@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import tiny
@@ -307,3 +308,19 @@ def test_more_ranks_or_fewer_keep_the_order_of_the_data(folder):
     tiny.run(out_dir="straight")
     losses = [[record["train_loss"] for record in metrics.read(each)[1][1:]] for each in ("out", "straight")]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_a_record_that_cannot_be_read_is_not_replaced(monkeypatch):
+    """As on a network disk that is away for a moment."""
+    log = metrics.Metrics("out", {"config": {}}, 0, 5)
+    log.write({"iter": 1})
+    log.close()
+    before = Path("out/metrics.jsonl").read_text()
+
+    def away(out_dir):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(metrics, "lines", away)
+    with pytest.raises(UserError, match="out/metrics.jsonl cannot be read: Input/output error"):
+        metrics.Metrics("out", {"config": {}}, 1, 5)
+    assert Path("out/metrics.jsonl").read_text() == before

@@ -7,12 +7,12 @@ import json
 import math
 import re
 import shutil
-from itertools import pairwise
+from itertools import pairwise, product
 
 import pytest
 
 import metrics
-from reproduce import ablation, contest, contest_runs, muon, pool, replication, rivals, store
+from reproduce import ablation, contest, contest_runs, growth, muon, pool, replication, rivals, store
 from reproduce.contest import START, TASKS, Cell
 from settings import UserError
 
@@ -27,6 +27,9 @@ def test_every_cell_is_a_run_of_its_own():
             assert len({run.id for run in found.values()}) == len(found) > 10
     few, full = (len(contest.runs("cnn", scale)) for scale in ("cpu", "gpu"))
     assert full > 3 * few  # the costly ones are run in full there
+    for what, name in product((contest, muon, growth), ("openwebtext", "digits")):
+        devices = {run.cfg.get("device") for run in what.runs(name, "gpu", 1).values()}
+        assert devices == ({"auto"} if name == "openwebtext" else {None})
     shared = {run.id for run in contest.runs("digits", "cpu").values()}
     rows = {row for (row, _, _), run in ablation.runs("digits", "cpu").items() if run.id in shared}
     assert rows == {"AdamW", "MADA"}  # which are not run twice

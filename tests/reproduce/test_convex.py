@@ -81,7 +81,7 @@ def test_a_resumed_run_is_a_straight_one(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "save", save)
     run(tmp_path / "b", init_from="resume", optimizers=rows, log_interval=2)
     assert metrics.read(tmp_path / "a")[1] == metrics.read(tmp_path / "b")[1]
-    assert metrics.read(tmp_path / "b")[0]["resumed_at"] == [100]
+    assert metrics.read(tmp_path / "b")[0]["resumed_at"] == [101]  # seen after the next step
     with pytest.raises(Finished):
         run(tmp_path / "b", init_from="resume")
 
@@ -108,8 +108,14 @@ def test_a_folder_is_one_process_s(tmp_path):
         {"second_moment": "adagrad"},
         {"beta2": 0.999, "hyper_lr": {"beta2": 1e-4}, "hyper_scale": "raw"},
         {"debias": "half"},
+        3,
     ],
 )
 def test_settings_are_checked(tmp_path, row):
     with pytest.raises(UserError, match="optimizers"):
         run(tmp_path, optimizers={"x": row})
+
+
+def test_no_optimizer_is_one_line(tmp_path):
+    with pytest.raises(UserError, match="at least one"):
+        run(tmp_path, optimizers={})

@@ -10,7 +10,7 @@ from statistics import mean, stdev
 
 import pytest
 
-from reproduce import contest_drawing, experiments, pages, rivals, table_findings
+from reproduce import contest_drawing, experiments, figure_findings, pages, rivals, table_findings
 from reproduce.figures import LOGS, early, phases
 from reproduce.findings import Finding, verdict
 from reproduce.outcomes import Ended
@@ -194,3 +194,24 @@ def test_what_depends_on_the_numbers_is_said_where_it_is_so():
 def test_perplexities_that_were_not_taken_are_no_finding():
     rows = {label: {"gaps": {"openwebtext": None}, "ours": {}} for label in ("Adam", "MADA")}
     assert table_findings.perplexities({"rows": rows, "columns": ["openwebtext"]}, "table3", "gpt2") is None
+
+
+def test_what_has_not_been_run_with_adam_is_no_finding():
+    rows = {"MADA": {"gaps": {"val_loss": None}, "ours": {}}, "Adam": {"gaps": {}, "ours": {}}}
+    assert table_findings.losses({"rows": rows, "columns": ["val_loss"]}, "table2", "gpt2") is None
+    assert figure_findings.curves({"results": {"Adam": {}}, "authors": {}}, "fig3") is None
+    assert figure_findings.coefficients({"results": {}, "authors": {}}, "fig5", {}) is None
+
+
+def test_figures_5_and_6_are_compared_by_seed():
+    def results(**ends):
+        names = ("beta1", "beta2", "beta3", "rho")
+        return {
+            seed: {key: {"start": 0, "warm": 0, "high": end, "end": end} for key in names} for seed, end in ends.items()
+        }
+
+    fig5 = {"results": {"MADA (rho_0 = 0)": results(a=0.2, b=0.5)}, "authors": results(x=0.1)["x"]}
+    label = figure_findings.NAMES["fig6"].rest[0]
+    for ends, farther in (({"b": 0.3}, False), ({"b": 0.6}, True), ({"c": 0.9}, False)):
+        it = {"results": {label: results(**ends)}, "authors": fig5["authors"]}
+        assert list(figure_findings.coefficients(it, "fig6", {"fig5": fig5}).checks.values()) == [farther]

@@ -338,6 +338,7 @@ def test_profile_measures_processes_of_its_own(results, monkeypatch, tmp_path):
         "main['child'].__globals__['__file__'] = __file__\n"
         "with main['one_line_errors'](__file__):\n    main['main'](*sys.argv[1:])\n"
     )
+    (tmp_path / "config").symlink_to(tiny.ROOT / "config")
     monkeypatch.setattr(tables, "ROOT", tmp_path)
     settings = ("--batch_size=8", "--micro_batch_size=2", "--max_iters=5")
     monkeypatch.setitem(experiments.PROFILE, "smoke", (("config/scale_gpt2_smoke.py",), {"": settings}, 2))
@@ -353,3 +354,7 @@ def test_profile_measures_processes_of_its_own(results, monkeypatch, tmp_path):
     monkeypatch.setattr(tables, "measure", lambda *args: 1 / 0)
     reproduce("profile", "smoke")  # nothing is measured twice
     assert summary(results, "profile")["results"] == found["results"]
+    assert laboratory.estimate("profile", "smoke") == (2, 0, None)
+    path = results / "profile" / "smoke" / "measured.json"
+    path.write_text(json.dumps({"Adam": json.loads(path.read_text())["Adam"]}))  # stopped after the first
+    assert laboratory.estimate("profile", "smoke") == (2, 1, None)

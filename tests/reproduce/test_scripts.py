@@ -13,9 +13,9 @@ import tiny
 import torch
 from prepare_script import SHARED
 
-import checkpoints
 import data.tokens
 import metrics
+import pretrained
 from reproduce import curves, drawing
 from reproduce.pool import load
 
@@ -119,6 +119,7 @@ def test_live_runs_are_drawn_until_they_end(script, out, tmp_path, figures, monk
         ({"total": 30, "config": {}}, {"iter": 29, "train_loss": 1.0}, False),
         ({"config": {"max_iters": 30}}, {"iter": 30}, True),  # older
         ({"total": 30, "config": {}}, {"iter": 7, "train_loss": float("nan")}, True),
+        ({"total": 30, "config": {}}, {"iter": 7, "train_loss": 1.0, "val_loss": float("inf")}, True),
         ({"total": 30, "config": {}}, None, False),
     ],
 )
@@ -160,7 +161,7 @@ def test_sample_begins_and_ends_with_gpt2s_end_of_text(script, monkeypatch, argu
     if SHARED.is_dir():
         monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(SHARED / "tiktoken_cache"))
     dictator, meta = Dictator(), {"tokenizer": "gpt2", "vocab_size": 50257}
-    monkeypatch.setattr(checkpoints, "load", lambda name, device: (dictator, meta))
+    monkeypatch.setattr(pretrained, "load", lambda name, device: (dictator, meta))
     status, written, _ = script("sample", "gpt2-xl", "--tokens", 4, "--temperature", 0.5, "--top_k", 7, *arguments)
     assert (status, written) == (0, text)
     assert dictator.prompt == prompt and dictator.asked == (4, 0.5, 7, 50257)
@@ -188,6 +189,7 @@ def test_sample_begins_and_ends_with_gpt2s_end_of_text(script, monkeypatch, argu
         ("sample", ["OUT/ckpt_best.pt", "--tokens", "0"], "--tokens and --top_k must be at least 1"),
         ("sample", ["OUT/ckpt_best.pt", "--seed", "99999999999999999999"], "must lie from 0 to 2**63 - 1"),
         ("plot", ["summary"], "summary.json is not a summary of scripts/reproduce.py"),
+        ("plot", ["summary", "--out", "a.png"], "summary: a folder of results/ is drawn in its place"),
         ("sample", ["OUT/ckpt_best.pt", "--device", "abacus"], "device='abacus' cannot be used here"),
     ],
 )

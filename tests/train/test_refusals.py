@@ -10,6 +10,7 @@ import tiny
 import torch
 
 import data.tokens
+import devices
 import train
 from reproduce.pool import load
 from settings import UserError, parse
@@ -51,6 +52,14 @@ def test_half_of_torchruns_environment_is_one_line(monkeypatch, environment, mes
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=message):
+        tiny.run()
+    assert not os.path.exists("out")
+
+
+def test_processes_that_start_at_other_steps_are_one_line(monkeypatch):
+    """Machines that do not share out_dir: one resumes, another starts."""
+    monkeypatch.setattr(devices.Processes, "most", lambda self, *values: [5.0, 0.0])
+    with pytest.raises(UserError, match="out_dir must be one that all machines see"):
         tiny.run()
     assert not os.path.exists("out")
 

@@ -252,13 +252,11 @@ def test_a_file_that_repeats_a_default_has_given_it():
     }
 
 
-def test_what_only_files_set_is_known():
+def test_what_files_set_is_known_and_what_the_command_line_sets():
     config = write("one.py", "n_layer = 3\nn_embd = 64")
-    assert parsed(config)[1].in_files == {"n_layer", "n_embd"}
-    assert (
-        parsed(config, "--n_embd=32", "--seed=1")[1].in_files == {"n_layer"}
-        and parsed("--n_embd=32")[1].in_files == set()
-    )
+    given = parsed(config, "--n_embd=32", "--seed=1")[1]
+    assert given == {"n_layer": 3, "n_embd": 32, "seed": 1}
+    assert given.files == {"n_layer": 3, "n_embd": 64} and given.line == {"n_embd", "seed"}
 
 
 FOR_MADA = "optimizer = 'mada'\nbeta1 = 0.8\nrho = 0.5\nhyper_lr = 0.1\nhyper_start = 2\nlearn = ('rho',)\n"
@@ -387,3 +385,9 @@ def test_every_setting_is_read():
 def test_names_to_learn_that_another_optimizer_has_not_are_left_out():
     settings = parsed(write("muon.py", "mu = 1.0\nlearn = ('beta1', 'mu')\n"), "--optimizer=hyperadam")
     assert train.drop_foreign_settings(*settings)[1] == ["mu", "learn"]
+
+
+def test_auto_starts_as_the_config_file_says():
+    for text, mode in (("init_from = 'gpt2-xl'\n", "gpt2-xl"), ("init_from = 'auto'\n", "scratch"), ("", "scratch")):
+        cfg, given = parsed(write("tune.py", text + "out_dir = 'out/none'\n"), "--init_from=auto")
+        assert checkpoints.start(cfg, given, SETTINGS) == (None, cfg | {"init_from": mode})

@@ -54,7 +54,7 @@ def curves(name: str, scale: str, folder: Path, runs: dict, rest: tuple, **_) ->
     labels = [label for label in labels if label in ended]
     if not labels:
         return None
-    _, note = proportions.sentence(name, scale, contest, tuple(labels))
+    whole, note = proportions.sentence(name, scale, contest, tuple(labels))
     best = {label: best_of(ended[label], lambda run: run.value("val_loss"), "lower") for label in labels}
 
     def drawn(factors):
@@ -105,7 +105,7 @@ def curves(name: str, scale: str, folder: Path, runs: dict, rest: tuple, **_) ->
             label: {str(step): log[key][log["iteration"].index(step)] for step in (2000, 5000, log["iteration"][-1])}
             for label, log in theirs.items()
         },
-        "full_scale": proportions.sentence(name, scale, contest)[0],
+        "full_scale": whole,
         "note": note,
         "conditions": conditions(headers({label: ended[label] for label in labels})),
     }

@@ -28,11 +28,11 @@ from optim.compile import compile_triton
 from optim.hyper import HYPER_OPTIMIZERS, descent
 from optim.passes import gradient_norms
 from optim.plan import Plan
+from reproduce.gpu import FIVE
 from settings import UserError, one_line_errors
 
 MOST_REGISTERS = 128
 MISSING = 'Triton is not installed: pip install ".[kernels]" (CUDA builds of PyTorch bring it along)'
-FIVE = ("beta1", "beta2", "beta3", "rho", "c")
 FORMS = {  # every optimizer of ours, and MADA in the forms that keep different state
     "mada": ("mada", {}),
     "mada without lion": ("mada", {"learn": FIVE}),

@@ -1,4 +1,4 @@
-"""The fixture that runs scripts, for all tests, and a quick garbage collector."""
+"""Fixtures for all tests: scripts, loops that are made in the test, no compiler; and a quick garbage collector."""
 
 import gc
 import runpy
@@ -6,6 +6,11 @@ import sys
 
 import pytest
 import tiny
+
+from optim import fuse
+from optim.codegen import Unavailable
+from optim.hyper import descent
+from optim.passes import gradient_norms, passes
 
 
 @pytest.fixture
@@ -22,6 +27,33 @@ def script(monkeypatch, capsys):
         return status, *capsys.readouterr()
 
     return run
+
+
+@pytest.fixture
+def forget():
+    """Call it to have loops made anew. What a test has made is forgotten after it."""
+
+    def clear():
+        for cache in (passes, gradient_norms, descent, fuse.warn_once):
+            cache.cache_clear()
+
+    clear()
+    yield clear
+    clear()
+
+
+@pytest.fixture
+def no_compiler(forget, monkeypatch):
+    """Call it to have no compiler from then on."""
+
+    def refuse(loop, dtypes):
+        raise Unavailable("the test forbids it")
+
+    def remove():
+        monkeypatch.setattr(fuse, "build_c", refuse)
+        forget()
+
+    return remove
 
 
 def pytest_collection_finish():

@@ -116,11 +116,26 @@ def test_without_a_home_a_temporary_folder_serves(cache, monkeypatch, tmp_path):
 
 def test_another_compiler_flag_or_machine_is_another_file(cache, monkeypatch):
     compile.compile_c(SOURCE)
-    for name, value in (("FLAGS", [*compile.FLAGS, "-DX"]), ("machine", lambda: "another")):
+    others = {"FLAGS": [*compile.FLAGS, "-DX"], "machine": lambda: "another", "fingerprint": lambda command: "newer"}
+    for name, value in others.items():
         monkeypatch.setattr(compile, name, value)
         compile.compile_c.cache_clear()
         compile.compile_c(SOURCE)
-    assert len(list(cache.iterdir())) == 3
+    assert len(list(cache.iterdir())) == 4
+
+
+def test_which_compiler_is_taken(monkeypatch):
+    monkeypatch.setenv("CC", "mine")
+    monkeypatch.setattr(compile.shutil, "which", lambda name: name if name in ("mine", "clang") else None)
+    assert compile.compiler() == ["mine"]
+    monkeypatch.delenv("CC")
+    assert compile.compiler() == ["clang"]
+    monkeypatch.setattr(compile.shutil, "which", lambda name: None)
+    monkeypatch.setattr(compile.importlib.util, "find_spec", lambda name: object())
+    assert compile.compiler()[1:] == ["-m", "ziglang", "cc"]
+    monkeypatch.setattr(compile.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(compile.Unavailable, match="pip install ziglang"):
+        compile.compiler()
 
 
 @pytest.mark.slow

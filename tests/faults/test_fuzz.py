@@ -17,13 +17,14 @@ import metrics
 @pytest.fixture(scope="module", autouse=True)
 def good(tmp_path_factory):
     """A good run to damage, and the end that it comes to undamaged."""
-    before, folder, metrics.git_revision = os.getcwd(), data.tokens.FOLDER, lambda: None
+    before, folder, revision = os.getcwd(), data.tokens.FOLDER, metrics.git_revision
+    metrics.git_revision = lambda: None  # asks git each time
     fuzz.prepare(tmp_path_factory.mktemp("fuzz"))
     fuzz.fresh(target="straight")
     assert fuzz.call(*fuzz.arguments(init_from="resume", out_dir="straight"))[0] == 0
     yield
     os.chdir(before)
-    data.tokens.FOLDER = folder
+    data.tokens.FOLDER, metrics.git_revision = folder, revision
 
 
 KINDS = fuzz.KINDS | fuzz_scripts.KINDS

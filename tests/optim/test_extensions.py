@@ -181,7 +181,14 @@ def test_sign_moves_by_hyper_lr_whatever_the_size():
 
 @pytest.mark.parametrize(
     "settings, buffers",
-    [(START, 6), ({"learn": ("beta1", "rho")}, 3), ({"learn": ("beta1",)}, 2), (dict(START, rule="authors"), 5)],
+    [
+        (START, 6),
+        ({"learn": ("beta1", "rho")}, 3),
+        ({"learn": ("beta1",)}, 2),
+        (dict(START, rule="authors"), 5),
+        ({"learn": ("beta1", "lr")}, 2),
+        ({"learn": ("beta1",), "grow_lr": True, "weight_decay": 0.1}, 2),
+    ],
 )
 def test_freeze_is_the_fixed_optimizer_from_there_on(settings, buffers):
     """The same steps as with hyper_lr = 0, without the state that only learning needs."""

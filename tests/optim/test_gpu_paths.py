@@ -10,21 +10,6 @@ import pytest
 import torch
 
 from optim import MADA, compile, fuse
-from optim.hyper import descent
-from optim.passes import gradient_norms, passes
-
-
-def forget():
-    for cache in (passes, gradient_norms, descent, fuse.warn_once):
-        cache.cache_clear()
-
-
-@pytest.fixture
-def loops():
-    """Loops that are made in the test and forgotten after it."""
-    forget()
-    yield
-    forget()
 
 
 def steps(dtypes, count=4):
@@ -50,14 +35,14 @@ def test_sums_of_segments_are_those_of_a_loop_bit_for_bit(lengths):
 
 
 @pytest.mark.parametrize("dtypes", [[torch.float32], [torch.float32, torch.float64]], ids=len)
-def test_a_chunk_of_another_size_changes_no_more_than_rounding(dtypes, monkeypatch, loops):
+def test_a_chunk_of_another_size_changes_no_more_than_rounding(dtypes, monkeypatch, forget):
     whole = steps(dtypes)
     monkeypatch.setattr(fuse, "CHUNK", 64)  # five chunks, of which the last is cut off
     parts = steps(dtypes)
     torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-6)
 
 
-def test_tensors_of_several_dtypes_are_bound_once(monkeypatch, loops):
+def test_tensors_of_several_dtypes_are_bound_once(monkeypatch, forget):
     """Each alone is what it is among others, as long as nothing is learned together; and no step makes tables again."""
     calls = []
     bind = fuse.Loop.bind
@@ -92,7 +77,7 @@ class Broken:
 @pytest.mark.parametrize(
     "error", [RuntimeError("Failed to find C compiler."), subprocess.CalledProcessError(1, ["cc", "/tmp/a/main.c"])]
 )
-def test_a_triton_that_cannot_compile_is_said_once_and_steps_go_on(error, monkeypatch, loops):
+def test_a_triton_that_cannot_compile_is_said_once_and_steps_go_on(error, monkeypatch, forget):
     expected = steps([torch.float32])
     kernel = Broken(error)
     monkeypatch.setattr(fuse, "build_c", compile.build_triton)  # tensors on the CPU take the GPU's way
@@ -105,7 +90,7 @@ def test_a_triton_that_cannot_compile_is_said_once_and_steps_go_on(error, monkey
     assert kernel.launches == 4 and set(kernel.grids) == {(1,)}  # each loop is tried once, on one chunk of no elements
 
 
-def test_a_kernel_is_launched_on_the_device_of_its_tensors(monkeypatch, loops):
+def test_a_kernel_is_launched_on_the_device_of_its_tensors(monkeypatch, forget):
     """Triton takes the current device, which need not be cuda:1 where the tensors are there."""
     current, seen = [], []
 

@@ -196,3 +196,9 @@ def test_a_state_of_other_coefficients_is_refused_and_changes_nothing(grew):
     assert other.coefficients == same.coefficients
     backward(5)
     other.step()
+
+
+@pytest.mark.parametrize("other", [{"hyper_momentum": 0.9}, {"hyper_optimizer": "sign"}, {"hyper_optimizer": "adam"}])
+def test_other_ways_to_descend_do_not_apply_to_it(other):
+    plain, own = (trained(1e-4, 60, grow_lr=True, learn=(), **it)[1] for it in ({}, other))
+    assert own.coefficients["lr"] == plain.coefficients["lr"] > 2

@@ -16,31 +16,12 @@ from reference import optimizers as reference
 
 from optim import MADA, Adan, AVGrad, HyperAdam, Lion, Yogi, compile, fuse
 from optim.codegen import Unavailable
-from optim.passes import gradient_norms, passes
 
 DOUBLE = {"rtol": 1e-10, "atol": 1e-10}
 SINGLE = {"rtol": 2e-4, "atol": 2e-5}  # of parameters of size 1, after 200 steps in float32
 ALL = ("beta1", "beta2", "beta3", "rho", "c", "gamma")
 INTERIOR = {"betas": (0.8, 0.9), "beta3": 0.4, "rho": 0.5, "c": 0.5, "gamma": 0.6, "hyper_lr": 0.02}
 SHAPES = [(3,), (40, 33), (2 * fuse.CHUNK + 1,)]  # less than a vector, a matrix, several chunks
-
-
-@pytest.fixture
-def without(monkeypatch):
-    """Call it to have no compiler from then on."""
-
-    def remove():
-        def refuse(loop, dtypes):
-            raise Unavailable("the test forbids it")
-
-        monkeypatch.setattr(fuse, "build_c", refuse)
-        fuse.warn_once.cache_clear()
-        passes.cache_clear()
-        gradient_norms.cache_clear()
-
-    yield remove
-    passes.cache_clear()
-    gradient_norms.cache_clear()
 
 
 def trajectory(optimizer, dtype, steps, shapes=SHAPES, **settings):
@@ -68,10 +49,10 @@ SETTINGS |= {cls.__name__: (cls, {}) for cls in (HyperAdam, AVGrad, Yogi, Adan, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SETTINGS)
-def test_compiled_equals_eager_in_double_precision(name, without):
+def test_compiled_equals_eager_in_double_precision(name, no_compiler):
     optimizer, settings = SETTINGS[name]
     fast = trajectory(optimizer, torch.float64, 10, **settings)
-    without()
+    no_compiler()
     with pytest.warns(UserWarning, match="unfused"):
         plain = trajectory(optimizer, torch.float64, 10, **settings)
     torch.testing.assert_close(fast, plain, **DOUBLE)
@@ -93,9 +74,9 @@ def test_single_precision_stays_with_double_over_200_steps(name):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:optimizer steps run unfused")
 @pytest.mark.parametrize("learn", [learn for n in range(7) for learn in itertools.combinations(ALL, n)], ids=len)
-def test_every_subset_of_learn_is_the_plain_rule(learn, without):
+def test_every_subset_of_learn_is_the_plain_rule(learn, no_compiler):
     """The eager trace, against the rule's transcription in tests/reference with autograd's own graph."""
-    without()
+    no_compiler()
     start = {"beta1": 0.8, "beta2": 0.9, "beta3": 0.4, "rho": 0.5, "c": 0.5, "gamma": 0.6}
     x = torch.linspace(-1, 1, 7, dtype=torch.float64)
     p = x.clone().requires_grad_()
@@ -125,8 +106,8 @@ def test_every_subset_of_learn_is_the_plain_rule(learn, without):
     assert optimizer.coefficients == pytest.approx(theirs.coefficients, abs=1e-10)
 
 
-def test_a_missing_compiler_is_said_once(without, recwarn):
-    without()
+def test_a_missing_compiler_is_said_once(no_compiler, recwarn):
+    no_compiler()
     for _ in range(2):
         trajectory(MADA, torch.float32, 2, [(5,)])
     assert [str(w.message) for w in recwarn if "unfused" in str(w.message)] == [
@@ -195,12 +176,15 @@ TRITON = """
     import sys, torch
     sys.path[:0] = [{root!r}, {tests!r}, {here!r}]
     from optim import compile, fuse
+    from optim.hyper import descent
+    from optim.passes import gradient_norms, passes
     import test_loops as t
     results = []
     for name in {names!r}:
         for builder in (compile.build_c, compile.build_triton):
             fuse.build_c = builder
-            t.passes.cache_clear(), t.gradient_norms.cache_clear()
+            for loops in (passes, gradient_norms, descent):
+                loops.cache_clear()
             optimizer, settings = t.SETTINGS[name]
             results.append(t.trajectory(optimizer, {dtype}, 3, [(3,), (40, 33)], **settings))
         torch.testing.assert_close(*results[-2:], rtol={tolerance}, atol={tolerance})

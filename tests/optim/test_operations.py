@@ -43,6 +43,12 @@ FUNCTIONS = {
         torch.where((a > 0.5) | ~(b > 1), a, b) + torch.where((a > 0.5) ^ (b > s), a, s) + (a > s) * b
     ),
     "not a number": lambda a, b, s: torch.where(torch.isnan(a) | torch.isinf(b), 0.0, a) + (b > 1).to(a.dtype) * a,
+    "logical": lambda a, b, s: (
+        torch.where(torch.logical_or(a > 0.5, torch.logical_not(b > 1)), a, b)
+        + torch.where(torch.logical_xor(a > 0.5, b > s), a, s)
+        + torch.logical_and(a > s, b > s) * b
+    ),
+    "masked": lambda a, b, s: a.masked_fill(b > 1, 0.3) + b,
     "filled": lambda a, b, s: torch.full_like(a, 0.3) * b + torch.zeros_like(a) + torch.ones_like(b) * a,
     "infinity": lambda a, b, s: (
         torch.minimum(a, torch.full_like(a, float("inf"))) + torch.where(b > 9, float("-inf"), b)
@@ -72,6 +78,15 @@ def test_an_operation_and_its_derivative_are_pytorchs(name):
         sums = loop([(a, b)], s)
     torch.testing.assert_close(a, expected.detach(), **DOUBLE)
     torch.testing.assert_close(sums[0], torch.stack(gradients).double(), rtol=1e-9, atol=1e-9)
+
+
+def test_what_is_not_finite_is_seen():
+    def replaced(a, b, s):
+        return [torch.where(torch.isnan(a), 1.0, a) + torch.where(torch.isinf(b), 2.0, b)], []
+
+    a, b = torch.tensor([torch.nan, 3.0, 4.0, torch.nan]), torch.tensor([5.0, torch.inf, -torch.inf, torch.nan])
+    fuse.Loop(replaced, ("a", "b"), ("s",), ("a",))([(a, b)], torch.ones(1, 1, dtype=torch.float64))
+    torch.testing.assert_close(a, torch.tensor([6.0, 5.0, 6.0, torch.nan]), rtol=0, atol=0, equal_nan=True)
 
 
 def test_the_root_has_no_infinite_derivative():
@@ -122,20 +137,21 @@ def test_buffers_may_change_places():
         assert a.tolist() == [1.0] * 5 and b.tolist() == [0.0, 1.0, 2.0, 3.0, 4.0]
 
 
-def test_small_tensors_run_together_without_a_compiler_as_they_would_alone(monkeypatch):
-    def refuse(loop, dtypes):
-        raise fuse.Unavailable("the test forbids it")
-
-    monkeypatch.setattr(fuse, "build_c", refuse)
+def test_small_tensors_run_together_without_a_compiler_as_they_would_alone(no_compiler, monkeypatch):
+    no_compiler()
     torch.manual_seed(0)
     start = [torch.randn(shape).double() for shape in [(3,), (4, 2), (), (70_000,), (5,), (2, 2), (5, 3)]]
     grads = [[torch.randn_like(x) for x in start] for _ in range(5)]
-    results = []
-    for packed in (True, False):
-        if not packed:
-            monkeypatch.setattr(
-                fuse.Kind, "packs", lambda self, scalars: [(i, i + 1) for i in range(len(self.members))]
-            )
+    results, counts, packs = [], [], fuse.Kind.packs
+
+    def counted(self, scalars):
+        alone = [(i, i + 1) for i in range(len(self.members))]
+        found = alone if results else list(packs(self, scalars))
+        counts.append(len(alone) - len(found))
+        return found
+
+    monkeypatch.setattr(fuse.Kind, "packs", counted)
+    for _ in range(2):  # together, and each alone
         params = [x.clone().requires_grad_() for x in start]
         optimizer = MADA(
             [{"params": params[:3]}, {"params": params[3:], "weight_decay": 0.1}], lr=0.1, max_grad_norm=1.0
@@ -148,6 +164,7 @@ def test_small_tensors_run_together_without_a_compiler_as_they_would_alone(monke
                 optimizer.step()
         results.append(([p.detach() for p in params], optimizer.coefficients))
     torch.testing.assert_close(*results, rtol=1e-10, atol=1e-12)
+    assert max(counts) > 0  # some did run together
 
 
 def first_step(direction, context):

@@ -125,6 +125,13 @@ def worker(rank, folder):
         train_block(model, optimizer, mesh)
         results["parallel", name] = result(model, optimizer)
     results["moved"] = moved(mesh)
+    model, optimizer = network("mada", mesh)
+    train(model, optimizer, range(1, 4))
+    before = result(model, optimizer)[:2]
+    if rank == 1:
+        model[0].weight.grad.to_local()[0, 0] = torch.nan
+    optimizer.step()
+    results["not finite"] = before, result(model, optimizer)[:2], optimizer.skipped_steps
     stages = init_device_mesh("cpu", (2, 1), mesh_dim_names=("stage", "data"))["data"]
     model, optimizer = network("adan", stages)
     with torch.no_grad():
@@ -149,6 +156,9 @@ def test_sharded_steps_are_those_of_one_process_and_checkpoints_go_on_exactly(tm
     torch.testing.assert_close(zero, one, rtol=0, atol=0)
     assert zero.pop("copies") == (1, 2)
     assert zero.pop("refused")
+    before, after, skipped = zero.pop("not finite")  # on one of the ranks
+    torch.testing.assert_close(before, after, rtol=0, atol=0)
+    assert skipped == 1
     model, optimizer = network("mada")
     train(model, optimizer, range(1, 7))
     torch.testing.assert_close(zero.pop("moved"), result(model, optimizer), **ROUNDING)

@@ -554,3 +554,32 @@ def test_a_child_leaves_its_parents_folder():
                           capture_output=True, text=True, check=True)  # fmt: skip
     there, folder = done.stdout.split()
     assert there == "True" and not os.path.exists(folder)  # and the parent takes it away at its end
+
+
+# -- settings of a group ---------------------------------------------------------------------------------------------
+
+
+def test_a_group_may_maximize_what_the_other_minimizes():
+    runs = []
+    for climbs in (False, True):
+        p, q = leaf(4), leaf(4)
+        own = MADA([{"params": [p]}, {"params": [q], "maximize": climbs}], lr=0.1, max_grad_norm=1.0)
+        for t in range(6):
+            wave = torch.sin(torch.arange(4, dtype=torch.float64) + t)
+            p.grad, q.grad = wave, (1 - 2 * climbs) * wave.cos()
+            own.step()
+        runs.append(([p.detach(), q.detach()], own.coefficients))
+    torch.testing.assert_close(*runs, rtol=0, atol=1e-12)
+
+
+def test_a_constant_may_change_between_two_steps():
+    ours, theirs = leaf(4), leaf(4)
+    adam = torch.optim.AdamW([theirs], lr=0.1, betas=(0.9, 0.95), weight_decay=0.0)
+    both = {ours: MADA([ours], lr=0.1, learn=()), theirs: adam}
+    for t in range(6):
+        for p, optimizer in both.items():
+            if t == 3:
+                optimizer.param_groups[0]["eps"] = 0.1
+            p.grad = torch.sin(torch.arange(4, dtype=torch.float64) + t)
+            optimizer.step()
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)

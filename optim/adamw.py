@@ -67,8 +67,9 @@ def translated(state_dict: dict[str, Any], optimizer: "ParameterizedOptimizer") 
     AdamW knows: averages of gradients from its first moment, averages or maxima of second moments from its second.
     Raises ValueError naming what cannot be taken over.
     """
-    owner = type(optimizer).__name__
-    if not any({"m", "v"} <= {*group["buffers"].split()} for group in optimizer.param_groups):
+    owner, names = type(optimizer).__name__, list(optimizer.domain)
+    moments = any({"m", "v"} <= {*group["buffers"].split()} for group in optimizer.param_groups)
+    if not (moments and {"beta1", "beta2"} <= {*names}):
         raise ValueError(f"this is a checkpoint of AdamW, whose moments {owner} cannot use; start {owner} from scratch")
     if len(state_dict["param_groups"]) != len(optimizer.param_groups):
         raise ValueError("this checkpoint of AdamW has a different number of parameter groups")
@@ -78,11 +79,13 @@ def translated(state_dict: dict[str, Any], optimizer: "ParameterizedOptimizer") 
             raise ValueError(
                 "the weight_decay of Adam is an L2 penalty, not AdamW's decay: set it to 0 in this checkpoint first"
             )
-        if saved["amsgrad"] and group.get("second_moment") != "amsgrad":
+        now = dict(zip(optimizer.domain, group["coefficients"].tolist(), strict=True))
+        if saved["amsgrad"] and (group.get("second_moment") != "amsgrad" or now["rho"] != 0):
             here = "goes on from with amsgrad=True only" if "second_moment" in group else "does not have"
             raise ValueError(f"this is a checkpoint of AdamW with amsgrad=True, which {owner} {here}")
         q = group["coefficients"].clone()
-        for i, (name, beta) in enumerate(zip(("beta1", "beta2"), saved["betas"], strict=True)):
+        for name, beta in zip(("beta1", "beta2"), saved["betas"], strict=True):
+            i = names.index(name)
             low, high = group["bounds"][i].tolist()
             if not low <= float(beta) <= high:
                 raise ValueError(
@@ -116,6 +119,6 @@ def translated(state_dict: dict[str, Any], optimizer: "ParameterizedOptimizer") 
             state[i] = {name: known[name].clone() if name in known else torch.zeros_like(m) for name in kept}
             state[i]["step"] = step
             if group["debias"] == "weights":  # averages that start at zero have gathered nothing
-                started = decays.new_tensor([k < 2 for k in range(len(decays))])
+                started = decays.new_tensor([names[k] in ("beta1", "beta2") for k in optimizer.decays])
                 state[i]["weights"] = (1 - decays ** step.to(decays)) * started
     return {"state": state, "param_groups": groups}

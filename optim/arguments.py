@@ -221,8 +221,9 @@ def group_coefficients(
 
 def equal(a: object, b: object) -> bool:
     """Whether two settings are the same, element by element if they are tensors."""
-    tensors = isinstance(a, Tensor) and isinstance(b, Tensor)
-    return not (tensors and a.shape != b.shape) and bool(torch.as_tensor(a == b).all())
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.shape == b.shape and bool((a.cpu() == b.cpu()).all())
+    return bool(torch.as_tensor(a == b).all())
 
 
 def check_group(optimizer: "ParameterizedOptimizer", group: dict[str, Any], shares: bool) -> None:
@@ -240,6 +241,7 @@ def check_group(optimizer: "ParameterizedOptimizer", group: dict[str, Any], shar
             raise ValueError(
                 f"{name} of a param group: the groups of {owner} share their coefficients; pass per_group=True"
             )
-        if name in own_arguments(type(optimizer)) and name not in (*GROUP_SETTINGS, *shared, *optimizer.constants):
+        own = (*GROUP_SETTINGS, *shared, *optimizer.constants, "coefficients", "buffers")  # these of another's groups
+        if name in own_arguments(type(optimizer)) and name not in own:
             raise ValueError(f"{name} of a param group: {owner} has one for all groups; pass it to the optimizer")
     check_numbers(**{name: group[name] for name in ("lr", "weight_decay", "eps") if name in group})

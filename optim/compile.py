@@ -159,7 +159,8 @@ def build_c(loop: "Loop", dtypes: Sequence[torch.dtype]) -> Callable:
         def call():
             number = min(torch.get_num_threads(), chunks)  # waking a thread costs more than a small chunk
             stride = ctypes.c_int64(number)
-            others = [threads(number - 1).submit(run, ctypes.c_int64(k), stride, *whole) for k in range(1, number)]
+            pool = threads(torch.get_num_threads() - 1) if number > 1 else None
+            others = [pool.submit(run, ctypes.c_int64(k), stride, *whole) for k in range(1, number)]
             run(first, stride, *whole)
             for other in others:
                 other.result()

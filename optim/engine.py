@@ -268,8 +268,11 @@ class ParameterizedOptimizer(Stateful):
 
         Leaves the norm of the raw gradient in `.grad_norm` (0-D tensor, 0 before the first step). Where that is not
         finite, nothing changes, coefficients included, and `skipped_steps` counts it. Raises RuntimeError on sparse
-        gradients, and where the ranks hold different parameters but not as DTensors.
+        gradients, on a state or gradient that does not fit its parameter, and where the ranks hold different
+        parameters; ValueError naming a setting of a group that cannot be.
         """
+        if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
+            raise RuntimeError(f"{type(self).__name__}.step() cannot be captured in a CUDA graph: call it outside")
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -313,6 +316,7 @@ class ParameterizedOptimizer(Stateful):
         if 1 < world() != self.ranks_agree and (shared or any(map(is_sharded, params))):
             check_same_parameters(type(self).__name__, self.param_groups)
             self.ranks_agree = world()
+        self.plan = None  # which holds what may have been replaced
         self.plan = Plan(self)
         return self.plan
 
@@ -401,10 +405,12 @@ class ParameterizedOptimizer(Stateful):
         grads = {p: p.grad for group in self.param_groups for p in group["params"]}
         for p in grads:
             p.grad = None
-        plan = Plan(self)
-        self.look_back(plan, torch.ones((), dtype=torch.bool, device=self.scalar_device()))
-        for p, grad in grads.items():
-            p.grad = grad
+        try:
+            plan = Plan(self)
+            self.look_back(plan, torch.ones((), dtype=torch.bool, device=self.scalar_device()))
+        finally:
+            for p, grad in grads.items():
+                p.grad = grad
         for group in self.param_groups:
             group["learn"] = ""
             group["hyper_lr"] = group["hyper_momentum"] = torch.zeros_like(group["hyper_lr"])

@@ -248,6 +248,10 @@ class MADA(ParameterizedOptimizer):
     def needed(self, coefficients: dict[str, float], constants: dict[str, Any], learn: Sequence[str]) -> dict[str, Any]:
         return parts(coefficients, constants, learn)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.defaults["muon"] = False  # it marks a group; the next one may be another
+
 
 def parts(coefficients: dict[str, float], constants: dict[str, Any], learn: Sequence[str]) -> dict[str, Any]:
     """What the rule needs (see ParameterizedOptimizer.needed), without parts that are fixed where they do not count."""

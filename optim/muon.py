@@ -107,5 +107,6 @@ class MuonAdamW(Optimizer):
         groups = iter(self.param_groups)
         for part in self.parts:
             part.param_groups = [next(groups) for _ in part.param_groups]
+            part.state.clear()
             for group in part.param_groups:
                 part.state.update({p: self.state[p] for p in group["params"] if p in self.state})

@@ -107,6 +107,12 @@ class Batch:
             check_fit(x, dict(zip(loops.kept, rest, strict=True)))
         self.stand_ins = {p: torch.zeros_like(p) for p in self.params if p.grad is None}  # for the gradient
         grads = self.gradients()
+        for grad, (x, *_) in zip(grads, self.rest, strict=True):
+            if grad.shape != x.shape:
+                raise RuntimeError(
+                    f"a gradient of shape {tuple(grad.shape)} for a parameter of which this rank holds "
+                    f"{tuple(x.shape)}: it must be sharded as the parameter is"
+                )
         self.rows = Rows([(grad, *rest) for grad, rest in zip(grads, self.rest, strict=True)])
         self.pointers = [grad.data_ptr() for grad in grads]
         self.given = {"clip": None, "lr": None, "decay": None}  # by group; the same object holds the same values
@@ -225,7 +231,7 @@ class Plan:
         return (
             [(id(p), p.stride()) for group in groups for p in group["params"]],
             [(len(group["params"]), len(group)) for group in groups],
-            [grad is not None and (grad.shape, grad.stride(), grad.dtype) for grad in grads],
+            [grad is not None and (type(grad), grad.shape, grad.stride(), grad.dtype) for grad in grads],
             [id(x) for state in optimizer.state.values() for x in state.values()],
             [optimizer.options(group) for group in groups],
             world(),

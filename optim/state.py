@@ -51,9 +51,11 @@ class Stateful(Optimizer):
         except ValueError:
             self.param_groups.pop()
             raise
-        source = first if first["hyper_step"] > 0 else self.defaults
+        source = first if first["hyper_step"] > 0 or not first["per_group"] else self.defaults
         group.update({name: source[name].clone() for name in HYPER_STATE if name not in given})
         group["last_lr"] = torch.zeros_like(first["last_lr"])
+        if "max_grad_norm" not in given:
+            group["max_grad_norm"] = first["max_grad_norm"]
         if own:
             self.part_ways()
         self.set_coefficients(group, own, learn)
@@ -73,6 +75,17 @@ class Stateful(Optimizer):
             group["coefficients"] = group["coefficients"].new_tensor(q)
         q = dict(zip(self.domain, group["coefficients"].tolist(), strict=True))
         self.set_needed(group, self.needed(q, {name: group[name] for name in self.constants}, learn))
+
+    def check_parts(self, group: dict[str, Any], own: dict[str, float]) -> None:
+        """Raises ValueError if coefficients would switch on a part in mid-run, whose averages have no past."""
+        q = dict(zip(self.domain, group["coefficients"].tolist(), strict=True)) | own
+        needed = self.needed(q, {name: group[name] for name in self.constants}, ())["buffers"]
+        new = [name for name in needed if name not in group["buffers"].split()]
+        if new and any(self.state.get(p) for p in group["params"]):
+            raise ValueError(
+                f"{', '.join(own)} of a param group: it needs {', '.join(new)}, averages that have been kept since the "
+                "first step; write it before that"
+            )
 
     def name_rates(self, group: dict[str, Any], learn: Sequence[str]) -> None:
         """Give what somebody has written into a group as hyper_lr or hyper_momentum one entry per coefficient."""
@@ -99,6 +112,7 @@ class Stateful(Optimizer):
                         "cannot be set"
                     )
                 arguments.check_coefficients(own, self.domain, ())
+                self.check_parts(group, own)
                 arguments.group_coefficients(self, group, self.domain)
                 if len(self.param_groups) > 1:
                     self.part_ways()
@@ -146,14 +160,15 @@ class Stateful(Optimizer):
             if "g" in kept:
                 kept.setdefault("pending", torch.ones((), dtype=torch.float64))
         first = self.param_groups[0]  # a group that is added later is as these are
-        same = ("learn", "debias", "per_group", *OPTIONS, *HYPER_STATE, *self.constants)
-        self.defaults |= {name: first[name] for name in same}
+        same = ("learn", "debias", "per_group", *OPTIONS, *HYPER_STATE)
+        agreed = [name for name in self.constants if all(group[name] == first[name] for group in self.param_groups)]
+        self.defaults |= {name: first[name] for name in (*same, *agreed)}
         self.place()
 
     def scalar_device(self) -> torch.device:
         """Where the hyper-state and the parameters' scalars are: with the first parameter, if it can hold float64."""
         devices = [p.device for group in self.param_groups for p in group["params"]]
-        return torch.device("cpu") if not devices or devices[0].type == "mps" else devices[0]
+        return torch.device("cpu") if not devices or devices[0].type in ("mps", "meta") else devices[0]
 
     def place(self) -> None:
         """Move the hyper-state to its device, in double precision."""
@@ -169,27 +184,33 @@ class Stateful(Optimizer):
         """
         taken = {}
 
-        def ours(_, given):
+        def check(_, given):
             taken.update(self.checked(given))
             return taken
 
-        handle = self.register_load_state_dict_pre_hook(ours)  # after those of the user
+        def take_state(_):
+            saved = [i for group in taken["param_groups"] for i in group["params"]]
+            params = [p for group in self.param_groups for p in group["params"]]
+            for i, p in zip(saved, params, strict=True):
+                for name, value in taken["state"].get(i, {}).items():  # torch would share memory with the state dict
+                    if name in SCALARS:
+                        self.state[p][name] = full(value).to(self.scalar_device(), copy=True)
+                        continue
+                    value = shard_as(value, p)
+                    if is_sharded(value) or value.shape != p.shape:
+                        self.state[p][name] = value.to(p.device, copy=True)
+                    else:  # laid out as the parameter is
+                        self.state[p][name] = torch.empty_like(p, dtype=value.dtype, requires_grad=False).copy_(value)
+
+        hooks = [  # after the user's before loading, and before the user's after it
+            self.register_load_state_dict_pre_hook(check),
+            self.register_load_state_dict_post_hook(take_state, prepend=True),
+        ]
         try:
             super().load_state_dict(state_dict)
         finally:
-            handle.remove()
-        saved = [i for group in taken["param_groups"] for i in group["params"]]
-        params = [p for group in self.param_groups for p in group["params"]]
-        for i, p in zip(saved, params, strict=True):
-            for name, value in taken["state"].get(i, {}).items():  # torch would share memory with the state dict
-                if name in SCALARS:
-                    self.state[p][name] = full(value).to(self.scalar_device(), copy=True)
-                    continue
-                value = shard_as(value, p)
-                if is_sharded(value) or value.shape != p.shape:
-                    self.state[p][name] = value.to(p.device, copy=True)
-                else:  # laid out as the parameter is
-                    self.state[p][name] = torch.empty_like(p, dtype=value.dtype, requires_grad=False).copy_(value)
+            for hook in hooks:
+                hook.remove()
 
     def checked(self, state_dict: dict[str, Any]) -> dict[str, Any]:
         """The state dict, translated if it is AdamW's, to be loaded here. Raises ValueError."""

@@ -23,6 +23,13 @@ def steps(dtypes, count=4):
     return [p.detach() for p in params], optimizer.coefficients
 
 
+def test_a_stride_of_one_element_is_no_gap():
+    """Autograd gives gradients of 1 x 1 convolutions such strides."""
+    x, grad = torch.zeros(4, 3, 1, 1), torch.zeros(12).as_strided((4, 3, 1, 1), (3, 1, 3, 3))
+    assert x.stride() != grad.stride() and fuse.is_dense([grad, x])
+    assert not fuse.is_dense([grad, torch.zeros(3, 4, 1, 1).transpose(0, 1)])
+
+
 @pytest.mark.parametrize("lengths", [[1], [3, 1, 4, 1, 5], [0, 7, 0, 2]])
 def test_sums_of_segments_are_those_of_a_loop_bit_for_bit(lengths):
     x = torch.randn(sum(lengths), 3, dtype=torch.float64)

@@ -9,12 +9,13 @@ import os
 import subprocess
 import sys
 import weakref
+from types import MappingProxyType
 
 import pytest
 import torch
 
 import optim
-from optim import MADA, AVGrad, HyperAdam, Lion, Yogi
+from optim import MADA, AVGrad, HyperAdam, Lion, Yogi, plan
 from optim import inputs as inputs_module
 
 BOTH = pytest.mark.parametrize("cls", [MADA, HyperAdam])
@@ -460,6 +461,8 @@ def test_amsgrads_checkpoint_goes_on_as_amsgrad_or_not_at_all():
         adamw.step()
     with pytest.raises(ValueError, match="amsgrad=True, which MADA goes on from with amsgrad=True only"):
         MADA([p]).load_state_dict(adamw.state_dict())
+    with pytest.raises(ValueError, match="which MADA goes on from with amsgrad=True only"):
+        MADA([p], second_moment="amsgrad").load_state_dict(adamw.state_dict())
     with pytest.raises(ValueError, match="which HyperAdam does not have"):
         HyperAdam([p]).load_state_dict(adamw.state_dict())
     ours = MADA([p], amsgrad=True, learn=())
@@ -583,3 +586,162 @@ def test_a_constant_may_change_between_two_steps():
             p.grad = torch.sin(torch.arange(4, dtype=torch.float64) + t)
             optimizer.step()
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+# -- what a later group starts from ----------------------------------------------------------------------------------
+
+
+def loaded(optimizer):
+    optimizer.load_state_dict(optimizer.state_dict())
+    return optimizer
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, loaded])
+def test_a_group_added_to_a_copy_is_not_one_of_muons(again):
+    own = again(MADA([{"params": [leaf(3, 3)], "muon": True}, {"params": [leaf(3)]}], mu=1.0, learn=("mu",)))
+    own.add_param_group({"params": [leaf(3, 3)]})
+    assert [group["muon"] for group in own.param_groups] == [True, False, False]
+    assert own.param_groups[-1]["inputs"] == ""
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, loaded])
+def test_a_group_added_to_a_copy_has_the_optimizers_constants(again):
+    own = again(MADA([{"params": [leaf(3)], "eps": 0.5}, {"params": [leaf(3)]}]))
+    own.add_param_group({"params": [leaf(3)]})
+    assert [group["eps"] for group in own.param_groups] == [0.5, 1e-8, 1e-8]
+
+
+def test_a_later_group_starts_from_coefficients_that_were_written():
+    p, q = leaf(1), leaf(1)
+    own = MADA([p], lr=0.1, learn=())
+    own.param_groups[0]["gamma"] = 0.5
+    p.grad = torch.ones_like(p)
+    own.step()
+    own.add_param_group({"params": [q]})
+    q.grad = torch.ones_like(q)
+    own.step()
+    assert q.item() == pytest.approx(-0.1)  # half Adam's step, half Lion's
+
+
+def test_a_later_group_is_clipped_as_the_loaded_ones():
+    own = MADA([leaf(3)])
+    own.load_state_dict(MADA([leaf(3)], max_grad_norm=1.0).state_dict())
+    own.add_param_group({"params": [p := leaf(3)]})
+    p.grad = torch.ones_like(p)
+    own.step()
+    assert [group["max_grad_norm"] for group in own.param_groups] == [1.0, 1.0]
+
+
+def test_groups_that_have_learned_make_another_optimizer():
+    p, q = leaf(3), leaf(3)
+    old = MADA([p], hyper_lr=0.1)
+    for t in range(5):
+        p.grad = torch.full_like(p, 1.0 + t)
+        old.step()
+    assert old.coefficients != MADA([q]).coefficients
+    assert MADA(old.param_groups, hyper_lr=0.1).coefficients == old.coefficients
+    old.add_param_group({**old.param_groups[0], "params": [q]})
+    assert len(old.param_groups) == 2
+
+
+# -- loading, once more ----------------------------------------------------------------------------------------------
+
+
+def test_what_a_post_hook_does_to_a_loaded_state_stays():
+    own = stepped(MADA, 3)
+    own.register_load_state_dict_post_hook(lambda it: [state["m"].zero_() for state in it.state.values()])
+    own.load_state_dict(own.state_dict())
+    assert all(not state["m"].any() for state in own.state.values())
+
+
+def test_adamws_betas_are_found_by_name():
+    class Own(MADA):
+        domain = MappingProxyType(dict(reversed(MADA.domain.items())))
+
+        def __init__(self, params):
+            values = {"beta1": 0.9, "beta2": 0.95, "beta3": 0.0, "rho": 1.0, "c": 1.0, "gamma": 1.0}
+            constants = {"eps": 1e-8, "lion_betas": (0.95, 0.98), "rule": "paper", "second_moment": "avgrad"}
+            coefficients = {name: values[name] for name in self.domain}
+            optim.ParameterizedOptimizer.__init__(
+                self, params, lr=0.1, coefficients=coefficients, learn=(), constants=constants | {"muon": False}
+            )
+
+    p = leaf(3)
+    adamw = torch.optim.AdamW([p], betas=(0.8, 0.999))
+    p.grad = torch.ones_like(p)
+    adamw.step()
+    own = Own([leaf(3)])
+    own.load_state_dict(adamw.state_dict())
+    assert own.coefficients == {"gamma": 1.0, "c": 1.0, "rho": 1.0, "beta3": 0.0, "beta2": 0.999, "beta1": 0.8}
+
+
+def test_a_state_from_before_the_first_step_resets_muon():
+    p, q = leaf(3, 3), leaf(3)
+    own = optim.build("muon", [{"params": [p], "muon": True}, {"params": [q], "muon": False}], lr=0.1)
+    start = copy.deepcopy(own.state_dict())
+    for t in range(2):
+        p.grad, q.grad = torch.ones_like(p), torch.ones_like(q)
+        own.step()
+    own.load_state_dict(start)
+    assert not own.state and not any(part.state for part in own.parts)
+
+
+# -- what does not fit -----------------------------------------------------------------------------------------------
+
+
+def test_a_gradient_of_another_shape_is_refused(monkeypatch):
+    """As a whole gradient is, of a parameter that is in shards."""
+    p = leaf(4)
+    own = MADA([p])
+    p.grad = torch.ones_like(p)
+    own.step()
+    before = p.detach().clone()
+
+    class Whole(torch.Tensor):
+        pass
+
+    p.grad = torch.ones(4, dtype=torch.float64).as_subclass(Whole)
+    monkeypatch.setattr(plan, "local_gradient", lambda p: torch.ones(8, dtype=torch.float64))
+    with pytest.raises(RuntimeError, match="a gradient of shape .8,. .* holds .4,."):
+        own.step()
+    assert torch.equal(p, before)
+
+
+def test_a_freeze_that_fails_loses_no_gradient():
+    p = leaf(3)
+    own = MADA([p])
+    p.grad = torch.ones_like(p)
+    own.step()
+    own.param_groups[0]["max_grad_norm"] = -1.0
+    with pytest.raises(ValueError, match="max_grad_norm"):
+        own.freeze()
+    assert p.grad is not None
+
+
+def test_an_optimizer_of_parameters_without_data_can_be_made_and_read():
+    own = MADA([{"params": [torch.zeros(3, device="meta", requires_grad=True)]}, {"params": [leaf(2)]}])
+    assert own.coefficients["beta1"] == 0.9
+
+
+@pytest.mark.parametrize("switched_on", [{"rho": 0.5}, {"gamma": 0.5}, {"beta3": 0.5}])
+def test_a_part_cannot_be_switched_on_in_mid_run(switched_on):
+    p = leaf(3)
+    own = MADA([p], learn=())
+    p.grad = torch.ones_like(p)
+    own.step()
+    before = p.detach().clone()
+    own.param_groups[0].update(switched_on)
+    with pytest.raises(ValueError, match="kept since the first step"):
+        own.step()
+    assert torch.equal(p, before)
+    own.param_groups[0].pop(*switched_on)
+    own.step()
+    assert not torch.equal(p, before)
+
+
+def test_a_step_in_a_cuda_graph_is_refused(monkeypatch):
+    own = stepped(MADA, 3)
+    for name in ("is_initialized", "is_current_stream_capturing"):
+        monkeypatch.setattr(torch.cuda, name, lambda: True)
+    with pytest.raises(RuntimeError, match="cannot be captured in a CUDA graph"):
+        own.step()

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import tiny
+import torch
 
 import data.tokens
 from reproduce.pool import load
@@ -42,6 +43,15 @@ def test_copies_go_on_as_the_run_would():
     unchanged = [found[way, value, END - POINT] for way, value in (("mu", 0.0), ("beta1", 0.9), ("rate", 1.0))]
     assert unchanged == [round(straight.loss(), 6)] * 3
     assert len(set(found.values())) == len(found) - 4  # every other way ends elsewhere
+
+
+def test_the_run_that_is_copied_is_one_of_train_py(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny.train.train(vars(horizon.config(1)) | {"out_dir": "out"})
+    straight = horizon.Course(horizon.config(1))
+    straight.advance(END)
+    saved = torch.load("out/ckpt_last.pt", weights_only=True)["model"]
+    torch.testing.assert_close(dict(straight.model.state_dict()), dict(saved), rtol=1e-6, atol=1e-7)
 
 
 def test_what_is_known_is_not_measured_again():

@@ -9,11 +9,11 @@ import copy
 
 import pytest
 import torch
+from every import ALL
 from reference import problem
 
 from optim import MADA, HyperAdam
 
-ALL = ("beta1", "beta2", "beta3", "rho", "c", "gamma")
 INTERIOR = {"betas": (0.6, 0.8), "beta3": 0.4, "rho": 0.5, "c": 0.6, "gamma": 0.7}
 ALIKE = 1e-9  # absolute, of coefficients in float64
 TINY = 1e-30  # an eps that does not count next to gradients of any size

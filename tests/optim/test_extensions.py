@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 import pytest
 import torch
+from every import ALL
 from reference import optimizers as reference
 from reference import problem
 
@@ -20,7 +21,6 @@ from optim import MADA, HyperAdam, ParameterizedOptimizer
 
 EXACT = {"rtol": 0, "atol": 0}
 CLOSE = {"rtol": 1e-12, "atol": 1e-12}
-ALL = ("beta1", "beta2", "beta3", "rho", "c", "gamma")
 RAW = {"hyper_scale": "raw"}
 START = {"betas": (0.8, 0.9), "beta3": 0.4, "rho": 0.5, "c": 0.5, "gamma": 0.6}
 

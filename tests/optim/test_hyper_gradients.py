@@ -7,6 +7,7 @@ from itertools import chain, combinations
 
 import pytest
 import torch
+from every import ALL
 from reference import optimizers as plain
 from reference import problem
 
@@ -16,7 +17,6 @@ TRAJECTORY = 1e-11  # absolute, in float64, for losses, coefficients and hyper-g
 DIFFERENCES = 1e-6  # relative to the largest hyper-gradient, for finite differences of step DELTA in a coefficient
 DELTA = 1e-5
 
-ALL = ("beta1", "beta2", "beta3", "rho", "c", "gamma")
 INTERIOR = {"beta1": 0.6, "beta2": 0.8, "beta3": 0.4, "rho": 0.5, "c": 0.6, "gamma": 0.7}
 ADAM = {"beta1": 0.9, "beta2": 0.95, "beta3": 0.0, "rho": 1.0, "c": 1.0, "gamma": 1.0}
 POOR = {"beta1": 0.2, "beta2": 0.55, "beta3": 0.9, "rho": 0.1, "c": 0.1, "gamma": 0.3}

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from every import ALL
 from reference import optimizers as reference
 
 from optim import MADA, Adan, AVGrad, HyperAdam, Lion, Yogi, compile, fuse
@@ -19,7 +20,6 @@ from optim.codegen import Unavailable
 
 DOUBLE = {"rtol": 1e-10, "atol": 1e-10}
 SINGLE = {"rtol": 2e-4, "atol": 2e-5}  # of parameters of size 1, after 200 steps in float32
-ALL = ("beta1", "beta2", "beta3", "rho", "c", "gamma")
 INTERIOR = {"betas": (0.8, 0.9), "beta3": 0.4, "rho": 0.5, "c": 0.5, "gamma": 0.6, "hyper_lr": 0.02}
 SHAPES = [(3,), (40, 33), (2 * fuse.CHUNK + 1,)]  # less than a vector, a matrix, several chunks
 

@@ -7,6 +7,7 @@ import copy
 
 import pytest
 import torch
+from every import ALL
 from reference import optimizers as plain
 from reference import problem
 from torch import nn
@@ -214,7 +215,6 @@ def test_schedulers_reach_both_parts():
 
 # Muon as a corner of MADA
 
-SIX = ("beta1", "beta2", "beta3", "rho", "c", "gamma")
 START = {"beta1": 0.6, "beta2": 0.8, "beta3": 0.4, "rho": 0.5, "c": 0.6, "gamma": 0.7}
 LR = {"W": 0.02, "b": 0.05, "U": 0.01}
 EXACT = 1e-12  # absolute, in float64
@@ -224,7 +224,7 @@ def groups_of(params):
     return [{"params": [p], "lr": LR[name], "weight_decay": 0.1, "muon": p.dim() == 2} for name, p in params.items()]
 
 
-@pytest.mark.parametrize("learn", [(), ("mu",), ("beta1", "beta2", "mu"), (*SIX, "mu")], ids="+".join)
+@pytest.mark.parametrize("learn", [(), ("mu",), ("beta1", "beta2", "mu"), (*ALL, "mu")], ids="+".join)
 @pytest.mark.parametrize("mu", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize(
     "form", [{}, {"hyper_scale": "raw", "debias": "powers", "max_grad_norm": 0.5}], ids=["", "raw"]
@@ -232,7 +232,7 @@ def groups_of(params):
 def test_equals_an_independent_transcription(mu, learn, form):
     """Losses, hyper-gradients, coefficients and parameters over 12 steps; b, a vector, has no part in mu."""
     params, coefficients = problem.parameters(), START | {"mu": mu}
-    six = {name: START[name] for name in SIX[2:]}
+    six = {name: START[name] for name in ALL[2:]}
     ours = MADA(groups_of(params), betas=(0.6, 0.8), **six, mu=mu, learn=learn, hyper_lr=0.05, **form)
     relative = form.get("hyper_scale") != "raw"
     theirs = plain.HyperDescent(
@@ -312,10 +312,10 @@ def test_a_step_that_is_skipped_leaves_muons_state():
 
 def test_saved_and_loaded_in_the_middle():
     params = problem.parameters()
-    optimizer = MADA(groups_of(params), mu=0.5, learn=(*SIX, "mu"), hyper_lr=0.05)
+    optimizer = MADA(groups_of(params), mu=0.5, learn=(*ALL, "mu"), hyper_lr=0.05)
     problem.train(optimizer, params, range(1, 6))
     others = copy.deepcopy(params)
-    fresh = MADA(groups_of(others), mu=0.9, learn=(*SIX, "mu"), hyper_lr=0.05)
+    fresh = MADA(groups_of(others), mu=0.9, learn=(*ALL, "mu"), hyper_lr=0.05)
     fresh.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     problem.train(optimizer, params, range(6, 11))
     problem.train(fresh, others, range(6, 11))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from every import ALL
 from reference import optimizers as plain
 from reference import problem
 
@@ -18,7 +19,6 @@ TOLERANCE = 1e-12  # absolute, in float64, for losses, parameters, coefficients 
 STEPS = 50
 
 RECORDED = json.loads((Path(__file__).parents[1] / "reference" / "authors_code.json").read_text())
-ALL = ("beta1", "beta2", "beta3", "rho", "c", "gamma")
 FIXED = {"learn": ()}
 STILL = {"learn": ALL, "hyper_lr": 0.0}  # the whole machinery at work, but the coefficients stay
 

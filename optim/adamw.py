@@ -106,6 +106,8 @@ def translated(state_dict: dict[str, Any], optimizer: "ParameterizedOptimizer") 
     state = {}
     for group in groups:
         decays = group["coefficients"][optimizer.decays]
+        # averages that start at zero have gathered nothing
+        started = decays.new_tensor([names[k] in ("beta1", "beta2") for k in optimizer.decays])
         for i in group["params"]:
             if i not in state_dict["state"]:
                 continue
@@ -118,7 +120,6 @@ def translated(state_dict: dict[str, Any], optimizer: "ParameterizedOptimizer") 
             known = {"m": m, "l": m, "g_prev": m, "v": v, "s": adamw.get("max_exp_avg_sq", v), "v_mixed": v, "v_avg": v}
             state[i] = {name: known[name].clone() if name in known else torch.zeros_like(m) for name in kept}
             state[i]["step"] = step
-            if group["debias"] == "weights":  # averages that start at zero have gathered nothing
-                started = decays.new_tensor([names[k] in ("beta1", "beta2") for k in optimizer.decays])
+            if group["debias"] == "weights":
                 state[i]["weights"] = (1 - decays ** step.to(decays)) * started
     return {"state": state, "param_groups": groups}

@@ -54,8 +54,6 @@ def is_dense(row: Sequence[Tensor]) -> bool:
         span = 1 + sum((size - 1) * stride for size, stride in zip(x.shape, strides, strict=True))
         if span != x.numel():
             return False
-    if all(y.stride() == strides for y in row):
-        return True
     wide = [i for i, size in enumerate(x.shape) if size > 1]  # in others a stride means nothing: 1 x 1 convolutions
     return all(y.stride(i) == strides[i] for y in row for i in wide)
 

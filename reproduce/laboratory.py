@@ -75,7 +75,8 @@ def estimate(
         if kind != "profile":
             return Estimate(1, int(not (store.RESULTS / name / scale / "theory.json").exists()), 10.0)
         count, path = len(rest) * len(PROFILE[scale][1]), store.RESULTS / name / scale / "measured.json"
-        done = len(json.loads(path.read_text())) if path.exists() else 0
+        with readable(path):
+            done = len(json.loads(path.read_text())) if path.exists() else 0
         return Estimate(count, max(count - done, 0), None)
     missing, all_runs, seconds, known = [], 0, [], {}
     if kind == "grid":

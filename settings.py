@@ -139,7 +139,8 @@ def parse(settings: dict[str, Setting], arguments: Sequence[str]) -> tuple[dict,
 
 def show_help(settings):
     try:
-        print("settings, as name = default: set them in config files or as --name=value\n")
+        print("settings, as name = default: set them in config files or as --name=value")
+        print("(a tuple: --learn=beta1,beta2; a dict: --hyper_lr=\"{'mu': 0.1}\")\n")
         for name, setting in settings.items():
             print(f"  {name} = {setting.default!r}\n      {setting.reason}")
         sys.stdout.flush()

@@ -10,6 +10,7 @@ from reproduce.contest_tables import (
     against,
     best_lines,
     convex,
+    details,
     front_lines,
     goal_lines,
     numbers,
@@ -182,12 +183,12 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
     front(found, tasks, values, moved, folder)
     scale_note = "This scale shows that everything runs, and nothing else.\n\n" if scale == "smoke" else ""
     chance = ", ".join(f"{tasks[name].chance:.4g} on {name}" for name in found)
-    coefficients = f"{markdown(*contest_paths.agreement(moved))}\n\n{contest_paths.HOW}"
+    coefficients = f"{contest_paths.HOW}\n\n{markdown(*contest_paths.agreement(moved))}"
     page = Path("replication", scale, "README.md")
     again = f"[The worst of these in new seeds](../../{page})." if (store.RESULTS / page).exists() else ""
     (folder / "README.md").write_text(f"""# The contest: AdamW out, MADA in, nothing else changed ({scale})
 
-{scale_note}{bullets(said)}
+{scale_note}{bullets([*said, *details(found)])}
 
 {note}
 

@@ -163,55 +163,67 @@ def at_edge(tuned: dict) -> str:
 def sentences(found: dict[str, dict]) -> list[str]:
     """The verdict, computed."""
     n, seeds = sum(len(it["gaps"]) for it in found.values()), sorted({n for it in found.values() for n in it["seeds"]})
-    fine, below, theirs = (sum(it[key] for it in found.values()) for key in ("no_worse", "below", "base_no_worse"))
-    best = {name: it["start"]["gap"] for name, it in found.items() if it["start"]}
-    better, worse = ([name for name, gap in best.items() if gap.clear and gap.mean * sign < 0] for sign in (1, -1))
-    gaps = [gap for it in found.values() for gap in it["gaps"].values()]
-    told = [sum(it[key] for it in found.values()) for key in ("better", "worse")]
-    far = [sum(gap.share * sign > verdict.FAR for gap in gaps) for sign in (-1, 1)]
-    small = sum(gap.mean + 2 * gap.error <= verdict.FAR * abs(gap.base) for gap in gaps)
-    by_chance = sum(BY_CHANCE[min(gap.n, 5)] for gap in gaps)
-
-    def named(tasks):
-        return (": " + ", ".join(name + at_edge(found[name]["start"]) for name in tasks)) * bool(tasks)
-
-    lucky = sum(BY_CHANCE[min(gap.n, 5)] for gap in best.values() if gap.n > 1)
-    shares = {(name, cell): it for name, found_here in found.items() for cell, it in found_here["undone"].items()}
-    level = sum(it["level"] for it in found.values())
-    worst = max(found, key=lambda name: found[name]["gaps"][found[name]["worst"]].excess())
-    gap = found[worst]["gaps"][found[worst]["worst"]]
-    excess = gap.excess()
-    end = "No cell is beyond that."
-    if excess:
-        end = f"The worst cell is {100 * excess:.1f} % beyond that: {worst} ({found[worst]['worst']})"
-        end += f", where {gap.lost} of {gap.n} seeds collapse{'s' * (gap.lost == 1)}." if gap.lost else "."
+    fine, theirs, better, worse = (
+        sum(it[key] for it in found.values()) for key in ("no_worse", "base_no_worse", "better", "worse")
+    )
+    lucky = sum(BY_CHANCE[min(gap.n, 5)] for it in found.values() for gap in it["gaps"].values())
+    tuned = [it["start"]["gap"] for it in found.values() if it["start"]]
+    won, lost = (sum(gap.clear and gap.mean * sign < 0 for gap in tuned) for sign in (1, -1))
+    shares = [share for it in found.values() for share in it["undone"].values()]
     damage = "There is no damage by bad initial betas to undo."
     if shares:
-        damage = (
-            f"MADA **undoes {100 * mean(shares.values()):.0f} % of what bad initial betas cost AdamW**; "
-            f"in {level} of {len(shares)} such cells it ends level with AdamW from (0.9, 0.95)."
-        )
-    chance = "If the two were equal, chance alone would make either one better"
+        damage = f"It **undoes {100 * mean(shares):.0f} % of what bad initial betas cost AdamW**."
+    worst = max(found, key=lambda name: found[name]["gaps"][found[name]["worst"]].excess())
+    cell, gap = found[worst]["worst"], found[worst]["gaps"][found[worst]["worst"]]
+    end = "In no cell is it worse than that."
+    if gap.excess():
+        end = f"In the worst cell it ends {100 * gap.share:.0f} % worse than AdamW: {TASKS[worst].title}, {cell}"
+        end += f", where {gap.lost} of {gap.n} seeds collapse{'s' * (gap.lost == 1)}." if gap.lost else "."
     return [
         (
             f"MADA is **no worse in {share(fine, n)} cells** of {len(found)} task{'s' * (len(found) > 1)}, "
-            f"with {span(seeds)} seeds each. {end} AdamW is no worse than MADA in {share(theirs, n)}."
+            f"with {span(seeds)} seeds each. AdamW is no worse than MADA in {share(theirs, n)}."
         ),
         (
-            f"By more than two standard errors MADA is **better in {told[0]} cells and worse in {told[1]}**. "
-            f"{chance} in about {by_chance:.0f}. Its mean is lower in {share(below, n)} cells, "
-            f"more than 2 % lower in {far[0]}, and more than 2 % higher in {far[1]}."
+            f"By more than two standard errors, it is **better in {better} cells and worse in {worse}**. Between "
+            f"equals, chance alone would make either one better in about {lucky:.0f}."
         ),
         (
-            f"In {share(small, n)} cells the runs rule out, at two standard errors, that MADA is more than 2 % worse. "
-            "In the others it is worse, or there are too few seeds to tell."
-        ),
-        (
-            "At each one's best learning rate from betas (0.9, 0.95), MADA is better by more than two standard errors "
-            f"on {len(better)} of {len(best)} tasks{named(better)}; and worse on {len(worse)}{named(worse)}. "
-            f"{chance} on about {lucky:.1f}."
+            f"With each one at its best learning rate, from betas (0.9, 0.95), it is better by more than two standard "
+            f"errors on {won} of {len(tuned)} tasks, and worse on {lost}."
         ),
         damage,
+        end,
+    ]
+
+
+def details(found: dict[str, dict]) -> list[str]:
+    """What the page has to say beyond the verdict."""
+    gaps = [gap for it in found.values() for gap in it["gaps"].values()]
+    below, above = (sum(gap.share * sign > verdict.FAR for gap in gaps) for sign in (-1, 1))
+    small = sum(gap.mean + 2 * gap.error <= verdict.FAR * abs(gap.base) for gap in gaps)
+    tuned = {name: it["start"]["gap"] for name, it in found.items() if it["start"]}
+    lucky = sum(BY_CHANCE[min(gap.n, 5)] for gap in tuned.values() if gap.n > 1)
+    won, lost = ([name for name, gap in tuned.items() if gap.clear and gap.mean * sign < 0] for sign in (1, -1))
+    damaged, level = (sum(len(it["undone"]) for it in found.values()), sum(it["level"] for it in found.values()))
+
+    def named(tasks):
+        return ", ".join(name + at_edge(found[name]["start"]) for name in tasks) or "none"
+
+    return [
+        (
+            f"Its mean is lower in {share(sum(gap.mean < 0 for gap in gaps), len(gaps))} cells, more than 2 % lower in "
+            f"{below}, and more than 2 % higher in {above}."
+        ),
+        (
+            f"In {share(small, len(gaps))} cells the runs rule out, at two standard errors, that MADA is more than 2 % "
+            "worse. In the others it is worse, or there are too few seeds to tell."
+        ),
+        (
+            f"Better at each one's best rate: {named(won)}; worse: {named(lost)}. Between equals, chance alone would "
+            f"make either one better on about {lucky:.1f} tasks."
+        ),
+        f"In {level} of {damaged} cells with bad initial betas it ends level with AdamW from (0.9, 0.95).",
     ]
 
 

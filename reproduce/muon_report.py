@@ -144,11 +144,13 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
         + "; than ".join(f"{rival}: {where_worse(kept, rival)}" for rival in RIVALS)
         + "."
     )
-    short = "At each one's best rate, MADA from Muon's corner minus AdamW (negative is better): " + "; ".join(
-        f"{TASKS[name].title} {at_best(name, values, 'AdamW')}"
-        + f" (minus Muon: {at_best(name, values, 'Muon')})" * ("Muon" in values)
-        for name, values in kept.items()
-    )
+    level = [
+        verdict.tuned(TASKS[name], values[OURS], values["Muon"]) for name, values in kept.items() if "Muon" in values
+    ]
+    level = [it["gap"] for it in level if it and it["gap"].n > 1]
+    short = "At each one's best rate, MADA from Muon's corner minus AdamW (negative is better): "
+    short += "; ".join(f"{TASKS[name].title} {at_best(name, values, 'AdamW')}" for name, values in kept.items())
+    short += f". Minus Muon: no clear difference on {sum(not gap.clear for gap in level)} of {len(level)} tasks"
     aims, left = goals(kept), still_missing(muon, found)
     notes = [f"{CONVOLUTIONS}{convolutions(kept['cnn'])}"] if "cnn" in kept else []
     block = "\n\n".join([sentence, markdown(head, lines), goal_lines(aims), *notes, left]).rstrip()
@@ -161,5 +163,5 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
         "tasks": list(kept),
         "no_worse": counts,
         "goals": [aim._asdict() for aim in aims],
-        "blocks": {"muon": block, "muon, in short": f"{short}."},
+        "blocks": {"muon, in short": f"{short}."},
     }

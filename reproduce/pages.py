@@ -19,7 +19,9 @@ TOP = """# Results
 A verdict is computed ([findings.py](../reproduce/findings.py)): a claim holds if all the checks that stand under "how"
 hold; seeds are compared in pairs, and a difference counts if it is more than two standard errors of its mean. A claim
 that holds is "reproduced" at the paper's own proportions and has the "same shape" at reduced ones; one that does not is
-"not found". Of the scales, the largest that was run is shown: {scales}. Remade by `python scripts/reproduce.py index`.
+"not found". Of the scales, the largest that was run is shown: {scales}. ± is the standard error of the paired
+difference, and (5/6) says that five of six seeds have its sign. MADA-FS has its coefficients fixed where a run of MADA
+ended; MADA- and Adam- start from betas (0.7, 0.8). Remade by `python scripts/reproduce.py index`.
 """
 WHY_NOT = {
     "table4": "It needs the weights of GPT-2 XL. "

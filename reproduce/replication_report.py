@@ -32,14 +32,10 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
         if name in replication.WHOLE:
             best = new["start"] and new["start"]["gap"]
             best = best and f"; each at its best rate from (0.9, 0.95) {signed(best)}, {judged(best)}"
-            no_worse = share(new["no_worse"], len(new["gaps"]))
-            fine.append(
-                f"{no_worse} cells of the {task.title} "
-                f"(by more than two standard errors better in {new['better']}, worse in {new['worse']})"
-            )
+            fine.append(f"{task.title}: no worse in {share(new['no_worse'], len(new['gaps']))} cells")
             whole.append(
-                f"- {task.title}: no worse in {no_worse} cells, below AdamW in {new['below']}; "
-                f"AdamW no worse in {new['base_no_worse']}{best or ''}. "
+                f"- {fine[-1]}, below AdamW in {new['below']}; AdamW no worse in {new['base_no_worse']}. "
+                f"By more than two standard errors better in {new['better']}, worse in {new['worse']}{best or ''}. "
                 f"MADA alone collapses in {new['failed']} of {new['pairs']} pairs, AdamW alone in {new['saved']}."
             )
     if not (gaps or whole):
@@ -56,8 +52,7 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
             f"and AdamW alone in {theirs}."
         )
     if whole:
-        said += " Of the cheapest tasks every cell was run again, good or bad: "
-        said += f"MADA is no worse in {' and in '.join(fine)}."
+        said += f" Of the cheapest tasks every cell was run again. {'; '.join(fine)}."
     table = "The cells that look bad in the contest, or in the new seeds:\n\n" + markdown(
         ["task", "cell", "gap in the contest", "in the new seeds", "MADA alone collapses", "AdamW alone"], lines
     )

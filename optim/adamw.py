@@ -7,6 +7,8 @@ from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.optimizer import ParamsT
 
+from .arguments import as_dtype
+
 if TYPE_CHECKING:
     from .engine import ParameterizedOptimizer
 
@@ -79,8 +81,9 @@ def translated(state_dict: dict[str, Any], optimizer: "ParameterizedOptimizer") 
             raise ValueError(
                 "the weight_decay of Adam is an L2 penalty, not AdamW's decay: set it to 0 in this checkpoint first"
             )
-        now = dict(zip(optimizer.domain, group["coefficients"].tolist(), strict=True))
-        if saved["amsgrad"] and (group.get("second_moment") != "amsgrad" or now["rho"] != 0):
+        if saved["amsgrad"] and (
+            group.get("second_moment") != "amsgrad" or optimizer.named(group["coefficients"])["rho"] != 0
+        ):
             here = "goes on from with amsgrad=True only" if "second_moment" in group else "does not have"
             raise ValueError(f"this is a checkpoint of AdamW with amsgrad=True, which {owner} {here}")
         q = group["coefficients"].clone()
@@ -115,9 +118,12 @@ def translated(state_dict: dict[str, Any], optimizer: "ParameterizedOptimizer") 
             if not set(MOMENTS) <= set(adamw):
                 raise ValueError(f"{' and '.join(MOMENTS)} are missing in this checkpoint of AdamW")
             m, v = (adamw[name] for name in MOMENTS)
+            dtype = torch.promote_types(m.dtype, as_dtype(group["state_dtype"]) or m.dtype)  # at least that wide
+            m, v = m.to(dtype), v.to(dtype)
             step = torch.as_tensor(adamw["step"], dtype=torch.float32)
             kept = group["buffers"].split()
-            known = {"m": m, "l": m, "g_prev": m, "v": v, "s": adamw.get("max_exp_avg_sq", v), "v_mixed": v, "v_avg": v}
+            s = adamw.get("max_exp_avg_sq", v).to(dtype)
+            known = {"m": m, "l": m, "g_prev": m, "v": v, "s": s, "v_mixed": v, "v_avg": v}
             state[i] = {name: known[name].clone() if name in known else torch.zeros_like(m) for name in kept}
             state[i]["step"] = step
             if group["debias"] == "weights":

@@ -201,19 +201,15 @@ def own_arguments(cls: type) -> frozenset[str]:
     return found
 
 
-def betas_of(cls: type, domain: Iterable[str]) -> list[str]:
-    """The coefficients that the argument `betas` stands for: those that have no argument of their own."""
-    arguments = own_arguments(cls)
-    return [name for name in domain if name.startswith("beta") and name not in arguments]
+def group_coefficients(optimizer: "ParameterizedOptimizer", group: dict[str, Any]) -> dict[str, float]:
+    """Remove the coefficients from a param group and return them: {name: value}. Raises ValueError.
 
-
-def group_coefficients(
-    optimizer: "ParameterizedOptimizer", group: dict[str, Any], domain: Iterable[str]
-) -> dict[str, float]:
-    """Remove the coefficients from a param group and return them: {name: value}. Raises ValueError."""
-    found = {name: group.pop(name) for name in domain if name in group and name != "lr"}
+    `betas` stands for those that have no argument of their own.
+    """
+    found = {name: group.pop(name) for name in optimizer.domain if name in group and name != "lr"}
     if "betas" in group:
-        names = betas_of(type(optimizer), domain)
+        known = own_arguments(type(optimizer))
+        names = [name for name in optimizer.domain if name.startswith("beta") and name not in known]
         betas = as_numbers("betas", group.pop("betas"), len(names))
         found |= zip(names, map(float, betas), strict=True)
     return found

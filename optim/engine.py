@@ -373,9 +373,8 @@ class ParameterizedOptimizer(Stateful):
         """
         h = None
         for batch in plan.batches:
-            if batch.learn:
-                part = batch.look_back(ok) if batch.copies == 1 else batch.look_back(ok) / batch.copies
-                h = part if h is None else h + part
+            part = batch.look_back(ok) if batch.copies == 1 else batch.look_back(ok) / batch.copies
+            h = part if h is None else h + part
         if h is None:
             h = torch.zeros(len(self.param_groups), len(self.domain), dtype=torch.float64, device=ok.device)
         h = h * (plan.hyper.last_lr * plan.minus)[:, None]
@@ -415,8 +414,7 @@ class ParameterizedOptimizer(Stateful):
             group["learn"] = ""
             group["hyper_lr"] = group["hyper_momentum"] = torch.zeros_like(group["hyper_lr"])
             group["bounds"] = group["bounds"].new_tensor([(-torch.inf, torch.inf)] * len(self.domain))
-            q = dict(zip(self.domain, group["coefficients"].tolist(), strict=True))
-            self.set_needed(group, self.needed(q, {name: group[name] for name in self.constants}, ()))
+            self.set_coefficients(group, {}, ())
             for p in group["params"]:
                 kept = {"step", "weights", *group["buffers"].split(), *group["inputs"].split()}
                 for name in set(self.state.get(p, ())) - kept:

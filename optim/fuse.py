@@ -20,6 +20,7 @@ from .codegen import Unavailable, compute_dtype
 from .compile import build_c, build_triton
 from .trace import traced
 
+BUILDERS = {"cpu": build_c, "cuda": build_triton}  # {type of device: what makes its loops}; others run unfused
 CHUNK = 65_536  # elements of one tensor that one thread takes through the loop; also the slice of eager steps
 GPU_CHUNK = 16_384  # and one block of a GPU: the 11M GPT has 660 of them, five for each multiprocessor of an H100
 
@@ -35,7 +36,7 @@ def to_device(values: list, device: torch.device, dtype: torch.dtype = torch.int
     if not values:
         return torch.empty(0, dtype=dtype, device=device)
     x = torch.frombuffer(array(kind, values), dtype=dtype)
-    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
 
 
 def segment_sums(x: Tensor, lengths: Tensor) -> Tensor:
@@ -103,8 +104,9 @@ class Loop:
         key = device_type, dtypes
         try:
             if key not in self.built:
-                builder = {"cpu": build_c, "cuda": build_triton}.get(device_type)
-                self.built[key] = builder and builder(self, dtypes)
+                if device_type not in BUILDERS:
+                    raise Unavailable(f"there are no loops for {device_type}")
+                self.built[key] = BUILDERS[device_type](self, dtypes)
             return self.built[key] and self.built[key](*tables)
         except Unavailable as reason:
             warn_once(f"optimizer steps run unfused, several times slower: {reason}")
@@ -202,7 +204,7 @@ class Kind:
             call, dense = None, scalars.contiguous()
             if self.dense:
                 chunks = len(self.table) if loop.n_sums else len(self.members)
-                sums = torch.empty(chunks, loop.n_sums, dtype=torch.float64, device=self.device)
+                sums = torch.empty(chunks, loop.n_sums, dtype=torch.float64, device=self.scalars_on)
                 kind = self.device.type, self.dtypes[: len(loop.tensors)]
                 call = loop.bind(*kind, self.table, self.addresses, dense, sums)
             if not call:
@@ -224,13 +226,13 @@ class Kind:
             if last == first + 1:
                 for part in zip(*(x.split(CHUNK) for x in rows[0]), strict=True) if self.dense else rows:
                     for k, summand in enumerate(loop.run_eagerly(part, values)):
-                        sums[first, k] += summand.sum(dtype=precision)
+                        sums[first, k] += summand.sum(dtype=precision).to(sums.device)
                 continue
             whole = [torch.cat(column) for column in zip(*rows, strict=True)]
             lengths = [len(row[0]) for row in rows]
             for k, summand in enumerate(loop.run_eagerly(whole, values)):
-                parts = torch.segment_reduce(summand.to(precision), "sum", lengths=torch.tensor(lengths), unsafe=True)
-                sums[first:last, k] = parts
+                summand = summand.to(sums.device, precision)
+                sums[first:last, k] = torch.segment_reduce(summand, "sum", lengths=torch.tensor(lengths), unsafe=True)
             for name in loop.written:
                 column = loop.tensors.index(name)
                 torch._foreach_copy_([row[column] for row in rows], whole[column].split(lengths))

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor, nn
+from torch.optim.optimizer import ParamsT
 
 
 class ParamGroups(list[dict[str, Any]]):
@@ -84,13 +85,14 @@ def decay_matrices(params: Iterable[Tensor], weight_decay: float) -> list[dict[s
     ]
 
 
-def split_hidden(groups: Iterable[dict[str, Any]] | Iterable[Tensor], hidden: Iterable[Tensor]) -> list[dict[str, Any]]:
-    """Param groups (or tensors), each divided into the parameters in `hidden`, marked muon=True, and the others."""
+def split_hidden(groups: ParamsT, hidden: Iterable[Tensor]) -> list[dict[str, Any]]:
+    """Param groups, each divided into what is in `hidden`, marked muon=True, and the others. Names may go with it."""
     groups, hidden = list(groups), set(hidden)
     groups = groups if groups and isinstance(groups[0], dict) else [{"params": groups}]
     divided = []
     for group in groups:
+        every = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
         for muon in (True, False):
-            params = [p for p in group["params"] if (p in hidden) == muon]
+            params = [it for it in every if ((it[1] if isinstance(it, tuple) else it) in hidden) == muon]
             divided += [{**group, "params": params, "muon": muon}] if params else []
     return divided

@@ -53,10 +53,9 @@ def descent(optimizer: str, scale: str, start: int, clip: float | None) -> Loop:
             h = h / torch.maximum(unit, torch.full_like(unit, TINY))  # if the unit is 0, so is h
         push = torch.where(h.abs() < torch.inf, h, 0.0)  # one that has overflowed says nothing
         push = push if clip is None else push.clamp(-clip, clip)
-        if start:
-            push = torch.where(steps >= start, push, 0.0)
+        push = torch.where(steps >= start, push, 0.0)
         last = velocity
-        k = (torch.relu(steps - start) if start else steps) + 1  # what hyper_start leaves out does not count
+        k = torch.relu(steps - start) + 1  # what hyper_start leaves out does not count
         step, velocity, square = HYPER_OPTIMIZERS[optimizer](push, velocity, square, momentum, k)
         step = rate * step
         moved = torch.where(in_time_scale > 0, 1 - (1 - q) * torch.exp(step), q - step)
@@ -71,33 +70,37 @@ def descent(optimizer: str, scale: str, start: int, clip: float | None) -> Loop:
     return Loop(descend, names, ("ok", "unit", "steps", "ramp"), LEARNED, guarded=True)
 
 
+def options(groups: list[dict[str, Any]]) -> list[tuple]:
+    return [tuple(group[name] for name in OPTIONS) for group in groups]
+
+
 class Hyper:
     """The hyper-state of all groups as arrays in double precision, one row per group or, where they share their
     coefficients, one for all. The groups hold views of the arrays, which a step changes in place."""
 
     def __init__(self, groups: list[dict[str, Any]], device: torch.device) -> None:
-        self.per_group = groups[0]["per_group"]
+        self.per_group, self.device = groups[0]["per_group"], device
         rows = groups if self.per_group else groups[:1]
 
         def stack(name, groups):
             return torch.stack([group[name].to(device, torch.float64) for group in groups])
 
-        self.learned = torch.stack([stack(name, rows) for name in LEARNED])  # (4, rows, coefficients)
+        self.state = torch.stack([stack(name, rows) for name in LEARNED])  # (4, rows, coefficients)
         settings = {name: stack(name, rows) for name in SETTINGS}
         self.steps, self.last_lr = stack("hyper_step", rows), stack("last_lr", groups)
         self.skipped = stack("skipped_steps", groups[:1])[0]
-        self.coefficients = self.learned[0]  # (rows, coefficients)
+        self.coefficients = self.state[0]  # (rows, coefficients)
         self.h = torch.zeros_like(self.coefficients)
         self.table = torch.zeros(len(rows), 4, dtype=torch.float64, device=device)
         self.ok, self.unit, self.count, self.ramp = self.table.unbind(1)
         rate, momentum, self.bounds, in_time_scale, self.grows = settings.values()
         self.limits = self.bounds.permute(2, 0, 1).clone(memory_format=torch.contiguous_format)  # lows, highs
-        columns = (self.h, *self.learned, rate, momentum, *self.limits, in_time_scale, self.grows)
+        columns = (self.h, *self.state, rate, momentum, *self.limits, in_time_scale, self.grows)
         self.loop_rows = Rows(zip(*columns, strict=True))
-        self.options = tuple(groups[0][name] for name in OPTIONS)
+        self.options = options(groups)
         for i, group in enumerate(groups):
             k = i if self.per_group else 0
-            group.update(zip(LEARNED, self.learned[:, k].unbind(), strict=True))
+            group.update(zip(LEARNED, self.state[:, k].unbind(), strict=True))
             # others than the first of groups that share theirs have copies: in-place changes are not made twice
             group.update({name: array[k] if i == k else array[k].clone() for name, array in settings.items()})
             group.update(hyper_step=self.steps[k], last_lr=self.last_lr[i], skipped_steps=self.skipped)
@@ -106,7 +109,7 @@ class Hyper:
     def is_held_by(self, groups: list[dict[str, Any]]) -> bool:
         """Whether the groups still hold these arrays: nobody has loaded or set others."""
         held = [id(group[name]) for group in groups for name in HYPER_STATE]
-        return held == [id(x) for x in self.held] and self.options == tuple(groups[0][name] for name in OPTIONS)
+        return held == [id(x) for x in self.held] and self.options == options(groups)
 
     def note_ramp(self, lrs: Tensor) -> None:
         """By how much the logarithm of the scheduled rate has grown since the last step; lrs: (groups,)."""
@@ -130,5 +133,5 @@ class Hyper:
         self.ok.copy_(ok)
         self.unit.copy_(units)
         self.count.copy_(self.steps)
-        descent(*self.options)(self.loop_rows, self.table)
+        descent(*self.options[0])(self.loop_rows, self.table)
         self.steps += ok

@@ -59,7 +59,7 @@ class Batch:
         members: list[tuple[int, Tensor]],
     ) -> None:
         """members: (group index, parameter), ordered by group."""
-        groups, device = optimizer.param_groups, hyper.learned.device
+        groups, device = optimizer.param_groups, hyper.device
         index = [i for i, _ in members]
         self.loops, self.copies, self.params = loops, copies, [p for _, p in members]
         states = [optimizer.state[p] for p in self.params]
@@ -86,10 +86,9 @@ class Batch:
         self.q = self.table[:, CONTROL : CONTROL + len(names)]
         self.bias, self.t = self.table[:, CONTROL + len(names) : -1], self.table[:, -1]
         self.betas = as_index(decays, device)
-        self.beta = self.q[:, self.betas] if isinstance(self.betas, slice) else None  # a view of the table
         self.one, self.ok_column = self.table.new_ones(()), self.ok[:, None]
         moved = [names.index(name) for name in names if name in self.learn]
-        self.learned = to_device(moved, device)
+        self.columns = to_device(moved, device)
         self.n_learned = len(moved)
         # which of the decays are learned, and where they are among what is learned
         self.learned_decays = as_index([k for k, i in enumerate(decays) if i in moved], device)
@@ -136,7 +135,7 @@ class Batch:
         q = hyper.coefficients
         self.q.copy_(q if len(q) == 1 else q[self.group])
         self.t.copy_(self.steps)  # where it is 0, the loops do nothing
-        beta = self.beta if self.beta is not None else self.q[:, self.betas]
+        beta = self.q[:, self.betas]
         if self.weights is None:
             self.bias.copy_(1 - beta ** self.t[:, None])
         else:
@@ -164,7 +163,7 @@ class Batch:
         self.settle_weights()
         h = self.by_group(h)
         if self.n_learned < self.q.shape[1]:
-            h = h.new_zeros(len(h), self.q.shape[1]).index_copy_(1, self.learned, h)
+            h = h.new_zeros(len(h), self.q.shape[1]).index_copy_(1, self.columns, h)
         return h
 
     def move(self, hyper: Hyper, ok: Tensor, clip: Tensor, lrs: Tensor, decays: Tensor) -> None:
@@ -212,14 +211,13 @@ class Plan:
         self.lost = [p for batch in self.batches for p in batch.stand_ins]  # this step completes their last update
         self.sharded = any(is_sharded(p) for batch in self.batches for p in batch.params)
         counts = [(batch.copies if self.sharded else 1, batch.copies) for batch in self.batches]
-        self.divisors = [to_device(list(map(float, both)), self.hyper.learned.device, torch.float64) for both in counts]
+        self.divisors = [to_device(list(map(float, both)), self.hyper.device, torch.float64) for both in counts]
         self.lr_list, self.decay_list = None, None
-        self.zeros = torch.zeros(len(groups), 2, dtype=torch.float64, device=self.hyper.learned.device)
+        self.zeros = torch.zeros(len(groups), 2, dtype=torch.float64, device=self.hyper.device)
         # -1 for groups that maximize, 1 for the others
         self.signs = self.zeros.new_tensor([1.0 - 2.0 * bool(group["maximize"]) for group in groups])
         self.minus = -self.signs
 
-        self.params = [p for group in groups for p in group["params"]]
         self.key = self.describe(optimizer)
         self.tensors = [x for batch in self.batches for rest in batch.rest for x in rest]
         self.addresses = self.locate()
@@ -255,14 +253,14 @@ class Plan:
         """The learning rates and weight decays of the groups: (groups,) float64 each."""
         lrs = [group["lr"] for group in self.groups]
         if any(isinstance(lr, Tensor) for lr in lrs):
-            device = self.hyper.learned.device
+            device = self.hyper.device
             self.lrs = torch.stack([torch.as_tensor(lr).to(device, torch.float64).reshape(()) for lr in lrs])
             self.lr_list = None
         elif lrs != self.lr_list:
-            self.lrs, self.lr_list = to_device(list(map(float, lrs)), self.hyper.learned.device, torch.float64), lrs
+            self.lrs, self.lr_list = to_device(list(map(float, lrs)), self.hyper.device, torch.float64), lrs
         decays = [float(group["weight_decay"]) for group in self.groups]
         if decays != self.decay_list:
-            self.decays, self.decay_list = to_device(decays, self.hyper.learned.device, torch.float64), decays
+            self.decays, self.decay_list = to_device(decays, self.hyper.device, torch.float64), decays
         return self.lrs, self.decays
 
     def gradient_sums(self) -> tuple[Tensor, Tensor]:

@@ -58,18 +58,14 @@ def check_shards(owner: str, p: torch.Tensor) -> None:
 
 def shard_as(value: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
     """A tensor of p's shape, whole on every rank or sharded in any way, sharded as p is. All ranks call this."""
-    if is_sharded(value) and not (is_sharded(p) and same_shards(value, p)):
+    alike = is_sharded(value) and is_sharded(p) and value.device_mesh == p.device_mesh
+    if is_sharded(value) and not (alike and value.placements == p.placements):
         value = full(value)
     if is_sharded(p) and not is_sharded(value) and value.shape == p.shape:
         from torch.distributed.tensor import distribute_tensor
 
         value = distribute_tensor(value.to(p.device), p.device_mesh, p.placements, src_data_rank=None)
     return value
-
-
-def same_shards(x: torch.Tensor, y: torch.Tensor) -> bool:
-    """Whether two sharded tensors are in parts on the same ranks in the same way."""
-    return (x.device_mesh, x.placements) == (y.device_mesh, y.placements)
 
 
 def check_same_parameters(owner: str, groups: list[dict[str, Any]]) -> None:
@@ -85,14 +81,14 @@ def check_same_parameters(owner: str, groups: list[dict[str, Any]]) -> None:
     sums = [float(local(p).abs().sum(dtype=torch.float64)) for p in params]
     seen = [None] * world()
     dist.all_gather_object(seen, (shapes, places, sums))
-    first = {}  # {(which parameter, place): sum}
-    for theirs, where, values in seen:
+    first, same = {}, all(theirs == shapes for theirs, *_ in seen)  # {(which parameter, place): sum}
+    for _, where, values in seen:
         for key, value in zip(enumerate(map(str, where)), values, strict=True):
-            first.setdefault(key, value)
-            same = value == first[key] or math.isclose(value, first[key], rel_tol=1e-6) or math.isnan(value)
-            if theirs != shapes or not same:
-                raise RuntimeError(
-                    "the ranks hold different parameters, as under ZeroRedundancyOptimizer, with pipeline stages or in "
-                    f"process groups that train different models: each {owner} would see only a part, or too much. Use "
-                    "DDP with the whole model, or FSDP2 (fully_shard), on all ranks"
-                )
+            known = first.setdefault(key, value)
+            same &= value == known or math.isclose(value, known, rel_tol=1e-6) or math.isnan(value)
+    if not same:
+        raise RuntimeError(
+            "the ranks hold different parameters, as under ZeroRedundancyOptimizer, with pipeline stages or in process "
+            f"groups that train different models: each {owner} would see only a part, or too much. Use DDP with the "
+            "whole model, or FSDP2 (fully_shard), on all ranks"
+        )

@@ -37,9 +37,11 @@ class Stateful(Optimizer):
             group["learn"] = " ".join(arguments.as_names(group["learn"]))
         learn, per_group = arguments.learned(self.defaults), self.defaults["per_group"]
         arguments.check_group(self, group, shares=bool(learn) and not per_group)
-        own = arguments.group_coefficients(self, group, self.domain)
+        own = arguments.group_coefficients(self, group)
         arguments.check_coefficients(own, self.domain, learn)
-        self.check_constants({name: group.get(name, self.defaults[name]) for name in self.constants})
+        constants = self.constants_of(self.defaults | group)
+        self.check_constants(constants)
+        group |= {name: constants[name] for name in {*constants} & {*group}}
         if "state_dtype" in group:
             group["state_dtype"] = arguments.dtype_name(group["state_dtype"])
         self.name_rates(group, learn)
@@ -69,23 +71,29 @@ class Stateful(Optimizer):
 
     def set_coefficients(self, group: dict[str, Any], own: dict[str, float], learn: Sequence[str]) -> None:
         """Give a group coefficients of its own, {name: value}, and what the rule needs with them."""
-        if own:
-            q = group["coefficients"].tolist()
-            q = [float(own.get(name, before)) for name, before in zip(self.domain, q, strict=True)]
-            group["coefficients"] = group["coefficients"].new_tensor(q)
-        q = dict(zip(self.domain, group["coefficients"].tolist(), strict=True))
-        self.set_needed(group, self.needed(q, {name: group[name] for name in self.constants}, learn))
+        q = self.named(group["coefficients"]) | own
+        group["coefficients"] = group["coefficients"].new_tensor([float(value) for value in q.values()])
+        needed = self.needed(q, self.constants_of(group), learn)
+        names = {key: " ".join(needed.get(key, self.inputs)) for key in ("buffers", "inputs")}
+        group.update(needed["constants"], **names)
 
-    def check_parts(self, group: dict[str, Any], own: dict[str, float]) -> None:
-        """Raises ValueError if coefficients would switch on a part in mid-run, whose averages have no past."""
-        q = dict(zip(self.domain, group["coefficients"].tolist(), strict=True)) | own
-        needed = self.needed(q, {name: group[name] for name in self.constants}, ())["buffers"]
-        new = [name for name in needed if name not in group["buffers"].split()]
-        if new and any(self.state.get(p) for p in group["params"]):
+    def check_parts(self, group: dict[str, Any], own: dict[str, float], learn: Sequence[str]) -> None:
+        """Raises ValueError if a group is to have a part in mid-run whose averages have no past."""
+        needed = self.needed(self.named(group["coefficients"]) | own, self.constants_of(group), learn)
+        if new := {*needed["buffers"]} - {*group["buffers"].split()}:
             raise ValueError(
-                f"{', '.join(own)} of a param group: it needs {', '.join(new)}, averages that have been kept since the "
-                "first step; write it before that"
+                f"{', '.join(own) or 'a constant'} of a param group: it needs {', '.join(sorted(new))}, averages that "
+                "have been kept since the first step; write it before that"
             )
+
+    def constants_of(self, group: dict[str, Any]) -> dict[str, Any]:
+        """What a group hands to the rule as it is: {name: value}."""
+        every = {name: group[name] for name in self.constants}
+        return {name: float(value) if isinstance(value, Tensor) else value for name, value in every.items()}
+
+    def named(self, values: Tensor) -> dict[str, float]:
+        """{coefficient: number}; values: (len(domain),)."""
+        return dict(zip(self.domain, values.tolist(), strict=True))
 
     def name_rates(self, group: dict[str, Any], learn: Sequence[str]) -> None:
         """Give what somebody has written into a group as hyper_lr or hyper_momentum one entry per coefficient."""
@@ -94,29 +102,36 @@ class Stateful(Optimizer):
                 group[name] = self.by_name(name, group[name], learn)
 
     def take_written(self) -> None:
-        """Take over coefficients and rates that somebody has written into a group since, as torch's users do."""
+        """Take over what somebody has written into a group since, as torch's users do. Raises ValueError."""
         for group in self.param_groups:
             group["max_grad_norm"] = group["max_grad_norm"] or None
             arguments.check_numbers(max_grad_norm=group["max_grad_norm"] or 0.0)
-        for name in ("max_grad_norm", *(() if self.param_groups[0]["per_group"] else arguments.SHARED)):
+        for name in ("max_grad_norm", *OPTIONS, *(() if self.param_groups[0]["per_group"] else arguments.SHARED)):
             written = [group[name] for group in self.param_groups if not is_rates(group[name])]
             if written and (len(written) < len(self.param_groups) or any(value != written[0] for value in written)):
                 raise ValueError(f"{name} of a param group: it is the same for all groups; write it into each")
         for group in self.param_groups:
+            if group["learn"] != self.defaults["learn"]:
+                raise ValueError("learn of a param group: it cannot be written; freeze() ends learning")
             learn = arguments.learned(group)
             self.name_rates(group, learn)
-            if own := arguments.group_coefficients(self, dict(group), self.domain):
-                if learn:
-                    raise ValueError(
-                        f"{', '.join(own)} of a param group: {type(self).__name__} learns its coefficients; they "
-                        "cannot be set"
-                    )
-                arguments.check_coefficients(own, self.domain, ())
-                self.check_parts(group, own)
-                arguments.group_coefficients(self, group, self.domain)
-                if len(self.param_groups) > 1:
-                    self.part_ways()
-                self.set_coefficients(group, own, ())
+            constants = self.constants_of(group)
+            self.check_constants(constants)
+            group |= constants
+            own, begun = arguments.group_coefficients(self, dict(group)), any(map(self.state.get, group["params"]))
+            if own and learn:
+                raise ValueError(
+                    f"{', '.join(own)} of a param group: {type(self).__name__} learns its coefficients; they cannot be "
+                    "set"
+                )
+            arguments.check_coefficients(own, self.domain, ())
+            if begun:
+                self.check_parts(group, own, learn)
+            arguments.group_coefficients(self, group)
+            if own and len(self.param_groups) > 1:
+                self.part_ways()
+            if own or not begun:
+                self.set_coefficients(group, own, learn)
 
     def check_tensors(self, group: dict[str, Any]) -> None:
         """Raises ValueError if a group has tensors that cannot be optimized here."""
@@ -126,11 +141,6 @@ class Stateful(Optimizer):
             if p.dtype not in C_TYPES:
                 raise ValueError(f"a parameter has dtype {p.dtype}: it must be one of {', '.join(map(str, C_TYPES))}")
             check_shards(type(self).__name__, p)
-
-    def set_needed(self, group: dict[str, Any], needed: dict[str, Any]) -> None:
-        """Note in a group what `needed` returns."""
-        names = {key: " ".join(needed.get(key, self.inputs)) for key in ("buffers", "inputs")}
-        group.update(needed["constants"], **names)
 
     def __getstate__(self) -> dict[str, Any]:
         """What pickle and deepcopy keep: torch's part, and ours."""
@@ -160,15 +170,18 @@ class Stateful(Optimizer):
             if "g" in kept:
                 kept.setdefault("pending", torch.ones((), dtype=torch.float64))
         first = self.param_groups[0]  # a group that is added later is as these are
-        same = ("learn", "debias", "per_group", *OPTIONS, *HYPER_STATE)
-        agreed = [name for name in self.constants if all(group[name] == first[name] for group in self.param_groups)]
-        self.defaults |= {name: first[name] for name in (*same, *agreed)}
+        agreed = [
+            name
+            for name in (*self.constants, *HYPER_STATE)
+            if all(arguments.equal(group[name], first[name]) for group in self.param_groups)
+        ]
+        self.defaults |= {name: first[name] for name in ("learn", "debias", "per_group", *OPTIONS, *agreed)}
         self.place()
 
     def scalar_device(self) -> torch.device:
         """Where the hyper-state and the parameters' scalars are: with the first parameter, if it can hold float64."""
-        devices = [p.device for group in self.param_groups for p in group["params"]]
-        return torch.device("cpu") if not devices or devices[0].type in ("mps", "meta") else devices[0]
+        device = next((p.device for group in self.param_groups for p in group["params"]), torch.device("cpu"))
+        return torch.device("cpu") if device.type in ("mps", "meta") else device
 
     def place(self) -> None:
         """Move the hyper-state to its device, in double precision."""
@@ -179,8 +192,8 @@ class Stateful(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As torch's, but state keeps the dtype it was saved in, which torch changes to the parameter's.
 
-        A state dict of torch's AdamW is taken over (adamw.py). Raises ValueError if this one has other coefficients or
-        another rule.
+        A state dict of torch's AdamW is taken over (adamw.py). Raises ValueError if this one has other coefficients,
+        has buffers that the rule does not, or lacks those that it needs.
         """
         taken = {}
 
@@ -250,9 +263,7 @@ class Stateful(Optimizer):
         """A line per group: what was set, and where the coefficients are."""
         lines = []
         for group in self.param_groups:
-            q = ", ".join(
-                f"{name}={value:.4g}" for name, value in zip(self.domain, group["coefficients"].tolist(), strict=True)
-            )
+            q = ", ".join(f"{name}={value:.4g}" for name, value in self.named(group["coefficients"]).items())
             size = sum(p.numel() for p in group["params"] if not torch.nn.parameter.is_lazy(p))
             settings = f"lr={float(group['lr']):g}, weight_decay={group['weight_decay']:g}"
             lines.append(f"    {size:,} elements: {settings}, {q}, learn={group['learn'] or None!r}")
@@ -270,7 +281,7 @@ class Stateful(Optimizer):
 
     def read(self, key: str) -> dict[str, float] | list[dict[str, float]]:
         """`key` of the groups, by coefficient; see `coefficients`."""
-        values = [dict(zip(self.domain, group[key].tolist(), strict=True)) for group in self.param_groups]
+        values = [self.named(group[key]) for group in self.param_groups]
         return values if self.param_groups[0]["per_group"] else values[0]
 
     @property

@@ -50,7 +50,7 @@ def no_compiler(forget, monkeypatch):
         raise Unavailable("the test forbids it")
 
     def remove():
-        monkeypatch.setattr(fuse, "build_c", refuse)
+        monkeypatch.setitem(fuse.BUILDERS, "cpu", refuse)
         forget()
 
     return remove

@@ -87,7 +87,7 @@ class Broken:
 def test_a_triton_that_cannot_compile_is_said_once_and_steps_go_on(error, monkeypatch, forget):
     expected = steps([torch.float32])
     kernel = Broken(error)
-    monkeypatch.setattr(fuse, "build_c", compile.build_triton)  # tensors on the CPU take the GPU's way
+    monkeypatch.setitem(fuse.BUILDERS, "cpu", compile.build_triton)  # tensors on the CPU take the GPU's way
     monkeypatch.setattr(compile, "compile_triton", lambda source: kernel)
     forget()
     with pytest.warns(UserWarning, match="C compiler and Python.h") as warned:
@@ -112,8 +112,19 @@ def test_a_kernel_is_launched_on_the_device_of_its_tensors(monkeypatch, forget):
             return lambda table, address, *rest, **options: seen.append(current[-1:] == [table.device])
 
     monkeypatch.setattr(torch.cuda, "device_of", device_of)
-    monkeypatch.setattr(fuse, "build_c", compile.build_triton)
+    monkeypatch.setitem(fuse.BUILDERS, "cpu", compile.build_triton)
     monkeypatch.setattr(compile, "compile_triton", lambda source: Kernel())
     forget()
     steps([torch.float32])
     assert len(seen) > 8 and all(seen)
+
+
+def test_on_a_device_without_loops_steps_run_unfused_and_say_so(monkeypatch, forget):
+    """As on MPS."""
+    expected = steps([torch.float32])
+    monkeypatch.delitem(fuse.BUILDERS, "cpu")
+    forget()
+    with pytest.warns(UserWarning, match="run unfused.*no loops for cpu") as warned:
+        result = steps([torch.float32])
+    assert len(warned) == 1
+    torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-6)

@@ -182,7 +182,7 @@ TRITON = """
     results = []
     for name in {names!r}:
         for builder in (compile.build_c, compile.build_triton):
-            fuse.build_c = builder
+            fuse.BUILDERS["cpu"] = builder
             for loops in (passes, gradient_norms, descent):
                 loops.cache_clear()
             optimizer, settings = t.SETTINGS[name]

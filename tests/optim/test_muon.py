@@ -12,6 +12,7 @@ from reference import optimizers as plain
 from reference import problem
 from torch import nn
 
+import optim
 from model import GPT, GPTConfig
 from optim import MADA
 from optim.groups import hidden_matrices, param_groups
@@ -326,3 +327,21 @@ def test_saved_and_loaded_in_the_middle():
 def test_mu_without_a_marked_group_is_refused():
     with pytest.raises(ValueError, match="muon=True.*param_groups"):
         MADA(list(problem.parameters().values()), mu=1.0)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        lambda model: [{"params": model.parameters()}],
+        lambda model: model.parameters(),
+        lambda model: model.named_parameters(),
+        lambda model: [{"params": p} for p in model.parameters()],
+    ],
+    ids=["generator in a group", "generator", "named", "one tensor per group"],
+)
+def test_build_finds_hidden_matrices_however_parameters_are_given(given):
+    model = small_gpt()
+    optimizer = optim.build("mada", given(model), hidden=hidden_matrices(model), mu=1.0)
+    parts = {muon: {p for group in optimizer.param_groups if group["muon"] == muon for p in group["params"]}
+             for muon in (True, False)}  # fmt: skip
+    assert parts[True] == {*hidden_matrices(model)} and parts[True] | parts[False] == {*model.parameters()}

@@ -128,7 +128,7 @@ def test_a_rule_that_is_not_elementwise_is_refused_by_name(direction, name):
 
 def test_buffers_may_change_places():
     """New values are all computed before one is written, with a compiler and without."""
-    for build in (fuse.build_c, None):
+    for build in (fuse.BUILDERS["cpu"], None):
         loop = fuse.Loop(lambda a, b, s: ([b, a], []), ("a", "b"), ("s",), ("a", "b"), guarded=build is None)
         if build is None:
             loop.built["cpu", (torch.float32, torch.float32)] = None

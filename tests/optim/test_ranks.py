@@ -10,6 +10,8 @@ from every import ALL, ROUNDING, fresh, make
 from reference import problem
 from torch import nn
 
+from optim import shards
+
 DDP = ({}, {"mu": 0.4, "learn": (*ALL, "mu")})
 
 
@@ -82,3 +84,18 @@ def test_two_ranks(tmp_path):
             optimizer.step()
         ours = optimizer.coefficients, optimizer.hyper_gradients, [p.tolist() for p in model.parameters()]
         torch.testing.assert_close(seen, ours, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("lacking", [0, 1])
+def test_a_rank_without_parameters_is_noticed_on_both(lacking, monkeypatch):
+    """One that went on would wait for the other in an all-reduce."""
+    group = [{"params": [torch.ones(3)]}]
+
+    def gather(seen, mine):
+        seen[:] = [mine, mine]
+        seen[lacking] = [], [], []
+
+    monkeypatch.setattr(shards, "world", lambda: 2)
+    monkeypatch.setattr(shards.dist, "all_gather_object", gather)
+    with pytest.raises(RuntimeError, match="the ranks hold different parameters"):
+        shards.check_same_parameters("MADA", group)

@@ -210,7 +210,7 @@ def test_what_groups_share_is_changed_once_and_cannot_differ():
         group["hyper_lr"] *= 0.5
     assert optimizer.param_groups[0]["hyper_lr"].tolist() == [5e-3, 5e-3]
     optimizer.step()
-    for name, value in (("hyper_lr", 0.7), ("max_grad_norm", 1.0)):
+    for name, value in (("hyper_lr", 0.7), ("max_grad_norm", 1.0), ("hyper_clip", 0.01), ("hyper_start", 9)):
         optimizer.param_groups[1][name] = value
         with pytest.raises(ValueError, match=f"{name} of a param group: it is the same for all groups"):
             optimizer.step()
@@ -745,3 +745,87 @@ def test_a_step_in_a_cuda_graph_is_refused(monkeypatch):
         monkeypatch.setattr(torch.cuda, name, lambda: True)
     with pytest.raises(RuntimeError, match="cannot be captured in a CUDA graph"):
         own.step()
+
+
+@pytest.mark.parametrize("value", ["", "beta1", ("beta1",)])
+def test_learning_does_not_end_by_writing(value):
+    """The last update would never be completed: freeze() does that."""
+    optimizer = stepped(MADA, 3)
+    optimizer.param_groups[0]["learn"] = value
+    with pytest.raises(ValueError, match="learn of a param group: it cannot be written; freeze"):
+        optimizer.step()
+
+
+@pytest.mark.parametrize("name, value", [("rule", "athors"), ("eps", 0.0), ("second_moment", "adagrad")])
+def test_constants_that_are_written_into_a_group_are_checked(name, value):
+    optimizer = stepped(MADA, 3)
+    optimizer.param_groups[0][name] = value
+    with pytest.raises(ValueError, match=name):
+        optimizer.step()
+
+
+def test_a_constant_that_needs_another_part_counts_before_the_first_step_only():
+    settings = {"rho": 0.5, "c": 0.5, "learn": ()}
+    made, written = (MADA([leaf(3)], **settings, **more) for more in ({"second_moment": "amsgrad"}, {}))
+    written.param_groups[0]["second_moment"] = "amsgrad"
+    for t in range(4):
+        for optimizer in (made, written):
+            optimizer.param_groups[0]["params"][0].grad = torch.tensor([3.0, -1.0, 0.5], dtype=torch.float64) / (t + 1)
+            optimizer.step()
+    assert torch.equal(made.param_groups[0]["params"][0], written.param_groups[0]["params"][0])
+    late = stepped(MADA, 3, **settings)
+    late.param_groups[0]["second_moment"] = "amsgrad"
+    with pytest.raises(ValueError, match="a constant of a param group: it needs v_mixed"):
+        late.step()
+
+
+def test_a_groups_constant_may_be_a_tensor():
+    given, written, plain = (MADA([{"params": [leaf(3)], "eps": eps}]) for eps in (torch.tensor(0.1), 1e-8, 0.1))
+    written.param_groups[0]["eps"] = torch.tensor(0.1)
+    for optimizer in (given, written, plain):
+        optimizer.param_groups[0]["params"][0].grad = torch.ones(3, dtype=torch.float64)
+        optimizer.step()
+    steps = [optimizer.param_groups[0]["params"][0] for optimizer in (given, written, plain)]
+    torch.testing.assert_close(steps[0], steps[2], rtol=1e-8, atol=0)  # 0.1 in float32
+    torch.testing.assert_close(steps[1], steps[2], rtol=1e-8, atol=0)
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, loaded])
+def test_a_group_added_to_a_copy_has_the_optimizers_coefficients(again):
+    optimizer = again(Lion([{"params": [leaf(2)], "betas": (0.5, 0.6)}, {"params": [leaf(2)]}]))
+    optimizer.add_param_group({"params": [leaf(2)]})
+    assert list(optimizer.coefficients[2].values()) == [0.9, 0.99]
+
+
+def test_a_wide_state_stays_wide_after_adamws_checkpoint():
+    p = leaf(5, dtype=torch.bfloat16)
+    adamw = torch.optim.AdamW([p])
+    p.grad = torch.ones_like(p)
+    adamw.step()
+    optimizer = MADA([p], state_dtype=torch.float32)
+    optimizer.load_state_dict(adamw.state_dict())
+    optimizer.step()
+    kept = {name: x.dtype for name, x in optimizer.state[p].items() if x.shape == p.shape}
+    assert {"m", "v", "s", "g", "l"} <= kept.keys() and {*kept.values()} == {torch.float32}
+
+
+def test_planning_looks_at_each_parameter_once(monkeypatch):
+    """Where scalars live was asked for each parameter, by a look at all of them."""
+    looked = [0]
+
+    class Counted(torch.nn.Parameter):
+        @property
+        def device(self):
+            looked[0] += 1
+            return torch.Tensor.device.__get__(self)
+
+    counts = []
+    for n in (20, 40):
+        params = [Counted(torch.zeros(2)) for _ in range(n)]
+        optimizer = Yogi(params)
+        for p in params:
+            p.grad = torch.ones(2)
+        looked[0] = 0
+        optimizer.step()
+        counts.append(looked[0])
+    assert counts[1] < 3 * counts[0]

@@ -258,6 +258,11 @@ def start(
     A resumed run has its own settings, except for those in `given`, which must not contradict the kept ones. If its
     newest checkpoint is damaged, this says so, sets it aside, and takes the one before it. Raises UserError.
     """
+    if cfg["overwrite"] and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
+        raise UserError(
+            "overwrite=True would delete the run at each restart by torchrun: leave --max-restarts out, or use "
+            "--init_from=auto with a new --out_dir"
+        )
     out_dir, mode = cfg["out_dir"], cfg["init_from"]
     found = [name for name in (LAST, PREVIOUS, BEST) if os.path.lexists(os.path.join(out_dir, name))]
     if mode == "auto":
@@ -336,7 +341,7 @@ def fitting(path: str) -> Iterator[None]:
     """Around what loads a checkpoint's content: whatever does not fit becomes a UserError of one line."""
     try:
         yield
-    except UserError:
+    except (UserError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # noqa: BLE001 torch has no error of its own for what does not fit
         what = " ".join((str(error).strip() or type(error).__name__).splitlines()[:2])  # torch's first says little

@@ -183,12 +183,16 @@ class GPT(nn.Module):
     def from_pretrained(cls, name: str, dropout: float = 0.0) -> "GPT":
         """OpenAI's weights through transformers: gpt2 (124M), gpt2-medium, gpt2-large, gpt2-xl, or a local folder.
 
-        Raises OSError if there are none under that name.
+        Raises OSError if there are none under that name, and ValueError if they are another model's, for which
+        transformers would put random ones.
         """
         from transformers import GPT2LMHeadModel
 
         revision = REVISIONS.get(name.removeprefix("openai-community/"), "main")
-        return cls.from_transformers(GPT2LMHeadModel.from_pretrained(name, revision=revision), dropout)
+        theirs, info = GPT2LMHeadModel.from_pretrained(name, revision=revision, output_loading_info=True)
+        if missing := sorted(info["missing_keys"]):
+            raise ValueError(f"it is not a GPT-2: it has no {missing[0]}")
+        return cls.from_transformers(theirs, dropout)
 
     @classmethod
     def from_transformers(cls, theirs: nn.Module, dropout: float = 0.0) -> "GPT":

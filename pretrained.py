@@ -38,8 +38,11 @@ def pretrained_tokens(name: str) -> dict:
     """What the tokens of a pretrained model are, as in a meta.json; {} for a folder that does not say it."""
     exported = os.path.join(name, "meta.json")  # scripts/export.py writes it
     if os.path.exists(exported):
-        with open(exported) as file:
-            return json.load(file)
+        try:
+            with open(exported) as file:
+                return json.load(file)
+        except (OSError, ValueError):
+            raise UserError(f"{exported} is damaged: export the model again") from None
     return {} if os.path.isdir(name) else GPT2
 
 

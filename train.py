@@ -35,11 +35,12 @@ from parallel import Parallel, attention, load_optimizer, on_cpu
 from pretrained import check_tokens, pretrained_tokens
 from settings import Count, Diverged, Finished, Fraction, Fractions, Names, Natural, Nonnegative, Rates, UserError
 
+# marks: kept: a resumed run keeps it; once: it holds for this call only; free: it does not change what is computed
 # -- folder [once, free]
 out_dir = "out"  # folder of metrics.jsonl and the checkpoints; one process at a time may use it
 overwrite = False  # start over in an out_dir that holds another run, which is lost
 # -- start [once]
-init_from = "scratch"  # "resume" out_dir's ckpt_last.pt, "auto": that if it is there; or "gpt2", "gpt2-xl", ...
+init_from = "scratch"  # "resume" out_dir's ckpt_last.pt, "auto": that if it is there; or "gpt2", an exported folder
 # -- data [kept]
 seed: Natural = 1337  # of the initial weights, the data order and dropout
 dataset = "openwebtext"  # a folder of data/, made by its prepare.py
@@ -137,12 +138,15 @@ def make_model(cfg: SimpleNamespace, checkpoint: dict | None, vocab_size: int, g
             sizes = section("model", vars(cfg)) | {"vocab_size": cfg.vocab_size or vocab_size}
             config = GPTConfig(**(checkpoint["model_config"] if checkpoint else sizes))
             devices.check_memory(4 * config.matrix_entries(), f"a model of {config.matrix_entries():,} parameters")
-            with devices.report_out_of_memory():
-                model = GPT(config)
+            model = GPT(config)
             if checkpoint:
                 model.load_state_dict(checkpoint["model"])
         else:
-            model = GPT.from_pretrained(cfg.init_from, cfg.dropout)
+            try:
+                model = GPT.from_pretrained(cfg.init_from, cfg.dropout)
+            except Exception as error:  # noqa: BLE001 what is loaded may be wrong in any way
+                what = "is not scratch, resume or auto, and no pretrained weights could be loaded under that name"
+                raise UserError(f"init_from={cfg.init_from!r} {what}: {settings.one_line(error)}") from None
             for name in given:
                 wanted = getattr(cfg, name)
                 has = getattr(model.config, name, wanted)
@@ -152,9 +156,6 @@ def make_model(cfg: SimpleNamespace, checkpoint: dict | None, vocab_size: int, g
                     )
     except ValueError as error:
         raise UserError(f"{checkpoint['path']}: {error}" if checkpoint else str(error)) from None
-    except OSError as error:
-        what = "is not scratch, resume or auto, and no pretrained weights could be loaded under that name"
-        raise UserError(f"init_from={cfg.init_from!r} {what}: {settings.one_line(error)}") from None
     if model.config.vocab_size < vocab_size:
         raise UserError(f"vocab_size={model.config.vocab_size} is less than the data's {vocab_size}")
     if model.config.block_size < cfg.block_size:
@@ -202,7 +203,10 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
     anything is written; Diverged if the loss is no longer finite; Finished if there is nothing left to resume.
     """
     with ExitStack() as at_end:
-        # settings: those given, and a resumed run's own
+        at_end.enter_context(devices.report_out_of_memory())
+
+        # settings: those given, less what this optimizer does not have where a config file is another's; a resumed
+        # run's own, where init_from and overwrite, and what out_dir holds, say that it is one
         cfg, left_out = drop_foreign_settings(cfg, given)
         at_end.enter_context(checkpoints.hold(cfg["out_dir"]))
         checkpoint, resolved = checkpoints.start(cfg, given, SETTINGS)
@@ -212,7 +216,10 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
         if cfg.min_lr > cfg.learning_rate:
             raise UserError(f"min_lr={cfg.min_lr} is more than learning_rate={cfg.learning_rate}, the peak")
         if it >= cfg.max_iters:
-            raise Finished(f"the run in {cfg.out_dir} has all its {it} steps; raise --max_iters to continue")
+            raise Finished(
+                f"the run in {cfg.out_dir} has all its {it} steps; raise --max_iters to continue, the "
+                f"schedule with it unless --lr_decay_iters={it}"
+            )
 
         # processes: the device of each, and its share of a batch
         processes = devices.Processes(cfg.device)
@@ -301,6 +308,8 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
             f"; next checkpoint after step {min(cfg.max_iters, (it // cfg.eval_interval + 1) * cfg.eval_interval)}, "
             f"in {cfg.out_dir}"
         )
+        if cfg.warmup_iters >= cfg.max_iters:
+            log.say(f"all of this run is warm-up: its rate ends at {learning_rate_at(cfg.max_iters, cfg):.2g}")
         if checkpoint:
             before = checkpoint["config"]
             new = [name for name in given if not SETTINGS[name].once and resolved[name] != before.get(name)]
@@ -350,8 +359,7 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
                 "a lower learning_rate may help"
             )
 
-        # the loop
-        at_end.enter_context(devices.report_out_of_memory())
+        # beside the loop: signals, the writer of checkpoints, the reader of batches
         stop = at_end.enter_context(devices.stop_signals())
         writer = at_end.enter_context(checkpoints.Writer(log.say))
         loader = ThreadPoolExecutor(max_workers=1)
@@ -369,6 +377,8 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
         if it == 0:
             val_loss = mean_loss(val_data)
             log.write({"iter": 0, "val_loss": val_loss})
+
+        # the loop
         while it < cfg.max_iters:
             it += 1
             x, y = coming.result()
@@ -435,14 +445,13 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
                 raise diverged(f"loss or its gradient, for {worst_streak:.0f} steps in a row,")
             if done and not math.isfinite(record["train_loss"]):
                 raise diverged("loss")
-            if evaluating:
-                bad_evaluations = 0 if math.isfinite(val_loss) else bad_evaluations + 1
-                if bad_evaluations == 2 or bad_evaluations and done:
-                    raise diverged("validation loss")
-            if evaluating and not bad_evaluations:
-                is_best, best = val_loss < best, min(best, val_loss)
+            if evaluating and math.isfinite(val_loss):
+                bad_evaluations, is_best, best = 0, val_loss < best, min(best, val_loss)
                 saved = save(is_best)
             elif evaluating:
+                bad_evaluations += 1
+                if bad_evaluations == 2 or done:
+                    raise diverged("validation loss")
                 log.say(f"step {it}: the validation loss is {val_loss}: no checkpoint is written")
             elif stopping and not bad_evaluations:
                 ended_at = record["train_loss"] if logging else processes.mean(train_loss)  # no rank saves alone

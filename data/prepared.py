@@ -28,15 +28,23 @@ TIMEOUT = 15  # seconds that a server may take to answer
 
 
 class Arguments(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are UserErrors."""
+    """An ArgumentParser whose errors are UserErrors. It refuses an --out that belongs to another prepare.py."""
 
     def error(self, message):
         raise UserError(f"{message} (--help lists the arguments)")
+
+    def parse_args(self, *given):
+        args = super().parse_args(*given)
+        theirs = args.out / "prepare.py"
+        if theirs.exists() and not theirs.samefile(self.script):
+            raise UserError(f"--out {args.out} is for the data set of its own prepare.py: name another folder")
+        return args
 
 
 def arguments(script: str, doc: str, source: str) -> Arguments:
     """The argument parser of a prepare.py, with --source (help: `source`) and --out (default: the script's folder)."""
     parser = Arguments(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.script = script
     parser.add_argument("--source", type=Path, help=source)
     parser.add_argument(
         "--out", type=Path, default=Path(script).parent, help="folder to write to (default: the script's)"

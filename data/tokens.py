@@ -13,6 +13,7 @@ data/<dataset>/ has <split>.bin, the ids of its tokens in a row, and meta.json, 
 
 import json
 import os
+import weakref
 
 import numpy as np
 import torch
@@ -37,6 +38,8 @@ class Tokens:
         try:
             with open(os.path.join(folder, "meta.json")) as file:
                 self.meta = json.load(file)
+            self.file = os.open(self.path, os.O_RDONLY)  # kept: who prepares the data anew makes another file
+            weakref.finalize(self, os.close, self.file)
             size = os.path.getsize(self.path) // np.dtype(self.meta["dtype"]).itemsize
         except FileNotFoundError as error:
             if not os.path.isdir(folder):
@@ -55,6 +58,8 @@ class Tokens:
             raise UserError(
                 f"dataset={dataset!r}: {split}.bin has {size:,} tokens, which meta.json does not say; {prepare}"
             )
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self.file, 0, 0, os.POSIX_FADV_RANDOM)
         if size <= block_size:
             raise UserError(f"block_size={block_size} needs more than the {size:,} tokens of {dataset}'s {split}.bin")
         self.size = size
@@ -79,16 +84,17 @@ class Tokens:
         """Windows at starts (B,) -> tokens and targets, each (B, block_size) int64.
 
         Reads the bytes of the windows and no others: a memory map would read megabytes ahead for each of them. Raises
-        UserError if the file has become shorter, or holds a token beyond the vocabulary.
+        UserError if the file cannot be read, has become shorter, or holds a token beyond the vocabulary.
         """
         rows = np.empty((len(starts), self.block_size + 1), self.meta["dtype"])
-        with open(self.path, "rb", buffering=0) as file:
-            if hasattr(os, "posix_fadvise"):
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
-            for row, start in zip(rows, starts):
-                file.seek(int(start) * rows.itemsize)
-                if file.readinto(row) != row.nbytes:
-                    raise UserError(f"{self.path} has become shorter since it was opened")
+        for row, start in zip(rows, starts):  # several threads may read: there is no position that they would share
+            try:
+                content = os.pread(self.file, row.nbytes, int(start) * rows.itemsize)
+            except OSError as error:
+                raise UserError(f"{self.path} cannot be read: {error.strerror}") from None
+            if len(content) != row.nbytes:
+                raise UserError(f"{self.path} has become shorter since it was opened")
+            row[:] = np.frombuffer(content, rows.dtype)
         rows = rows.astype(np.int64)
         self.check_vocabulary(rows)
         rows = torch.from_numpy(rows)

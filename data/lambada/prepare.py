@@ -1,7 +1,7 @@
 """GPT-2 tokens of a LAMBADA test set, for evaluation. There are two, whose numbers cannot be compared:
 
     python data/lambada/prepare.py [--source lambada_test.jsonl] [--out DIR]            # OpenAI's, as in GPT-2's paper
-    python data/lambada/prepare.py --variant original --out data/lambada_original       # lower case, spaced punctuation
+    python data/lambada/prepare.py --variant original       # lower case, spaced punctuation
 
 Writes test.bin, each passage ended by 50256; passages.npy, int64 (5153, 3): where in test.bin a passage begins, where
 its last word (the one to guess) begins, and where it ends; and meta.json. Expected: 5,153 passages; test 435,383 tokens
@@ -53,6 +53,8 @@ def main():
     parser = arguments(__file__, __doc__, "a local jsonl, txt or parquet file, instead of the Hugging Face hub")
     parser.add_argument("--variant", choices=VARIANTS, default="openai", help="which of the two test sets")
     args = parser.parse_args()
+    if args.variant == "original" and args.out == parser.get_default("out"):
+        args.out = args.out.with_name("lambada_original")  # not under the other's name
     name, hub, line, sha256, count = VARIANTS[args.variant]
     source, revision = (args.source, None) if args.source else hub_file(*hub)
     texts = passages(source)

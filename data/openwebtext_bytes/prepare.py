@@ -50,17 +50,18 @@ def main():
             )
             for split in meta["counts"]
         }
+        tokenizer, text = meta["tokenizer"], meta["source"]
     except OSError as error:
         raise UserError(f"{source} is not prepared: {error.filename} is missing") from None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{source}: its meta.json was not written by a prepare.py: {error}") from None
-    if meta["tokenizer"] != "gpt2":
-        raise UserError(f"{source} has other tokens ({meta['tokenizer']}) than GPT-2's")
+    if tokenizer != "gpt2":
+        raise UserError(f"{source} has other tokens ({tokenizer}) than GPT-2's")
     gpt2, taken = GPT2(), " + ".join(f"{len(array):,}" for array in ids.values())
     write_tokens(
         args.out,
         {split: as_bytes(array, gpt2) for split, array in ids.items()},
-        source=f"{meta['source']}, as bytes of the first {taken} tokens",
+        source=f"{text}, as bytes of the first {taken} tokens",
         revision=meta.get("revision"),
         source_sha256=meta.get("source_sha256") or meta.get("sha256"),
         **Bytes.meta,

@@ -41,8 +41,6 @@ def main():
         raise UserError("--source is missing: a txt, md, jsonl or parquet file, or a folder of such files")
     if not 0 < args.val < 1:
         raise UserError(f"--val {args.val} must be between 0 and 1: 0.1 is a tenth")
-    if args.out.resolve() != FOLDER / "text" and (args.out / "prepare.py").exists():
-        raise UserError(f"--out {args.out} is for the data set of its own prepare.py: name another folder")
 
     files, chars, sizes = document_files(args.source), {"\n"}, []
     for text in chain.from_iterable(map(documents, files)):
@@ -56,7 +54,9 @@ def main():
 
     def ids(split):
         texts = tqdm(chain.from_iterable(map(documents, files)), split, len(sizes), unit="doc", disable=None)
-        for text, place in zip(texts, cuts.tolist(), strict=True):
+        for text, size, place in zip(texts, sizes, cuts.tolist(), strict=True):
+            if len(text) != size:
+                raise UserError(f"{args.source} has changed while it was read")
             if split == "train" and 0 < place < len(text):
                 yield tokenizer.encode_ordinary(text[:place])  # the document does not end here
             elif part := text[:place] if split == "train" else text[place:]:

@@ -1,7 +1,7 @@
 """GPT-2 tokens of WikiText-2's raw test split, for evaluation. There are two, whose numbers cannot be compared:
 
     python data/wikitext/prepare.py [--source wiki.test.raw] [--out DIR]        # the articles, without blank lines
-    python data/wikitext/prepare.py --variant lines --out data/wikitext_lines   # every line, also blank, ended by 50256
+    python data/wikitext/prepare.py --variant lines   # every line, also blank, ended by 50256
 
 The second is what the paper's authors evaluated on. Writes test.bin and meta.json. Expected: test 283,287 tokens, or
 287,645: one more for each of the 4,358 lines.
@@ -50,6 +50,8 @@ def main():
     parser = arguments(__file__, __doc__, "a local wiki.test.raw, instead of the Hugging Face hub")
     parser.add_argument("--variant", choices=("text", "lines"), default="text", help="which of the two")
     args = parser.parse_args()
+    if args.variant == "lines" and args.out == parser.get_default("out"):
+        args.out = args.out.with_name("wikitext_lines")  # not under the other's name
     lines, tokenizer = wikitext(args.source), GPT2()
     name, count = "WikiText-2 raw, test split (Salesforce/wikitext)", TOKENS
     if args.variant == "text":

@@ -90,6 +90,21 @@ def test_lambada_variants_are_not_mixed_up(tmp_path):
     refused(done, "this is not LAMBADA test, OpenAI's")
 
 
+@needs_shared
+@pytest.mark.parametrize(
+    "name, variant, file",
+    [("wikitext", "lines", "wikitext2/wiki.test.raw"), ("lambada", "original", "lambada/lambada_original_test.txt")],
+)
+def test_a_variant_has_a_folder_of_its_own(name, variant, file, tmp_path, monkeypatch):
+    loaded, folders = module(name), []
+    monkeypatch.setattr(loaded, "LINES", 2891, raising=False)  # the file lacks the blank ones
+    monkeypatch.setattr(loaded, "write_tokens", lambda folder, *_, **__: folders.append(folder))
+    for more in ((), ("--out", str(tmp_path))):
+        monkeypatch.setattr(sys, "argv", ["prepare.py", "--variant", variant, "--source", str(SHARED / file), *more])
+        loaded.main()
+    assert [folder.name for folder in folders] == [f"{name}_{variant}", tmp_path.name]
+
+
 # -- CIFAR-10
 
 

@@ -83,6 +83,13 @@ def test_a_file_that_is_cut_meanwhile_is_one_line(folder):
         tokens.windows([0, 4500 - 64])
 
 
+def test_data_that_are_prepared_anew_meanwhile_do_not_change_a_run(folder):
+    write_tokens(folder, {"train": [np.zeros(5000, int)]}, 65, source="drawn")
+    tokens = Tokens("text", "train", 64)
+    write_tokens(folder, {"train": [np.ones(5000, int)]}, 65, source="drawn again")
+    assert tokens.windows([0])[0].sum() == 0
+
+
 def test_a_file_that_has_changed_is_found_out_by_a_sample_or_by_all_of_it(folder):
     ids = np.random.default_rng(0).integers(0, 65, 400_000)
     write_tokens(folder, {"train": [ids], "val": [ids]}, 65, source="drawn")

@@ -411,6 +411,15 @@ def test_a_record_whose_checkpoints_are_gone_is_not_lost(folder):
     tiny.run(max_iters=8, overwrite=True)
 
 
+def test_a_run_that_torchrun_restarts_does_not_overwrite_itself(monkeypatch):
+    tiny.run(max_iters=4)
+    before = Path("out", checkpoints.LAST).read_bytes()
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
+    with pytest.raises(UserError, match="overwrite=True would delete the run at each restart"):
+        tiny.run(overwrite=True)
+    assert Path("out", checkpoints.LAST).read_bytes() == before
+
+
 def ranks(folder):
     """The pids of processes that run tiny.py on this folder under torchrun's agent."""
     found = {}

@@ -4,6 +4,7 @@ python -m pytest -q tests/train/test_export.py        # a few seconds
 """
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,9 @@ from test_model import gpt, tokens
 
 import model
 import pretrained
+import train
 from data.tokenizers import tokenizer
+from settings import UserError
 
 transformers = pytest.importorskip("transformers")
 GPT2_META = {"tokenizer": "gpt2", "vocab_size": 50257}
@@ -109,6 +112,26 @@ def test_transformers_has_the_same_ids_for_the_same_text(script, tmp_path, kind)
         "char": lambda text: [CHARS.index(char) for char in text],
     }[kind]
     assert all(ours.encode_ordinary(text).tolist() == expected(text) for text in TEXTS)
+
+
+def test_a_folder_that_is_no_gpt2_or_damaged_is_one_line(script, tmp_path):
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    transformers.BertModel(transformers.BertConfig(vocab_size=11, **sizes)).save_pretrained(tmp_path / "bert")
+    path = checkpoint(tmp_path / "ckpt.pt", gpt(vocab_size=257, n_layer=1, n_embd=4), METAS["bytes"])
+    assert script("export", path, tmp_path / "out")[0] == 0
+    (tmp_path / "out" / "meta.json").write_text("{")
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    for file in (tmp_path / "out").iterdir():
+        (cut / file.name).write_bytes(file.read_bytes()[: 100 if file.suffix == ".safetensors" else None])
+    for name, words in (("bert", "it is not a GPT-2"), ("out", "meta.json is damaged: export"), ("cut", "cut")):
+        with pytest.raises(UserError, match=words) as error:
+            pretrained.load(str(tmp_path / name))
+        assert "\n" not in str(error.value)
+        with pytest.raises(UserError, match=words):
+            cfg = SimpleNamespace(seed=1, init_from=str(tmp_path / name), dropout=0.0, block_size=16)
+            train.make_model(cfg, None, 11)
+            train.pretrained_tokens(cfg.init_from)
 
 
 @pytest.mark.parametrize("kind", METAS)

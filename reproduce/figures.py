@@ -3,16 +3,17 @@
 import json
 import math
 from pathlib import Path
+from typing import NamedTuple
 
 import metrics
 from reproduce import drawing, grid, proportions, theory
 from reproduce.drawing import SYMBOLS, series
 from reproduce.markdown import markdown
-from reproduce.outcomes import best_of, conditions, gap, headers, spread
+from reproduce.outcomes import best_of, conditions, gap, headers, readable, spread
 from reproduce.pool import errors, execute
 from reproduce.proportions import schedule
 from reproduce.published import PAPER, ROOT, STEPS, authors
-from reproduce.runs import first_seeds
+from reproduce.runs import Run, first_seeds
 from settings import UserError
 
 EARLY = (2, 5, 10)  # % of the schedule: the end of the warm-up, and two later points
@@ -234,28 +235,50 @@ def convex(name: str, scale: str, folder: Path, runs: dict, **_) -> dict | None:
     }
 
 
+class Sweep(NamedTuple):
+    """The cells of Figure 8 that are wanted."""
+
+    out: Path  # where they are run
+    cells: dict[int, list[Run]]  # of each seed
+    missing: dict[int, Path]  # {seed that results/ does not hold: the file that it goes to}
+    seconds: float | None  # that a cell takes, by the sweep file
+
+
+def sweep(scale: str, folder: Path, rest: dict, seeds: int | None) -> Sweep:
+    """folder: the figure's in results/. Raises UserError."""
+    file, default_seeds = rest[scale]
+    found = {it: grid.cells(str(ROOT / file), [f"--seed={it}"]) for it in first_seeds(seeds or default_seeds)}
+    paths = {seed: folder / f"cells-seed{seed}.csv" for seed in found}
+    if (folder / "summary.json").exists():  # which has what is to be said of the seeds that are there
+        paths = {seed: path for seed, path in paths.items() if not path.exists()}
+    out = ROOT / "out" / "sweeps" / Path(file).stem
+    return Sweep(out, {seed: it for seed, (it, _) in found.items()}, paths, next(iter(found.values()))[1])
+
+
+def fill(it: Sweep, workers: int | None) -> str:
+    """Run what is missing and bring it to results/. Returns the conditions. Raises UserError."""
+    every = [cell for seed in it.missing for cell in it.cells[seed]]
+    if failed := errors(execute(every, it.out, workers, True, keep_checkpoints=False)):
+        raise UserError(
+            f"{len(failed)} cells failed: {'; '.join(dict.fromkeys(failed))}; "
+            f"the same command tries them again ({it.out}/ID/log.txt)"
+        )
+    for seed, path in it.missing.items():
+        grid.write(list(grid.rows(it.cells[seed], it.out)), path)
+    return conditions([metrics.read(it.out / cell.id)[0] for cell in every])
+
+
 def cells(name: str, scale: str, folder: Path, rest: dict, draw: bool, workers: int | None, seeds: int | None, **_):
     """Figure 8: the cells of a sweep file, for each seed, and the same picture of the authors' cells."""
-    file, default_seeds = rest[scale]
-    before = folder / "summary.json"
-    if draw:
-        if not before.exists():
-            return None
-        under = json.loads(before.read_text())["conditions"]
-    else:
-        out = ROOT / "out" / "sweeps" / Path(file).stem
-        every_seed = first_seeds(seeds or default_seeds)
-        runs = {seed: grid.cells(str(ROOT / file), [f"--seed={seed}"])[0] for seed in every_seed}
-        every = [cell for some in runs.values() for cell in some]
-        if failed := errors(execute(every, out, workers, True, keep_checkpoints=False)):
-            raise UserError(
-                f"{len(failed)} cells failed: {'; '.join(dict.fromkeys(failed))}; "
-                f"the same command tries them again ({out}/ID/log.txt)"
-            )
-        for seed, some in runs.items():
-            grid.write(list(grid.rows(some, out)), folder / f"cells-seed{seed}.csv")
-        under = conditions([metrics.read(out / cell.id)[0] for cell in every])
+    wanted, before, under = None if draw else sweep(scale, folder, rest, seeds), folder / "summary.json", []
+    if before.exists():
+        with readable(before):
+            under.append(json.loads(before.read_text())["conditions"])
+    if wanted and wanted.missing:
+        under.append(fill(wanted, workers))
     ours = [grid.read(path) for path in sorted(folder.glob("cells-seed*.csv"))]
+    if not ours or not under:
+        return None
     theirs = grid.read(PAPER / "authors_shakespeare_grid.csv")
     whole, note = proportions.sentence(name, scale)
     for tables, picture, what in (
@@ -271,7 +294,7 @@ def cells(name: str, scale: str, folder: Path, rest: dict, draw: bool, workers: 
         },
         "full_scale": whole,
         "note": note,
-        "conditions": under,
+        "conditions": " ".join(under),
     }
 
 

@@ -6,12 +6,11 @@ import os
 from statistics import mean
 from typing import NamedTuple
 
-from reproduce import figures, grid, rivals, store, tables
+from reproduce import figures, rivals, store, tables
 from reproduce.experiments import CONTESTS, NAMES, PROFILE, SCALES
 from reproduce.outcomes import read, readable
 from reproduce.pool import errors, execute, look
 from reproduce.published import PUBLISHED, ROOT
-from reproduce.runs import first_seeds
 from settings import UserError
 
 KINDS = {
@@ -71,26 +70,21 @@ def estimate(
     if name in rivals.NAMES:
         return Estimate(*rivals.estimate(name, scale, seeds, task))
     kind, contests, rest, _ = NAMES[name]
-    if kind in ("bound", "proposition", "profile"):
-        if kind != "profile":
-            return Estimate(1, int(not (store.RESULTS / name / scale / "theory.json").exists()), 10.0)
-        count, path = len(rest) * len(PROFILE[scale][1]), store.RESULTS / name / scale / "measured.json"
+    folder = store.RESULTS / name / scale
+    if kind in ("bound", "proposition"):
+        return Estimate(1, int(not (folder / "theory.json").exists()), 10.0)
+    if kind == "profile":
+        path = folder / "measured.json"
         with readable(path):
-            done = len(json.loads(path.read_text())) if path.exists() else 0
-        return Estimate(count, max(count - done, 0), None)
-    missing, all_runs, seconds, known = [], 0, [], {}
+            left = tables.unmeasured(scale, rest, json.loads(path.read_text()) if path.exists() else {})
+        return Estimate(len(rest) * len(PROFILE[scale][1]), len(left), None)
     if kind == "grid":
-        file, default_seeds = rest[scale]
-        out = ROOT / "out" / "sweeps" / os.path.basename(file).removesuffix(".py")
-        for seed in first_seeds(seeds or default_seeds):
-            every, says = grid.cells(str(ROOT / file), [f"--seed={seed}"])
-            all_runs += len(every)
-            if not (store.RESULTS / name / scale / f"cells-seed{seed}.csv").exists():
-                found = [look(cell, out) for cell in every]
-                seconds += [it["seconds"] for it in found if it["state"] == "done"]
-                missing += [says for it in found if it["state"] != "done"]
-        each = mean(seconds) if seconds else missing[0] if missing else None
-        return Estimate(all_runs, len(missing), each and each * len(missing))
+        it = figures.sweep(scale, folder, rest, seeds)
+        found = [look(cell, it.out) for seed in it.missing for cell in it.cells[seed]]
+        took = [each["seconds"] for each in found if each["state"] == "done"]
+        left, each = len(found) - len(took), mean(took) if took else it.seconds
+        return Estimate(sum(map(len, it.cells.values())), left, each and each * left)
+    missing, all_runs, known = [], 0, {}
     for contest in (contest for contest in contests if scale in CONTESTS[contest].scales):
         found = store.cells(contest, scale, seeds, with_grid, waiting=True)
         all_runs += len(found)

@@ -41,7 +41,7 @@ def readable(path: Path) -> Iterator[None]:
     """Raises UserError if the block cannot make sense of what is in a file of results/."""
     try:
         yield
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({one_line(error)}): restore it, or delete it to run it again") from None
 
 

@@ -210,6 +210,17 @@ def perplexities(name: str, scale: str, folder: Path, runs: dict, rest: tuple, *
     return shown(name, scale, folder, runs, rest, columns)
 
 
+def unmeasured(scale: str, rest: dict, found: dict) -> dict[str, list]:
+    """{row: [arguments of train.py, processes]} of the profile, of the rows that `found` lacks or has otherwise."""
+    files, batches, ranks = PROFILE[scale]
+    every = {
+        f"{label}, {batch}" if batch else label: [[*arguments, *files, *settings], ranks]
+        for batch, settings in batches.items()
+        for label, arguments in rest.items()
+    }
+    return {row: how for row, how in every.items() if found.get(row, {}).get("settings") != how}
+
+
 def measure(arguments: list[str], ranks: int) -> dict:
     """What scripts/measure.py prints. Raises UserError."""
     script = str(ROOT / "scripts" / "measure.py")
@@ -223,16 +234,12 @@ def measure(arguments: list[str], ranks: int) -> dict:
 
 def profile(name: str, scale: str, folder: Path, draw: bool, rest: dict, **_) -> dict | None:
     """Appendix D: memory and time per iteration."""
-    files, batches, ranks = PROFILE[scale]
     path = folder / "measured.json"
     found, published = json.loads(path.read_text()) if path.exists() else {}, PUBLISHED[name]["rows"]
-    for batch, settings in batches.items() if not draw else ():
-        for label, arguments in rest.items():
-            key, what = f"{label}, {batch}" if batch else label, [*arguments, *files, *settings]
-            if found.get(key, {}).get("settings") != [what, ranks]:
-                print(f"measuring {key}")
-                found[key] = measure(what, ranks) | {"settings": [what, ranks]}
-                path.write_text(json.dumps(found, indent=1) + "\n")
+    for row, how in unmeasured(scale, rest, found).items() if not draw else ():
+        print(f"measuring {row}")
+        found[row] = measure(*how) | {"settings": how}
+        path.write_text(json.dumps(found, indent=1) + "\n")
     if not found:
         return None
     whole, note = proportions.sentence(name, scale)

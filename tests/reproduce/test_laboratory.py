@@ -187,8 +187,18 @@ def test_the_grid_of_figure_8_over_seeds(results, monkeypatch, tmp_path):
     monkeypatch.setattr(figures, "ROOT", tmp_path)  # where out/sweeps is
     file = str(tiny.ROOT / "config" / "sweep_shakespeare_betas_smoke.py")
     monkeypatch.setitem(experiments.NAMES, "fig8", experiments.NAMES["fig8"]._replace(rest={"smoke": (file, 2)}))
-    reproduce("fig8", "smoke", workers=0)
+    executed, execute = [], figures.execute
+    monkeypatch.setattr(
+        figures, "execute", lambda cells, *how, **more: executed.append(cells) or execute(cells, *how, **more)
+    )
+    reproduce("fig8", "smoke", seeds=1, workers=0)
+    reproduce("fig8", "smoke", workers=0)  # the second seed alone
+    reproduce("fig8", "smoke", workers=0)  # nothing
+    assert [{cell.cfg["seed"] for cell in cells} for cells in executed] == [{1337}, {1338}]
+    assert laboratory.estimate("fig8", "smoke") == (24, 0, 0)
+    assert laboratory.estimate("fig8", "smoke", 3)[:2] == (36, 12)
     found = summary(results, "fig8")
+    assert found["conditions"].count("12 runs on ") == 2
     train, val = (found["results"][key] for key in ("final_train_loss", "final_val_loss"))
     assert [it["cells"] for it in train["ours"]] == [4, 4] and train["ours"] != val["ours"]
     assert train["authors"]["below adam"] == pytest.approx(269 / 275)  # their table
@@ -358,3 +368,5 @@ def test_profile_measures_processes_of_its_own(results, monkeypatch, tmp_path):
     path = results / "profile" / "smoke" / "measured.json"
     path.write_text(json.dumps({"Adam": json.loads(path.read_text())["Adam"]}))  # stopped after the first
     assert laboratory.estimate("profile", "smoke") == (2, 1, None)
+    monkeypatch.setitem(experiments.PROFILE, "smoke", (("config/scale_gpt2_smoke.py",), {"": settings}, 1))
+    assert laboratory.estimate("profile", "smoke") == (2, 2, None)  # by one process instead of two

@@ -36,6 +36,11 @@ def read(path: Path) -> tuple[dict, list]:
         return header, records
 
 
+def whole(runs: list[Ended]) -> list[Ended]:
+    """Those that did not diverge, and so have records up to the last step."""
+    return [run for run in runs if not run.header.get("diverged")]
+
+
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
     """Raises UserError if the block cannot make sense of what is in a file of results/."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from reproduce import drawing, proportions, store
 from reproduce.experiments import BASELINE, CONTESTS, NAMES, PROFILE
 from reproduce.markdown import markdown
-from reproduce.outcomes import best_of, conditions, gap, headers, spread, text
+from reproduce.outcomes import best_of, conditions, gap, headers, spread, text, whole
 from reproduce.published import PUBLISHED, ROOT
 from settings import UserError
 
@@ -129,15 +129,15 @@ def picture(rows: dict, runs: dict, contest: str, key: str, path: Path, caption:
     grid = {}
     for label, row in rows.items():
         if len(row["grid"]) > 1:
-            each = {factor: it["values"].values() for factor, it in row["grid"].items()}
+            each = {factor: it["values"].values() for factor, it in row["grid"].items() if it["mean"] is not None}
             grid[label] = {factor: [x for x in values if math.isfinite(x)] for factor, values in each.items()}
     if grid:
         extra.append(lambda ax: drawing.rates(ax, grid, key))
     if key == "accuracy":
         lines = {}
         for label in (label for label in rows if label in runs):
-            found = [drawing.series(run.records, key) for run in runs[label][1]]
-            if steps := found[0][0][4:]:  # before the fifth epoch all rise alike
+            found = [drawing.series(run.records, key) for run in whole(runs[label].get(1, []))]
+            if found and (steps := found[0][0][4:]):  # before the fifth epoch all rise alike
                 lines[label] = steps, [values[4:] for _, values in found]
         if lines:
             extra.append(lambda ax: drawing.lines(ax, lines, "step", "test accuracy (%)"))
@@ -150,7 +150,7 @@ def contest_table(name: str, scale: str, contest: str, runs: dict, rest: tuple, 
     labels = rest or tuple(CONTESTS[contest].rows)
     labels = tuple(label for label in labels if label in runs or label in published)
     rows = summarized(runs, labels, columns, contest, published)
-    whole, note = proportions.sentence(name, scale, contest, labels)
+    full, note = proportions.sentence(name, scale, contest, labels)
     key = next(iter(columns))
     digits = 2 if key == "accuracy" else 4
     head, lines = head_and_lines(rows, columns, PUBLISHED[name].get("spread", False), digits)
@@ -162,7 +162,7 @@ def contest_table(name: str, scale: str, contest: str, runs: dict, rest: tuple, 
     several = f"figure-{contest}.png" if len(NAMES[name].contests) > 1 else "figure.png"
     caption = f"{BASELINE}'s difference to itself is 0; each row at {whose} learning rate. {note}"
     picture(rows, runs, contest, key, folder / several, caption)
-    summary = {"rows": rows, "columns": list(columns), "full_scale": whole, "note": note, "conditions": under}
+    summary = {"rows": rows, "columns": list(columns), "full_scale": full, "note": note, "conditions": under}
     summary["rates"], summary["ngrams"] = whose, store.ngram_losses(contest, scale)
     return table(title, note, head, lines, after), summary
 
@@ -242,7 +242,7 @@ def profile(name: str, scale: str, folder: Path, draw: bool, rest: dict, **_) ->
         path.write_text(json.dumps(found, indent=1) + "\n")
     if not found:
         return None
-    whole, note = proportions.sentence(name, scale)
+    full, note = proportions.sentence(name, scale)
     on_cpu = any("CPU" in it["device"] or "cores" in it["device"] for it in found.values())
     note += " Memory is the process's, Python and torch included." * on_cpu
     lines = []
@@ -257,4 +257,4 @@ def profile(name: str, scale: str, folder: Path, draw: bool, rest: dict, **_) ->
     (folder / "table.md").write_text(table(title, note, head, lines, f"{after}\n\n{under}"))
     ours = {label: (it["peak_gb"], it["seconds"]) for label, it in found.items()}
     drawing.bars(ours, published, folder / "figure.png", note)
-    return {"results": found, "full_scale": whole, "note": note, "conditions": under}
+    return {"results": found, "full_scale": full, "note": note, "conditions": under}

@@ -208,6 +208,29 @@ def test_the_grid_of_figure_8_over_seeds(results, monkeypatch, tmp_path):
     assert summary(results, "fig8") == found
 
 
+def diverge(run):
+    run.header["diverged"] = True
+    del run.records[len(run.records) // 2 :]
+
+
+@pytest.mark.parametrize("name, contest", [("fig3", "gpt2"), ("fig7", "gpt2"), ("table5", "cnn")])
+def test_runs_that_diverged_are_not_drawn(name, contest, tmp_path):
+    """Their records end early; and of a row all seeds may have diverged."""
+    kind, _, rest, _ = experiments.NAMES[name]
+    how = {"name": name, "scale": "cpu", "folder": tmp_path, "rest": rest, "draw": True}
+    runs = store.gather(contest, "cpu")
+    for factors in runs.values():
+        diverge(factors[1][0])
+    first = laboratory.KINDS[kind](runs={contest: runs}, **how)
+    assert list(tmp_path.glob("*.png"))
+    for run in (run for some in runs["MADA"].values() for run in some):
+        diverge(run)
+    found = laboratory.KINDS[kind](runs={contest: runs}, **how)
+    if name == "fig7":
+        assert [len(seeds) for seeds in first["results"].values()] == [2, 2]
+        assert [*found["results"]] == ["MADA (rule=authors)"]
+
+
 def test_diverged_cells_are_the_worst():
     nan, rows = float("nan"), []
     for beta2, losses in ((0.5, (nan, 2.0, 1.0)), (0.6, (nan, 2.0, nan)), (0.7, (1.0, 2.0, 3.0))):

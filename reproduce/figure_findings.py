@@ -1,5 +1,6 @@
 """What the figures and the proposition say of the paper's claims."""
 
+import math
 from statistics import mean
 
 from reproduce.experiments import NAMES
@@ -56,8 +57,9 @@ def proposition(it: dict, **_) -> Finding:
 
 
 def curves(it: dict, name: str, **_) -> Finding | None:
-    """None where MADA or Adam has not been run."""
-    rows, authors = it["results"], it["authors"]
+    """None where MADA or Adam has not been run, or has diverged in every seed."""
+    ran, authors = it["results"], it["authors"]
+    rows = {label: row for label, row in ran.items() if row.get("at the scale's rate", {}).get("mean") is not None}
     if not {"MADA", "Adam"} <= rows.keys():
         return None
     at = {label: row["at the scale's rate"]["mean"] for label, row in rows.items()}
@@ -65,7 +67,7 @@ def curves(it: dict, name: str, **_) -> Finding | None:
     tuned = {label: it["mean"] for label, it in best.items()}
     bracketed = any(row["factor"] != 1 for row in rows.values())
     last = list(authors["Adam"])[-1]
-    rivals = [label for label in at if not label.startswith("MADA")]
+    rivals = [label for label in rows if not label.startswith("MADA")]
     single = [label for label, row in rows.items() if row["at the scale's rate"]["n"] == 1]
     ends = listed([f"{label} {log[last]:.4f}" for label, log in authors.items()])
     lowest = min(at, key=at.get)
@@ -181,7 +183,8 @@ def grid(it: dict, **_) -> Finding:
     theirs, theirs_val = train["authors"], val["authors"]
     part, part_val = (f"{100 * each['below adam']:.1f} %" for each in (theirs, theirs_val))
     names = ("adam", "hyperadam", "mada")
-    worst = [f"{key} up to {max(seed[f'worst of {key}'] for seed in train['ours']):.3g}" for key in names]
+    worst = {key: [seed[f"worst of {key}"] for seed in train["ours"]] for key in names}  # None: a cell diverged
+    worst = [f"{key} up to {math.inf if None in some else max(some):.3g}" for key, some in worst.items()]
     best = [f"{key} {min(seed[f'best of {key}'] for seed in train['ours']):.3f}" for key in names]
     checks = {}
     for other in ("adam", "hyperadam"):

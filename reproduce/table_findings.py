@@ -1,5 +1,7 @@
 """What the tables and the profile say of the paper's claims."""
 
+import math
+
 from reproduce.findings import Finding, listed
 from reproduce.outcomes import spread, text
 from reproduce.published import PUBLISHED
@@ -50,7 +52,7 @@ def losses(it: dict, name: str, contest: str, **_) -> Finding | None:
     ]
     if key == "accuracy":
         sentences += accuracies(rows, numbers)
-    elif len(row["grid"]) > 1:
+    elif len(row["grid"]) > 1 and row["tuned"]:
         sentences.append(grid_of_rates(label, rows))
     if it.get("ngrams"):
         sentences.append(counted(it["ngrams"], base["ours"][key]["mean"]))
@@ -76,6 +78,7 @@ def grid_of_rates(label: str, rows: dict) -> str:
     row, base = rows[label], rows["Adam"]
     factor, own = f"{base['best_factor']:g}", f"{row['best_factor']:g}"
     there, adams = row["grid"].get(factor, {}).get("values", {}), base["grid"][factor]["values"]
+    there = {seed: value for seed, value in there.items() if seed in adams and math.isfinite(value)}
     words = f"Adam is best at x{factor} ({text(base['grid'][factor], 3)})"
     for at, it in base["grid"].items():
         if it["n"] < base["grid"][factor]["n"] and it["mean"] and it["mean"] < base["grid"][factor]["mean"]:
@@ -86,10 +89,10 @@ def grid_of_rates(label: str, rows: dict) -> str:
         words += f"; there {label}'s seeds end at {ends}, which is {pairs} compared with Adam's, "
         words += f"and the worst of them makes x{own} its best rate"
     every = {
-        (other, at): min(it["values"].values())
+        (other, at): min(filter(math.isfinite, it["values"].values()))
         for other, each in rows.items()
         for at, it in each["grid"].items()
-        if it["values"]
+        if it["mean"] is not None
     }
     least = min(every, key=every.get)
     return (
@@ -100,8 +103,10 @@ def grid_of_rates(label: str, rows: dict) -> str:
 
 
 def accuracies(rows: dict, numbers: dict) -> list[str]:
-    """Table 5: the last epoch against the best one, and the distance to the paper."""
-    last = {label: row["ours"]["accuracy"]["mean"] for label, row in rows.items() if label in numbers}
+    """Table 5: the last epoch against the best one, and the distance to the paper, where all its rows have been run."""
+    last = {label: rows[label]["ours"].get("accuracy", {}).get("mean") for label in numbers}
+    if None in last.values():
+        return []
     best = {label: rows[label]["ours"]["best epoch"]["mean"] for label in last}
     under = {label: numbers[label][0] - value for label, value in last.items()}
     gain = [best[label] - last[label] for label in last]
@@ -170,9 +175,12 @@ def perplexities(it: dict, name: str, contest: str, **_) -> Finding | None:
     )
 
 
-def profile(it: dict, name: str, **_) -> Finding:
+def profile(it: dict, name: str, **_) -> Finding | None:
+    """None where a row has not been measured, at the small or at the large batch."""
     found, theirs = it["results"], PUBLISHED[name]["rows"]
-    large = next(label for label in found if label.startswith("MADA, ")).partition(", ")[2]
+    large = next((label for label in found if label.startswith("MADA, ")), "").partition(", ")[2]
+    if not all({row, f"{row}, {large}"} <= found.keys() for row in ("Adam", "MADA without Lion", "MADA")):
+        return None
 
     def ratio(rows, batch, i, row="MADA"):
         a, b = (rows[f"{label}, {batch}" if batch else label] for label in (row, "Adam"))

@@ -148,7 +148,7 @@ def contest_table(name: str, scale: str, contest: str, runs: dict, rest: tuple, 
     """The table of one contest, and what summary.json says of it."""
     published = PUBLISHED[name].get(contest) or PUBLISHED[name]["rows"]
     labels = rest or tuple(CONTESTS[contest].rows)
-    labels = tuple(label for label in labels if label in runs or label in published)
+    labels = tuple(label for label in labels if label in runs or label in published or label == BASELINE)
     rows = summarized(runs, labels, columns, contest, published)
     full, note = proportions.sentence(name, scale, contest, labels)
     key = next(iter(columns))

@@ -12,7 +12,20 @@ import tiny
 
 import data.tokens
 import train
-from reproduce import experiments, figures, grid, laboratory, outcomes, proportions, rivals, runs, store, tables
+from reproduce import (
+    drawing,
+    experiments,
+    figures,
+    grid,
+    laboratory,
+    outcomes,
+    pages,
+    proportions,
+    rivals,
+    runs,
+    store,
+    tables,
+)
 from reproduce.laboratory import reproduce
 from reproduce.published import PUBLISHED
 from settings import UserError
@@ -229,6 +242,46 @@ def test_runs_that_diverged_are_not_drawn(name, contest, tmp_path):
     if name == "fig7":
         assert [len(seeds) for seeds in first["results"].values()] == [2, 2]
         assert [*found["results"]] == ["MADA (rule=authors)"]
+
+
+@pytest.mark.parametrize("name, contest", [("table2 table3 table6 fig3", "gpt2"), ("table5", "cnn")])
+def test_what_has_partly_run_is_said_as_far_as_it_goes(name, contest, tmp_path, monkeypatch):
+    """A row has not been run, or has diverged in every seed, or at the learning rate from the paper."""
+    for picture in ("curves", "gaps"):
+        monkeypatch.setattr(drawing, picture, lambda *arguments, **more: None)
+    names = {each: experiments.NAMES[each] for each in name.split()}
+
+    def said(runs):
+        found = {}
+        for each, (kind, _, rest, _) in names.items():
+            how = {"name": each, "scale": "cpu", "folder": tmp_path, "rest": rest, "draw": True}
+            found[each] = {"cpu": json.loads(json.dumps(laboratory.KINDS[kind](runs={contest: runs}, **how)))}
+        return [each for each, which, shown in pages.entries(found) if which in (contest, None) and shown]
+
+    for label, left in (("Adam", []), ("MADA", ["table6"] if "table6" in names else []), ("HyperAdam", [*names])):
+        runs = store.gather(contest, "cpu")
+        lost = runs.pop(label)
+        assert said(runs) == left
+        for run in lost[1]:
+            diverge(run)
+        assert said(runs | {label: lost}) == left
+        for run in (run for some in lost.values() for run in some):
+            diverge(run)
+        assert said(runs | {label: lost}) == left
+
+
+def test_a_profile_that_is_not_whole_is_no_finding():
+    found = json.loads((tiny.ROOT / "results" / "profile" / "cpu" / "summary.json").read_text())
+    assert pages.READERS["profile"](found, "profile").checks
+    for row in found["results"]:
+        few = {label: it for label, it in found["results"].items() if label != row}
+        assert pages.READERS["profile"](found | {"results": few}, "profile") is None
+
+
+def test_a_diverged_cell_of_figure_8_is_infinite():
+    found = json.loads((tiny.ROOT / "results" / "fig8" / "cpu" / "summary.json").read_text())
+    found["results"]["final_train_loss"]["ours"][0]["worst of adam"] = None
+    assert "adam up to inf," in pages.READERS["grid"](found).sentences[-1]
 
 
 def test_diverged_cells_are_the_worst():

@@ -38,7 +38,9 @@ def scales(name: str) -> list[str]:
 
 
 def check(name: str, scale: str):
-    """Raises UserError where the name does not have the scale."""
+    """Raises UserError where there is no such name, or it does not have the scale."""
+    if name not in NAMES and name not in rivals.NAMES:
+        raise UserError(f"{name}: must be one of {', '.join([*NAMES, *rivals.NAMES])}")
     if scale not in scales(name):
         raise UserError(f"{name} has no scale {scale}; it has {', '.join(scales(name))}")
 

@@ -243,7 +243,7 @@ def against(found: dict[str, dict]) -> str:
 def convex(scale: str) -> str:
     """Where MADA with its defaults ends on Figure 9's convex problem, from results/fig9."""
     row = "MADA, defaults of optim/"
-    for path in (store.RESULTS / "fig9" / scale / "runs" / "convex").glob("*.jsonl"):
+    for path in store.home("convex", scale).glob("*.jsonl"):
         last = json.loads(path.read_text().splitlines()[-1])
         if row in last["x"]:
             x, rho = last["x"][row], last["rho"][row]
@@ -253,7 +253,8 @@ def convex(scale: str) -> str:
                 f"MADA with its defaults from Adam's corner {word} it: x = {x:.2f} after {last['iter']:,} steps, "
                 f"with rho at {rho:.2f}."
             )
-    return "Figure 9's convex problem with the default settings: `python scripts/reproduce.py fig9` has not been run."
+    command = f"python scripts/reproduce.py fig9 --scale {scale}"
+    return f"Figure 9's convex problem with the default settings: `{command}` has not been run."
 
 
 def numbers(it: dict) -> dict:

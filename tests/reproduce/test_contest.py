@@ -12,7 +12,7 @@ from itertools import pairwise, product
 import pytest
 
 import metrics
-from reproduce import ablation, contest, contest_runs, growth, muon, pool, replication, rivals, store
+from reproduce import ablation, contest, contest_runs, contest_tables, growth, muon, pool, replication, rivals, store
 from reproduce.contest import START, TASKS, Cell
 from settings import UserError
 
@@ -187,6 +187,10 @@ def test_cells_that_look_bad_are_run_again_with_other_seeds(results, tmp_path):
     (results / "contest" / "smoke" / "digits.jsonl").unlink()  # and with it what was picked
     assert rivals.reproduce("replication", "smoke", None, 0, draw=True, task=None) == []
     assert "it has not been run at this scale" in (results / "replication" / "smoke" / "README.md").read_text()
+
+
+def test_the_convex_problem_is_asked_for_at_the_scale_of_the_page(results):
+    assert "`python scripts/reproduce.py fig9 --scale gpu` has not been run" in contest_tables.convex("gpu")
 
 
 def test_parts_of_pages_are_filled_in(tmp_path):

@@ -122,6 +122,8 @@ def main():
     parser.add_argument("--rounds", type=int, default=20, help="timed steps of each optimizer")
     parser.add_argument("--out", help="folder for bench.json and bench.png")
     args = parser.parse_args()
+    if args.rounds < 1:
+        raise UserError(f"--rounds {args.rounds}: must be at least 1")
     names = list(VARIANTS) if not args.only else ["adamw", *filter(lambda x: x != "adamw", args.only.split(";"))]
     if unknown := [name for name in names if name not in VARIANTS]:
         raise UserError(f"--only {unknown[0]}: must be some of {'; '.join(VARIANTS)}")

@@ -12,7 +12,6 @@ import argparse
 import contextlib
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -31,7 +30,7 @@ from devices import hardware
 from model import peak_flops
 from optim.reference import PlainMADA
 from reproduce import gpu
-from settings import UserError, one_line_errors
+from settings import UserError, one_line_errors, pattern
 
 XL = ["--n_layer=48", "--n_head=25", "--n_embd=1600", "--batch_size=4", "--micro_batch_size=4", "--max_iters=6"]
 XL += ["--checkpoint_activations=True"]
@@ -216,7 +215,7 @@ def main():
     )
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)  # what run_apart calls
     args = parser.parse_args()
-    device = "cpu" if args.rehearse else "cuda"
+    device, only = "cpu" if args.rehearse else "cuda", pattern("--only", args.only)
     if args.part:
         function, arguments, _ = PARTS[args.part]
         for pair in function(device, *arguments):
@@ -227,7 +226,7 @@ def main():
         raise UserError(
             "there is no GPU here: these are the predictions for an H100 (--rehearse tries the parts on a CPU)"
         )
-    if not (parts := [part for part in PARTS if re.search(args.only, part)]):
+    if not (parts := [part for part in PARTS if only.search(part)]):
         raise UserError(f"--only {args.only}: must find some of {', '.join(PARTS)}")
     card, found, errors = hardware(device), {}, {}
     out = Path(args.out or ROOT / ("out/gpu" if args.rehearse else "results/gpu"))

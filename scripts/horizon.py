@@ -155,6 +155,8 @@ def main():
                     file.write("".join(json.dumps(it | now) + "\n" for it in found))
                 print("seed {seed}: {way} from step {from}".format(**found[0]), flush=True)
     header, found = read_to_draw(path)
+    if not found:
+        raise UserError(f"--draw: there is no run in {path} yet; run without it first")
     every = sorted({(it["way"], it["from"]) for it in found}, key=lambda at: (list(WAYS).index(at[0]), at[1]))
     drawing.horizons({at: gains(found, *at) for at in every}, args.out / "horizon.png")
     (args.out / "README.md").write_text(page(found, header))

@@ -189,6 +189,8 @@ def test_sample_begins_and_ends_with_gpt2s_end_of_text(script, monkeypatch, argu
         ("sample", ["OUT/ckpt_best.pt", "--tokens", "0"], "--tokens and --top_k must be at least 1"),
         ("sample", ["OUT/ckpt_best.pt", "--seed", "99999999999999999999"], "must lie from 0 to 2**63 - 1"),
         ("plot", ["summary"], "summary.json is not a summary of scripts/reproduce.py"),
+        ("bench_optim", ["--rounds", "0"], "--rounds 0: must be at least 1"),
+        *((name, ["--only", "("], "--only (: not a regular expression: ") for name in ("gpu_report", "kernels")),
         ("plot", ["copy"], "copy: fig1 at scale cpu is drawn in "),
         ("plot", ["results/fig0/cpu"], "fig0: must be one of table2, "),
         ("plot", ["summary", "--out", "a.png"], "summary: a folder of results/ is drawn in its place"),

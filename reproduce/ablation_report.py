@@ -4,9 +4,8 @@ from pathlib import Path
 
 from reproduce import ablation, contest_drawing, contest_runs, verdict
 from reproduce.ablation import GROUPS, STARTS, TASKS
-from reproduce.contest_report import conditions_of, still_missing
-from reproduce.contest_tables import share, span
 from reproduce.markdown import markdown
+from reproduce.page_parts import bullets, conditions_of, share, span, still_missing
 
 HOW = """
 Each row is MADA with one thing changed, from the four starts in the heads of the columns and at two learning rates.
@@ -74,8 +73,8 @@ def judged(kept: dict, group: str) -> str:
                 clear = abs(gap[0]) > 2 * gap[1]
                 found["no clear difference" if not clear else "worse" if gap[0] > 0 else "better"].append(row)
         words = "; ".join(f"{word}: {', '.join(rows)}" for word, rows in found.items() if rows)
-        said.append(f"- {TASKS[name].title}, against MADA as it is: {words or 'not run yet'}.")
-    return "\n".join(said)
+        said.append(f"{TASKS[name].title}, against MADA as it is: {words or 'not run yet'}.")
+    return bullets(said)
 
 
 def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:

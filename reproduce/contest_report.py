@@ -2,7 +2,6 @@
 
 from pathlib import Path
 from statistics import mean
-from types import ModuleType
 
 from reproduce import contest, contest_drawing, contest_paths, contest_runs, store, verdict
 from reproduce.contest import START
@@ -11,15 +10,13 @@ from reproduce.contest_tables import (
     best_lines,
     convex,
     front_lines,
-    goal_lines,
     numbers,
     row_lines,
     sentences,
-    span,
     task_lines,
 )
 from reproduce.markdown import markdown
-from reproduce.outcomes import conditions
+from reproduce.page_parts import bullets, conditions_of, goal_lines, span, still_missing
 
 HOW = """
 A cell is a task, a learning rate, initial betas and, for some, a schedule and a weight decay. MADA and AdamW are
@@ -91,38 +88,10 @@ def distances(task: contest.Task, values: dict) -> list[tuple[float, float]]:
     return [(above(adamw[cell]), above(value)) for cell, value in mada.items() if cell in adamw]
 
 
-def still_missing(what: ModuleType, kept: dict[str, contest_runs.Gathered]) -> str:
-    """In words, what has not been run, and how many lines in results/ are of another version."""
-    asked = list(what.ROWS)[:2]  # the rows that the question is about
-    first, rest = {}, {}
-    for name, it in kept.items():
-        for row, _, _ in it.left:
-            part = first if row in asked else rest
-            part[name] = part.get(name, 0) + 1
-    said = [
-        f"Still to be run of {rows}: {', '.join(f'{count} runs of {name}' for name, count in part.items())}."
-        for rows, part in ((" and ".join(asked), first), ("the other rows", rest))
-        if part
-    ]
-    if others := sum(it.others for it in kept.values()):
-        said.append(f"{others} runs of another version are left out.")
-    return " ".join(said)
-
-
-def bullets(sentences: list[str]) -> str:
-    return "\n".join(f"- {it}" for it in sentences)
-
-
 def unfinished(kept: dict[str, contest_runs.Gathered]) -> str:
     """For the front page: the tasks on which AdamW and MADA have not been compared in full."""
     left = [contest.TASKS[name].title for name, it in kept.items() if {"AdamW", "MADA"} & {row for row, *_ in it.left}]
     return f"Planned and not run in full yet: {'; '.join(left)}." if left else ""
-
-
-def conditions_of(kept: dict[str, contest_runs.Gathered]) -> str:
-    """Hardware and versions."""
-    every = [seeds for it in kept.values() for cells in it.found.values() for seeds in cells.values()]
-    return conditions([line for seeds in every for line in seeds.values()])
 
 
 def front(found: dict, tasks: dict, values: dict, moved: dict, folder: Path):

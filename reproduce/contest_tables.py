@@ -7,31 +7,11 @@ from statistics import mean
 from reproduce import contest, store, verdict
 from reproduce.contest import START, TASKS
 from reproduce.markdown import markdown
+from reproduce.page_parts import at_edge, judged, share, signed, span
 
 # {n: the probability that Student's t of n pairs is above 2}; of more than 5 it is at most that of 5
 BY_CHANCE = {2: 0.148, 3: 0.092, 4: 0.070, 5: 0.058}
 SHOWN = 30  # cells that speak against MADA, at most
-CHANCE = "A run that ends where one has learned nothing, or beyond, or that diverges, counts as having ended there."
-
-
-def goal_lines(goals: list[verdict.Goal]) -> str:
-    return markdown(["goal", "found", ""], [[it.what, it.found, "met" if it.met else "**not met**"] for it in goals])
-
-
-def signed(gap: verdict.Gap) -> str:
-    """Mean ± standard error, to two digits of the error."""
-    if gap.n == 1:
-        return f"{gap.mean:+.2g} (one seed)"
-    digits = max(0, 1 - math.floor(math.log10(gap.error))) if gap.error > 0 else 4
-    return f"{gap.mean:+.{digits}f} ± {gap.error:.{digits}f}"
-
-
-def share(count: int, of: int) -> str:
-    return f"{count} of {of} ({100 * count / of:.0f} %)"
-
-
-def span(counts: list[int]) -> str:
-    return " to ".join(map(str, dict.fromkeys((min(counts), max(counts)))))
 
 
 def no_damage(it: dict) -> str:
@@ -150,14 +130,6 @@ def front_lines(found: dict[str, dict]) -> str:
         )
         lines.append([TASKS[name].title, f"{n}, {span(it['seeds'])}", share(it["no_worse"], n), best, repaired])
     return markdown(head, lines)
-
-
-def judged(gap: verdict.Gap) -> str:
-    return "no clear difference" if not gap.clear else "better" if gap.mean < 0 else "worse"
-
-
-def at_edge(tuned: dict) -> str:
-    return " (best rate at the edge of the grid)" * tuned["edge"]
 
 
 def sentences(found: dict[str, dict]) -> list[str]:

@@ -2,13 +2,11 @@
 
 from pathlib import Path
 
-from reproduce import contest_drawing, contest_runs, growth, verdict
+from reproduce import contest_runs, growth, verdict
 from reproduce.contest import START, Cell
-from reproduce.contest_report import conditions_of, still_missing
-from reproduce.contest_tables import CHANCE
 from reproduce.growth import FRACTIONS, TASKS
 from reproduce.markdown import markdown
-from reproduce.muon_report import cell_of
+from reproduce.page_parts import CHANCE, by_rates, conditions_of, still_missing
 
 AGAINST = (  # a row, another, whether that is at the row's rate where this is AdamW's best or more, and in words
     ("MADA, growing rate", "MADA", True, "MADA's own, not growing, at AdamW's best rate or at twice that"),
@@ -26,17 +24,6 @@ CHOSEN = (
     "scripts/train_small.py alone, and so on no GPT."
 )
 PARTS = ("1/256", "1/16", "1", "2")  # FRACTIONS, as they are written
-
-
-def table(name: str, values: dict) -> str:
-    """Rows by learning rates; Prodigy has none, and stands in the first column."""
-    head = ["row", *(f"{part} x AdamW's best ({rate:g})" for part, rate in zip(PARTS, TASKS[name].rates, strict=True))]
-    lines = []
-    for row, cells in values.items():
-        found = {cell.rate: seeds for cell, seeds in cells.items()}
-        rates = (1.0,) if row == "Prodigy" else TASKS[name].rates
-        lines.append([row, *(cell_of(found[rate]) if rate in found else "-" for rate in rates)])
-    return markdown(head, [line + [""] * (len(head) - len(line)) for line in lines])
 
 
 def costs(name: str, values: dict, row: str, other: str, follows: bool) -> dict[float, verdict.Gap]:
@@ -88,13 +75,9 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
         return None
     parts, blocks, summary = [], [], {}
     for name, values in kept.items():
-        it = TASKS[name]
-        curves = {row: {cell.rate: list(runs.values()) for cell, runs in cells.items()}
-                  for row, cells in values.items() if row != "Prodigy"}  # fmt: skip
-        contest_drawing.task({("learning rate that is given", True): curves}, folder / f"{name}.png", it.title, it.unit,
-                             it.higher, "Means over the seeds, and their range.")  # fmt: skip
-        parts.append(f"## {it.title}\n\n{it.unit}: mean ± standard deviation (seeds)\n\n![{name}]({name}.png)\n\n"
-                     f"{table(name, values)}")  # fmt: skip
+        rates = zip(PARTS, TASKS[name].rates, strict=True)
+        heads = [f"{part} x AdamW's best ({rate:g})" for part, rate in rates]
+        parts.append(by_rates(name, TASKS[name], values, folder, "learning rate that is given", heads))
     for row, other, follows, words in AGAINST:
         each = {name: it for name, values in kept.items() if (it := costs(name, values, row, other, follows))}
         if not each:

@@ -1,13 +1,23 @@
 """Muon's page, from what results/ holds: a table of values per task, and what it says of the question."""
 
 from pathlib import Path
-from statistics import mean, median, stdev
+from statistics import mean, median
 
-from reproduce import contest_drawing, contest_runs, muon, verdict
-from reproduce.contest_report import conditions_of, still_missing
-from reproduce.contest_tables import CHANCE, at_edge, goal_lines, judged, share, signed, span
+from reproduce import contest_runs, muon, verdict
 from reproduce.markdown import markdown
 from reproduce.muon import TASKS
+from reproduce.page_parts import (
+    CHANCE,
+    at_edge,
+    by_rates,
+    conditions_of,
+    goal_lines,
+    judged,
+    share,
+    signed,
+    span,
+    still_missing,
+)
 
 CONVOLUTIONS = (
     "On the CNN Muon has the fully connected layers alone: convolutions stay with AdamW, since torch's Muon takes "
@@ -17,20 +27,6 @@ FLATTENED = " MADA takes them too, as matrices (output channels, the rest). At e
 OURS, RIVALS = "MADA from Muon's corner", ("Muon", "AdamW")
 ADAMS = {"way to Muon from Adam's corner": "MADA from Adam's corner",
          "and with mu ten times as fast": "MADA from Adam's corner, mu ten times as fast"}  # fmt: skip
-
-
-def cell_of(seeds: dict[int, float]) -> str:
-    """Mean ± standard deviation (n)."""
-    spread = f" ± {stdev(seeds.values()):.2g}" if len(seeds) > 1 else ""
-    return f"{mean(seeds.values()):.4g}{spread} ({len(seeds)})"
-
-
-def table(name: str, values: dict) -> str:
-    """Rows by learning rates."""
-    rates = TASKS[name].rates
-    found = {row: {cell.rate: seeds for cell, seeds in cells.items()} for row, cells in values.items()}
-    lines = [[row, *(cell_of(found[row][rate]) if rate in found[row] else "-" for rate in rates)] for row in found]
-    return markdown(["row", *(f"rate {rate:g}" for rate in rates)], lines)
 
 
 def gaps(values: dict[str, dict], rival: str) -> dict[tuple[str, float], verdict.Gap]:
@@ -116,14 +112,8 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
         return None
     parts = []
     for name, values in kept.items():
-        task = TASKS[name]
-        curves = {row: {cell.rate: list(it.values()) for cell, it in cells.items()} for row, cells in values.items()}
-        contest_drawing.task({("learning rate, from betas (0.9, 0.95)", True): curves}, folder / f"{name}.png",
-                             task.title, task.unit, task.higher, "Means over the seeds, and their range.")  # fmt: skip
-        parts.append(
-            f"## {task.title}\n\n{task.unit}: mean ± standard deviation (seeds)\n\n"
-            f"![{name}]({name}.png)\n\n{table(name, values)}"
-        )
+        heads = [f"rate {rate:g}" for rate in TASKS[name].rates]
+        parts.append(by_rates(name, TASKS[name], values, folder, "learning rate, from betas (0.9, 0.95)", heads))
     counts = {rival: no_worse(kept, rival) for rival in RIVALS}
     head = [
         "task",

@@ -3,9 +3,8 @@
 from pathlib import Path
 
 from reproduce import contest_runs, replication, verdict
-from reproduce.contest_report import conditions_of, still_missing
-from reproduce.contest_tables import judged, share, signed, span
 from reproduce.markdown import markdown
+from reproduce.page_parts import bullets, conditions_of, judged, share, signed, span, still_missing
 from reproduce.replication import ROWS, TASKS
 
 
@@ -38,7 +37,7 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
                 f"(by more than two standard errors better in {new['better']}, worse in {new['worse']})"
             )
             whole.append(
-                f"- {task.title}: no worse in {no_worse} cells, below AdamW in {new['below']}; "
+                f"{task.title}: no worse in {no_worse} cells, below AdamW in {new['below']}; "
                 f"AdamW no worse in {new['base_no_worse']}{best or ''}. "
                 f"MADA alone collapses in {new['failed']} of {new['pairs']} pairs, AdamW alone in {new['saved']}."
             )
@@ -61,7 +60,7 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
     table = "The cells that look bad in the contest, or in the new seeds:\n\n" + markdown(
         ["task", "cell", "gap in the contest", "in the new seeds", "MADA alone collapses", "AdamW alone"], lines
     )
-    blocks = "\n\n".join(filter(None, (said, "\n".join(whole), still_missing(replication, kept), table)))
+    blocks = "\n\n".join(filter(None, (said, bullets(whole), still_missing(replication, kept), table)))
     (folder / "README.md").write_text(f"""# What looks bad for MADA in the contest, again ({scale})
 
 {blocks}

@@ -8,16 +8,14 @@ figures.py has the figures.
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 from reproduce import drawing, proportions, store
 from reproduce.experiments import BASELINE, CONTESTS, NAMES, PROFILE
 from reproduce.markdown import markdown
 from reproduce.outcomes import best_of, conditions, gap, headers, spread, text, whole
+from reproduce.pool import load
 from reproduce.published import PUBLISHED, ROOT
-from settings import UserError
 
 AFTER = (
     "Ours: mean ± standard deviation over n seeds at {whose} learning rate. "
@@ -221,24 +219,14 @@ def unmeasured(scale: str, rest: dict, found: dict) -> dict[str, list]:
     return {row: how for row, how in every.items() if found.get(row, {}).get("settings") != how}
 
 
-def measure(arguments: list[str], ranks: int) -> dict:
-    """What scripts/measure.py prints. Raises UserError."""
-    script = str(ROOT / "scripts" / "measure.py")
-    command = [sys.executable, script, f"--ranks={ranks}", *arguments]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
-    if done.returncode:
-        said = done.stderr.strip() or f"status {done.returncode}"
-        raise UserError(said.splitlines()[-1].removeprefix("measure.py: "))
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def profile(name: str, scale: str, folder: Path, draw: bool, rest: dict, **_) -> dict | None:
     """Appendix D: memory and time per iteration."""
     path = folder / "measured.json"
     found, published = json.loads(path.read_text()) if path.exists() else {}, PUBLISHED[name]["rows"]
     for row, how in unmeasured(scale, rest, found).items() if not draw else ():
         print(f"measuring {row}")
-        found[row] = measure(*how) | {"settings": how}
+        script = load(str(ROOT / "scripts" / "measure.py"))
+        found[row] = script.measure(*how, ROOT) | {"settings": how}
         path.write_text(json.dumps(found, indent=1) + "\n")
     if not found:
         return None

@@ -416,17 +416,9 @@ def test_all_goes_on_after_what_cannot_be_done(results, script, monkeypatch):
 
 
 def test_profile_measures_processes_of_its_own(results, monkeypatch, tmp_path):
-    (tmp_path / "scripts").mkdir()
-    (tmp_path / "scripts" / "measure.py").write_text(  # the real one, on the tiny data set
-        f"import runpy, sys\nsys.path[:0] = [{str(tiny.ROOT)!r}]\nimport data.tokens\n"
-        f"data.tokens.FOLDER = {str(data.tokens.FOLDER)!r}\n"
-        f"main = runpy.run_path({str(tiny.ROOT / 'scripts' / 'measure.py')!r})\n"
-        "main['child'].__globals__['__file__'] = __file__\n"
-        "with main['one_line_errors'](__file__):\n    main['main'](*sys.argv[1:])\n"
-    )
-    (tmp_path / "config").symlink_to(tiny.ROOT / "config")
-    monkeypatch.setattr(tables, "ROOT", tmp_path)
-    settings = ("--batch_size=8", "--micro_batch_size=2", "--max_iters=5")
+    monkeypatch.chdir(tmp_path)  # the files that it names are those of the repository
+    dataset = f"--dataset={data.tokens.FOLDER / 'shakespeare_char'}"  # the other processes know the usual folder only
+    settings = (dataset, "--batch_size=8", "--micro_batch_size=2", "--max_iters=5")
     monkeypatch.setitem(experiments.PROFILE, "smoke", (("config/scale_gpt2_smoke.py",), {"": settings}, 2))
     few = {label: experiments.NAMES["profile"].rest[label] for label in ("Adam", "MADA")}
     monkeypatch.setitem(experiments.NAMES, "profile", experiments.NAMES["profile"]._replace(rest=few))
@@ -436,8 +428,9 @@ def test_profile_measures_processes_of_its_own(results, monkeypatch, tmp_path):
     assert "| Adam | 15.5 | 0.65 |" in (results / "profile" / "smoke" / "table.md").read_text()
     assert all(it["peak_gb"] > 0.05 and it["seconds"] > 0 for it in found["results"].values())
     with pytest.raises(UserError, match="n_embd=16 must be a multiple"):
-        tables.measure(["config/train_gpt2_adam.py", "config/scale_gpt2_smoke.py", "--n_head=3"], 1)
-    monkeypatch.setattr(tables, "measure", lambda *args: 1 / 0)
+        script = tables.load(str(tiny.ROOT / "scripts" / "measure.py"))
+        script.measure(["config/train_gpt2_adam.py", "config/scale_gpt2_smoke.py", dataset, "--n_head=3"], 1, tiny.ROOT)
+    monkeypatch.setattr(tables, "load", lambda script: 1 / 0)
     reproduce("profile", "smoke")  # nothing is measured twice
     assert summary(results, "profile")["results"] == found["results"]
     assert laboratory.estimate("profile", "smoke") == (2, 0, None)

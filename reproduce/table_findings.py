@@ -12,8 +12,7 @@ def judged(rows: dict, key: str) -> dict[str, list[str]]:
     found = {"better": [], "worse": [], "no clear difference": [], "one seed": []}
     for label, row in rows.items():
         if it := row["gaps"].get(key):
-            one = "one seed" if it["error"] is None else "no clear difference"
-            found[("better" if "better" in it["words"] else "worse") if it["clear"] else one].append(label)
+            found[next(word for word in found if word in it["words"])].append(label)
     return found
 
 
@@ -37,7 +36,6 @@ def losses(it: dict, name: str, contest: str, **_) -> Finding | None:
     if not row["gaps"][key]:
         return None
     gap, groups, (ours, adams) = row["gaps"][key], judged(rows, key), in_common(row, base, key)
-    better = gap["clear"] and "better" in gap["words"]
     sentences = [
         (
             f"At {it['rates']} learning rate {label} ends at {text(ours, digits)} and Adam at "
@@ -59,7 +57,7 @@ def losses(it: dict, name: str, contest: str, **_) -> Finding | None:
     return Finding(
         f"{label} {numbers[label][0]:g}, Adam {numbers['Adam'][0]:g}",
         f"{label} {ours['mean']:.{digits}f}, Adam {adams['mean']:.{digits}f}: {gap['words']}",
-        {f"{label} is better than Adam in {key} by more than two paired standard errors": better},
+        {f"{label} is better than Adam in {key} by more than two paired standard errors": label in groups["better"]},
         sentences,
     )
 
@@ -148,27 +146,22 @@ def perplexities(it: dict, name: str, contest: str, **_) -> Finding | None:
         return None
     row, key = rows[label], columns[0]
     ours, adams = in_common(row, rows["Adam"], key)
-    good = {column: row["gaps"][column]["clear"] and "better" in row["gaps"][column]["words"] for column in columns}
-    ahead = [
-        other
-        for other, each in rows.items()
-        if other != "Adam" and all(each["gaps"][c] and "better" in each["gaps"][c]["words"] for c in columns)
-    ]
-    groups = judged(rows, key)
+    groups = {column: judged(rows, column) for column in columns}
+    ahead = [other for other in rows if all(other in groups[column]["better"] for column in columns)]
     return Finding(
         f"{label} {numbers[label][0]:g}"
         + (f", Adam {numbers['Adam'][0]:g}" if "Adam" in numbers else "")
         + f" ({key})",
         f"{label} {ours['mean']:.4f}, Adam {adams['mean']:.4f} ({key}): {row['gaps'][key]['words']}",
         {
-            f"{label} is below Adam in {column} by more than two paired standard errors": it
-            for column, it in good.items()
+            f"{label} is below Adam in {column} by more than two paired standard errors": label in it["better"]
+            for column, it in groups.items()
         },
         [
             f"{label} minus Adam is " + listed([f"{row['gaps'][c]['words']} in {c}" for c in columns]) + ".",
             (
                 f"Better than Adam in every column: {listed(ahead)}; not clearly different from it in {key}: "
-                f"{listed(groups['no clear difference'])}."
+                f"{listed(groups[key]['no clear difference'])}."
             ),
             "Perplexities are of other units than the paper's, and are compared with each other only.",
         ],

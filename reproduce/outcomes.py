@@ -74,6 +74,11 @@ def text(it: dict | None, digits: int) -> str:
     return f"{it['mean']:.{digits}f}{sd}" + f" ({it['diverged']} diverged)" * (it["diverged"] > 0)
 
 
+def standard_error(differences: list[float]) -> float | None:
+    """Of their mean; None for one."""
+    return stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else None
+
+
 class Gap(NamedTuple):
     """The paired difference of two rows: runs with the same seed have the same initial weights and batches."""
 
@@ -105,9 +110,18 @@ def gap(it: dict | None, baseline: dict | None) -> Gap | None:
     both = [ours - theirs for ours, theirs in pairs if math.isfinite(ours - theirs)]
     if not both:
         return None
-    error = stdev(both) / math.sqrt(len(both)) if len(both) > 1 else None
     lost = sum(math.isfinite(theirs) and not math.isfinite(ours) for ours, theirs in pairs)
-    return Gap(mean(both), error, len(both), sum(each * mean(both) > 0 for each in both), lost)
+    return Gap(mean(both), standard_error(both), len(both), sum(each * mean(both) > 0 for each in both), lost)
+
+
+def best_mean(found: dict, better: str):
+    """The key with the best mean over the seeds that all have in common; None where there are none.
+
+    found: {key: {seed: value}}; better: "lower" or "higher".
+    """
+    seeds = sorted(set.intersection(*map(set, found.values()))) if found else ()
+    means = {key: mean(it[seed] for seed in seeds) for key, it in found.items()} if seeds else {}
+    return (min if better == "lower" else max)(means, key=means.get, default=None)
 
 
 def best_of(factors: dict[float, list[Ended]], value, better: str) -> float:
@@ -119,9 +133,8 @@ def best_of(factors: dict[float, list[Ended]], value, better: str) -> float:
         found[factor] = {run.seed: it for run in runs if (it := value(run)) is not None}
     found = {factor: it for factor, it in found.items() if it and all(map(math.isfinite, it.values()))}
     found = {factor: it for factor, it in found.items() if len(it) > 1} or found
-    seeds = set.intersection(*map(set, found.values())) if found else ()
-    means = {factor: mean(it[seed] for seed in sorted(seeds)) for factor, it in found.items()} if seeds else {}
-    return (min if better == "lower" else max)(means, key=means.get) if means else 1
+    best = best_mean(found, better)
+    return 1 if best is None else best
 
 
 def headers(runs: dict) -> list[dict]:

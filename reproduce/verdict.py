@@ -5,11 +5,11 @@ run that ended at 1e11, or diverged, counts as having learned nothing. All gaps 
 whatever the unit.
 """
 
-import math
-from statistics import mean, median, stdev
+from statistics import mean, median
 from typing import NamedTuple
 
 from reproduce.contest import START, Cell, Task
+from reproduce.outcomes import best_mean, standard_error
 
 ALLOWED = 0.005  # of AdamW's value: a gap that nobody would mind
 FAR = 0.02  # of AdamW's value: a gap that is reported
@@ -62,20 +62,17 @@ def gap(task: Task, ours: dict[int, float], theirs: dict[int, float]) -> Gap | N
     if not seeds:
         return None
     pairs = [difference(task, ours[seed], theirs[seed]) for seed in seeds]
-    error = stdev(pairs) / math.sqrt(len(pairs)) if len(pairs) > 1 else 0.0
 
     def collapses(mine, other):
         return mine == task.chance != other or relative(task, mine, other) > CLIFF
 
     lost = sum(collapses(ours[seed], theirs[seed]) for seed in seeds)
-    return Gap(len(seeds), mean(theirs[seed] for seed in seeds), mean(pairs), error, lost)
+    base = mean(theirs[seed] for seed in seeds)
+    return Gap(len(seeds), base, mean(pairs), standard_error(pairs) or 0.0, lost)
 
 
 def best(task: Task, cells: dict[Cell, dict[int, float]]) -> Cell | None:
-    """The cell with the best mean over the seeds that all of them have."""
-    seeds = set.intersection(*(set(it) for it in cells.values())) if cells else ()
-    means = {cell: mean(it[seed] for seed in sorted(seeds)) for cell, it in cells.items()} if seeds else {}
-    return (max if task.higher else min)(means, key=means.get) if means else None
+    return best_mean(cells, "higher" if task.higher else "lower")
 
 
 def tuned(task: Task, ours: dict, theirs: dict, betas: tuple | None = START) -> dict | None:
@@ -129,7 +126,7 @@ def over_seeds(pairs: dict[tuple[Cell, int], float]) -> tuple[float, float | Non
     for (_, seed), it in pairs.items():
         by_seed.setdefault(seed, []).append(it)
     means = [mean(some) for some in by_seed.values()]
-    return mean(means), stdev(means) / math.sqrt(len(means)) if len(means) > 1 else None
+    return mean(means), standard_error(means)
 
 
 def summary(task: Task, values: dict, row: str = "MADA") -> dict | None:

@@ -3,7 +3,7 @@
 from statistics import mean, stdev
 
 from reproduce import contest, grid, verdict
-from reproduce.contest import START, TASKS, Cell
+from reproduce.contest import TASKS, Cell
 from reproduce.drawing import SYMBOLS
 
 HOW = (
@@ -17,8 +17,7 @@ HOW = (
 
 def best_rate(task: contest.Task, values: dict) -> float | None:
     """AdamW's best rate from (0.9, 0.95)."""
-    cells = {cell: it for cell, it in values.get("AdamW", {}).items() if cell.betas == START and not cell.conditions}
-    found = verdict.best(task, cells)
+    found = verdict.best(task, verdict.over_rates(values.get("AdamW", {})))
     return found and found.rate
 
 

@@ -102,11 +102,7 @@ def front(found: dict, tasks: dict, values: dict, moved: dict, folder: Path):
     it, both = tasks[name], {row: values[name][row] for row in ("AdamW", "MADA")}
 
     def over_rates(cells, betas):
-        return {
-            cell.rate: list(runs.values())
-            for cell, runs in cells.items()
-            if cell.betas == betas and not cell.conditions
-        }
+        return {cell.rate: list(runs.values()) for cell, runs in verdict.over_rates(cells, betas).items()}
 
     starts = {
         f"from betas {betas}": {row: over_rates(cells, betas) for row, cells in both.items()}

@@ -75,16 +75,18 @@ def best(task: Task, cells: dict[Cell, dict[int, float]]) -> Cell | None:
     return best_mean(cells, "higher" if task.higher else "lower")
 
 
+def over_rates(cells: dict[Cell, dict], betas: tuple | None = START) -> dict[Cell, dict]:
+    """The cells from these betas (None: from any) where nothing but the rate is varied."""
+    return {cell: it for cell, it in cells.items() if not cell.conditions and betas in (None, cell.betas)}
+
+
 def tuned(task: Task, ours: dict, theirs: dict, betas: tuple | None = START) -> dict | None:
     """Each at its best rate from these betas (None: at its best rate and betas): {"ours": cell, "theirs": cell,
     "gap": Gap, "edge": whether either rate is the lowest or the highest that was run: a better one may lie beyond it}.
 
     The cells of both are chosen by the numbers that are shown.
     """
-    rows = [
-        {cell: it for cell, it in cells.items() if not cell.conditions and betas in (None, cell.betas)}
-        for cells in (ours, theirs)
-    ]
+    rows = [over_rates(cells, betas) for cells in (ours, theirs)]
     found = [best(task, cells) for cells in rows]
     if None in found or (both := gap(task, ours[found[0]], theirs[found[1]])) is None:
         return None

@@ -27,7 +27,7 @@ def paths(task: contest.Task, values: dict, kept: dict) -> dict:
     {start: {coefficient: (% of the run, [values of a seed, ...])}}.
     """
     rate, found = best_rate(task, values), {}
-    for betas in task.betas:
+    for betas in contest.BETAS:
         runs = kept.get("MADA", {}).get(Cell(rate, betas), {}).values()
         curves = [run["curve"] for run in runs if not run["diverged"]]
         if curves:

@@ -4,7 +4,7 @@ from pathlib import Path
 from statistics import mean
 
 from reproduce import contest, contest_drawing, contest_paths, contest_runs, store, verdict
-from reproduce.contest import START
+from reproduce.contest import START, TASKS
 from reproduce.contest_tables import (
     against,
     best_lines,
@@ -90,16 +90,16 @@ def distances(task: contest.Task, values: dict) -> list[tuple[float, float]]:
 
 def unfinished(kept: dict[str, contest_runs.Gathered]) -> str:
     """For the front page: the tasks on which AdamW and MADA have not been compared in full."""
-    left = [contest.TASKS[name].title for name, it in kept.items() if {"AdamW", "MADA"} & {row for row, *_ in it.left}]
+    left = [TASKS[name].title for name, it in kept.items() if {"AdamW", "MADA"} & {row for row, *_ in it.left}]
     return f"Planned and not run in full yet: {'; '.join(left)}." if left else ""
 
 
-def front(found: dict, tasks: dict, values: dict, moved: dict, folder: Path):
+def front(found: dict, values: dict, moved: dict, folder: Path):
     """front.png: AdamW and MADA over learning rates, from good and bad betas, and how the coefficients move."""
     name = "shakespeare" if "shakespeare" in moved else next(iter(moved), None)
     if name is None:
         return
-    it, both = tasks[name], {row: values[name][row] for row in ("AdamW", "MADA")}
+    it, both = TASKS[name], {row: values[name][row] for row in ("AdamW", "MADA")}
 
     def over_rates(cells, betas):
         return {cell.rate: list(runs.values()) for cell, runs in verdict.over_rates(cells, betas).items()}
@@ -123,30 +123,29 @@ def front(found: dict, tasks: dict, values: dict, moved: dict, folder: Path):
 def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
     """Write README.md and the pictures to folder. Returns what summary.json is to hold; None where there is nothing."""
     kept, values = contest_runs.gathered(contest, scale, seeds)
-    tasks = {name: contest.task(name, scale) for name in kept}
-    found = {name: it for name in kept if (it := verdict.summary(tasks[name], values[name]))}
+    found = {name: it for name in kept if (it := verdict.summary(TASKS[name], values[name]))}
     if not found:
         return None
     aims, said, note = verdict.goals(found), sentences(found), still_missing(contest, kept)
     for name in found:
-        it, n = tasks[name], span([len(runs) for cells in values[name].values() for runs in cells.values()])
+        it, n = TASKS[name], span([len(runs) for cells in values[name].values() for runs in cells.values()])
         caption = f"Mean and range over {n} seeds; a triangle: beyond the picture. MADA at its defaults."
         shown = panels(it, values[name])
         contest_drawing.task(shown, folder / f"{name}.png", it.title, it.unit, it.higher, caption)
     contest_drawing.against(
-        {tasks[name].title: distances(tasks[name], values[name]) for name in found},
+        {TASKS[name].title: distances(TASKS[name], values[name]) for name in found},
         folder / "cells.png",
         "A point per cell: learning rate, initial betas, schedule, decay. Means over seeds.",
     )
-    moved = {name: it for name in found if (it := contest_paths.paths(tasks[name], values[name], kept[name].found))}
+    moved = {name: it for name in found if (it := contest_paths.paths(TASKS[name], values[name], kept[name].found))}
     contest_drawing.paths(
-        {tasks[name].title: it for name, it in moved.items()},
+        {TASKS[name].title: it for name, it in moved.items()},
         folder / "coefficients.png",
         "MADA at AdamW's best rate: mean and range over seeds, a line per start (initial betas).",
     )
-    front(found, tasks, values, moved, folder)
+    front(found, values, moved, folder)
     scale_note = "This scale shows that everything runs, and nothing else.\n\n" if scale == "smoke" else ""
-    chance = ", ".join(f"{tasks[name].chance:.4g} on {name}" for name in found)
+    chance = ", ".join(f"{TASKS[name].chance:.4g} on {name}" for name in found)
     coefficients = f"{markdown(*contest_paths.agreement(moved))}\n\n{contest_paths.HOW}"
     page = Path("replication", scale, "README.md")
     again = f"[The worst of these in new seeds](../../{page})." if (store.RESULTS / page).exists() else ""
@@ -197,7 +196,7 @@ Where the rate is too small or the betas are bad, they help.
 
 ## How it is counted
 {HOW.replace("CHANCE", chance)}
-{chr(10).join(f"![{tasks[name].title}]({name}.png)" + chr(10) for name in found)}
+{chr(10).join(f"![{TASKS[name].title}]({name}.png)" + chr(10) for name in found)}
 {conditions_of({name: kept[name] for name in found})}
 Data: a line per run in TASK.jsonl next to this page; `python scripts/reproduce.py contest --scale {scale} --draw` makes
 the page from them.

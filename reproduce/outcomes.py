@@ -66,6 +66,11 @@ def spread(values: dict) -> dict:
     return {"n": len(values), "diverged": len(values) - len(good), "mean": middle, "sd": sd, "values": values}
 
 
+def digits_of(key: str) -> int:
+    """How many decimals a value of the metrics is shown with: accuracies are in percent."""
+    return 2 if key == "accuracy" else 4
+
+
 def text(it: dict | None, digits: int) -> str:
     """A spread in words."""
     if it is None or it["mean"] is None:

@@ -8,7 +8,7 @@ from statistics import mean, stdev
 from reproduce import figure_findings, findings, table_findings
 from reproduce.experiments import NAMES, SCALES
 from reproduce.outcomes import read
-from reproduce.published import PUBLISHED
+from reproduce.published import PUBLISHED, rows_of
 
 TOP = """# Results
 
@@ -78,7 +78,7 @@ def row(name: str, contest: str | None, part: dict | None, found: findings.Findi
 
 def short(name: str, contest: str | None) -> str:
     """The paper's numbers, where we have none."""
-    rows = PUBLISHED[name].get(contest) or PUBLISHED[name].get("rows", {})
+    rows = rows_of(name, contest)
     return ", ".join(f"{label} {rows[label][0]:g}" for label in ("MADA", "Adam") if label in rows) or "-"
 
 

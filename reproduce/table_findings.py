@@ -3,8 +3,8 @@
 import math
 
 from reproduce.findings import Finding, listed
-from reproduce.outcomes import spread, text
-from reproduce.published import PUBLISHED
+from reproduce.outcomes import digits_of, spread, text
+from reproduce.published import PUBLISHED, rows_of
 
 
 def judged(rows: dict, key: str) -> dict[str, list[str]]:
@@ -31,8 +31,8 @@ def in_common(row: dict, base: dict, key: str) -> list[dict]:
 def losses(it: dict, name: str, contest: str, **_) -> Finding | None:
     """None where the row that the claim is about has not been run together with Adam."""
     rows, key = it["rows"], it["columns"][0]
-    digits, label = 2 if key == "accuracy" else 4, claimed(it["rows"])
-    row, base, numbers = rows[label], rows["Adam"], PUBLISHED[name].get(contest) or PUBLISHED[name]["rows"]
+    digits, label = digits_of(key), claimed(rows)
+    row, base, numbers = rows[label], rows["Adam"], rows_of(name, contest)
     if not row["gaps"][key]:
         return None
     gap, groups, (ours, adams) = row["gaps"][key], judged(rows, key), in_common(row, base, key)

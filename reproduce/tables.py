@@ -13,9 +13,9 @@ from pathlib import Path
 from reproduce import drawing, proportions, store
 from reproduce.experiments import BASELINE, CONTESTS, NAMES, PROFILE
 from reproduce.markdown import markdown
-from reproduce.outcomes import best_of, conditions, gap, headers, spread, text, whole
+from reproduce.outcomes import best_of, conditions, digits_of, gap, headers, spread, text, whole
 from reproduce.pool import load
-from reproduce.published import PUBLISHED, ROOT
+from reproduce.published import PUBLISHED, ROOT, rows_of
 
 AFTER = (
     "Ours: mean ± standard deviation over n seeds at {whose} learning rate. "
@@ -58,8 +58,7 @@ def summarized(runs: dict, labels: tuple, columns: dict, contest: str, published
     def compared(label, factors, column):
         ours, base = (at.get(name, {}).get(factors[name], {}).get(column) for name in (label, BASELINE))
         found = gap(ours, base)
-        digits = 2 if key == "accuracy" else 4
-        return found and found._asdict() | {"clear": found.clear, "words": found.words(better, digits)}
+        return found and found._asdict() | {"clear": found.clear, "words": found.words(better, digits_of(key))}
 
     ones = dict.fromkeys([*labels, BASELINE], 1)
     return {
@@ -144,14 +143,13 @@ def picture(rows: dict, runs: dict, contest: str, key: str, path: Path, caption:
 
 def contest_table(name: str, scale: str, contest: str, runs: dict, rest: tuple, columns: dict, folder: Path) -> tuple:
     """The table of one contest, and what summary.json says of it."""
-    published = PUBLISHED[name].get(contest) or PUBLISHED[name]["rows"]
+    published = rows_of(name, contest)
     labels = rest or tuple(CONTESTS[contest].rows)
     labels = tuple(label for label in labels if label in runs or label in published or label == BASELINE)
     rows = summarized(runs, labels, columns, contest, published)
     full, note = proportions.sentence(name, scale, contest, labels)
     key = next(iter(columns))
-    digits = 2 if key == "accuracy" else 4
-    head, lines = head_and_lines(rows, columns, PUBLISHED[name].get("spread", False), digits)
+    head, lines = head_and_lines(rows, columns, PUBLISHED[name].get("spread", False), digits_of(key))
     under = conditions(headers({label: runs[label] for label in labels if label in runs}))
     whose = proportions.whose_rate(contest, scale)
     after = AFTER.format(whose=whose) + AUTHORS * any("authors" in label for label in labels)

@@ -25,14 +25,18 @@ def to_mada(task, values: dict, row: str) -> tuple[float, float | None] | None:
     return verdict.over_seeds(pairs) if pairs else None
 
 
+def told(middle: float, error: float) -> str:
+    """Whether a row is worse or better, by more than two standard errors; "" where neither."""
+    return "" if abs(middle) <= 2 * error else "worse" if middle > 0 else "better"
+
+
 def words(gap: tuple[float, float | None] | None) -> str:
     if gap is None:
         return "-"
     middle, error = gap
     if error is None:
         return f"{middle:+.3f} (one seed)"
-    word = "worse" if middle > 0 else "better"
-    return f"{middle:+.3f} ± {error:.3f}" + f", {word}" * (abs(middle) > 2 * error)
+    return ", ".join(filter(None, (f"{middle:+.3f} ± {error:.3f}", told(middle, error))))
 
 
 def lines(task, values: dict, rows: list[str]) -> list[list]:
@@ -70,10 +74,9 @@ def judged(kept: dict, group: str) -> str:
         for row in GROUPS[group]:
             gap = to_mada(TASKS[name], values, row) if row not in ("AdamW", "MADA") else None
             if gap and gap[1] is not None:
-                clear = abs(gap[0]) > 2 * gap[1]
-                found["no clear difference" if not clear else "worse" if gap[0] > 0 else "better"].append(row)
-        words = "; ".join(f"{word}: {', '.join(rows)}" for word, rows in found.items() if rows)
-        said.append(f"{TASKS[name].title}, against MADA as it is: {words or 'not run yet'}.")
+                found[told(*gap) or "no clear difference"].append(row)
+        groups = "; ".join(f"{word}: {', '.join(rows)}" for word, rows in found.items() if rows)
+        said.append(f"{TASKS[name].title}, against MADA as it is: {groups or 'not run yet'}.")
     return bullets(said)
 
 

@@ -1,5 +1,6 @@
 """The growing rate's page, from results/: what too small a rate costs, and what growth does to a good one."""
 
+from fractions import Fraction
 from pathlib import Path
 
 from reproduce import contest_runs, growth, verdict
@@ -23,7 +24,7 @@ CHOSEN = (
     "1 from Muon's corner on the 0.1M GPT on Shakespeare, with one of them. Prodigy and schedule-free AdamW are run by "
     "scripts/train_small.py alone, and so on no GPT."
 )
-PARTS = ("1/256", "1/16", "1", "2")  # FRACTIONS, as they are written
+PARTS = tuple(str(Fraction(part)) for part in FRACTIONS)
 
 
 def costs(name: str, values: dict, row: str, other: str, follows: bool) -> dict[float, verdict.Gap]:

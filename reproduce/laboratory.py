@@ -10,7 +10,7 @@ from reproduce import figures, rivals, store, tables
 from reproduce.experiments import CONTESTS, NAMES, PROFILE, SCALES
 from reproduce.outcomes import read, readable
 from reproduce.pool import errors, execute, look
-from reproduce.published import PUBLISHED, ROOT
+from reproduce.published import PUBLISHED
 from settings import UserError
 
 KINDS = {
@@ -171,6 +171,5 @@ def reproduce(
     if json.dumps(made | {"date": ""}) == json.dumps(old | {"date": ""}):  # nothing new; JSON's keys are strings
         made["date"] = old["date"]
     path.write_text(json.dumps(made, indent=1) + "\n")
-    where = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
-    print(f"{where}: {', '.join(sorted(os.listdir(folder)))}")
+    store.say(folder)
     return failed

@@ -50,6 +50,7 @@ FORMS = {  # {form: (what is watched, by which factor its mean may rise)}; None:
     "stops once the loss rises by 20 %": ("loss", 1.2),
 }
 WINDOW = 10  # steps of a mean
+KEY = ("task", "row", "form", "rate", "seed")  # of a run
 
 
 class Stop:
@@ -101,7 +102,7 @@ def forms_of(task: str) -> list[str]:
 
 
 def key_of(found: dict) -> tuple:
-    return tuple(found[name] for name in ("task", "row", "form", "rate", "seed"))
+    return tuple(found[name] for name in KEY)
 
 
 def wanted(tasks: Iterable[str], seeds: int | None = None) -> dict:
@@ -131,7 +132,7 @@ def measure(key: tuple, run) -> dict:
             value, factor = contest_runs.result(records, growth.TASKS[task]), records[-1]["coefficients"].get("lr", 1.0)
         except Diverged:
             value, factor = math.nan, math.nan
-    found = dict(zip(("task", "row", "form", "rate", "seed"), key, strict=True))
+    found = dict(zip(KEY, key, strict=True))
     kept = {
         "value": contest_runs.rounded(value),
         "factor": contest_runs.rounded(factor),

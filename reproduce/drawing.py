@@ -93,26 +93,26 @@ def band(ax, steps: list, seeds: list[list], **style):
 
 def plain(axis):
     """Numbers without powers on a logarithmic axis, at 1, 2 and 5, so that they do not overlap."""
-    if axis is not None:
-        axis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
-        axis.set_minor_formatter("")
-        axis.set_major_formatter("{x:g}")
+    axis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+    axis.set_minor_formatter("")
+    axis.set_major_formatter("{x:g}")
 
 
-def lines(ax, found: dict, xlabel: str, ylabel: str, **axes):
+def lines(ax, found: dict, ylabel: str):
     """found: {label: (steps, [values of a seed, ...])} on one panel."""
     for label, style in styles(list(found)).items():
         band(ax, *found[label], label=pretty(label), **style)
-    ax.set(xlabel=xlabel, ylabel=ylabel, **axes)
-    plain(ax.xaxis if axes.get("xscale") == "log" else None)
+    ax.set(xlabel="step", ylabel=ylabel)
     ax.legend()
 
 
-def curves(panels: dict, path: str | os.PathLike, ylabel: str, caption: str, **axes):
-    """panels: {title: {label: (steps, [values of a seed, ...])}}, side by side."""
+def curves(panels: dict, path: str | os.PathLike, ylabel: str, caption: str):
+    """panels: {title: {label: (steps, [values of a seed, ...])}}, side by side; steps on a logarithmic axis."""
     fig, found = plt.subplots(1, len(panels), figsize=(4.6 * len(panels), 4.6), layout="constrained", squeeze=False)
     for ax, (title, each) in zip(found[0], panels.items(), strict=True):
-        lines(ax, each, "step", ylabel, title=title, **axes)
+        lines(ax, each, ylabel)
+        ax.set(title=title, xscale="log")
+        plain(ax.xaxis)
     save(fig, path, caption)
 
 
@@ -246,7 +246,7 @@ def costs(rows: list[dict], title: str, path: str | os.PathLike):
     """What an optimizer step costs, from bench_optim.py. Each row: {"name", "ms", "ratio" to the first, "floor_ms"}."""
     fig, ax = plt.subplots(figsize=(8, 0.38 * len(rows) + 1.6), layout="constrained")
     names = [row["name"] for row in rows][::-1]
-    shades = [color("adam" if name == "adamw" else name) for name in names]
+    shades = [color(name) for name in names]
     ax.barh(names, [row["ms"] for row in rows][::-1], color=shades, height=0.6)
     ax.plot([row["floor_ms"] for row in rows][::-1], names, "k|", ms=14, mew=2, label="floor: one pass at copy speed")
     label = {"xytext": (8, 0), "textcoords": "offset points", "va": "center", "fontsize": 8}

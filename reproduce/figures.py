@@ -87,7 +87,6 @@ def curves(name: str, scale: str, folder: Path, runs: dict, rest: tuple, **_) ->
         folder / "figure.png",
         f"{key.replace('_', ' ')} (nats per {unit}; the authors' per token)",
         f"Mean and range over seeds.{smoothed} {note}",
-        xscale="log",
     )
     return {
         "results": {

@@ -137,7 +137,7 @@ def picture(rows: dict, runs: dict, contest: str, key: str, path: Path, caption:
             if found and (steps := found[0][0][4:]):  # before the fifth epoch all rise alike
                 lines[label] = steps, [values[4:] for _, values in found]
         if lines:
-            extra.append(lambda ax: drawing.lines(ax, lines, "step", "test accuracy (%)"))
+            extra.append(lambda ax: drawing.lines(ax, lines, "test accuracy (%)"))
     drawing.gaps(ours, theirs, BASELINE, key, extra, path, caption)
 
 

@@ -199,7 +199,9 @@ def test_what_needs_no_model(results, name, made, monkeypatch):
 def test_the_grid_of_figure_8_over_seeds(results, monkeypatch, tmp_path):
     monkeypatch.setattr(figures, "ROOT", tmp_path)  # where out/sweeps is
     file = str(tiny.ROOT / "config" / "sweep_shakespeare_betas_smoke.py")
-    monkeypatch.setitem(experiments.NAMES, "fig8", experiments.NAMES["fig8"]._replace(rest={"smoke": (file, 2)}))
+    monkeypatch.setitem(
+        experiments.NAMES, "fig8", experiments.NAMES["fig8"]._replace(rest=experiments.GRID | {"smoke": (file, 2)})
+    )
     executed, execute = [], figures.execute
     monkeypatch.setattr(
         figures, "execute", lambda cells, *how, **more: executed.append(cells) or execute(cells, *how, **more)

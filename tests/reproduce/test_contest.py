@@ -71,9 +71,9 @@ def write_run(folder, run, values, diverged=False):
 def test_a_line_says_what_a_run_was(results, tmp_path):
     wanted = contest.runs("digits", "cpu", 1)
     (key, run), (bad, other), *_ = wanted.items()
-    write_run(tmp_path / "elsewhere", run, [1 / it for it in range(1, 101)])
-    write_run(tmp_path / "elsewhere", other, [1.0, NAN], diverged=True)
-    contest_runs.collect(contest, "cpu", "digits", wanted, tmp_path / "elsewhere")
+    write_run(tmp_path / "runs", run, [1 / it for it in range(1, 101)])
+    write_run(tmp_path / "runs", other, [1.0, NAN], diverged=True)
+    contest_runs.collect(contest, "cpu", "digits", wanted)
     line, second = map(json.loads, (results / "contest" / "cpu" / "digits.jsonl").read_text().splitlines())
     assert contest_runs.key_of(line) == key and line["run"] == run.id and line["seconds"] == 1.23
     assert line["value"] == 0.01 and not line["diverged"]
@@ -86,7 +86,7 @@ def test_a_line_says_what_a_run_was(results, tmp_path):
     assert left == [at for at in wanted if at not in (key, bad)]
     assert others == 0 and values[key[0]][key[1]] == {key[2]: 0.01} and values[bad[0]][bad[1]][bad[2]] == math.log(10)
     assert len(contest_runs.missing(contest, "cpu", "digits", wanted)) == len(wanted) - 2
-    assert not (tmp_path / "elsewhere" / run.id / "lock").exists()  # it has only read there
+    assert not (tmp_path / "runs" / run.id / "lock").exists()  # it has only read there
 
 
 @pytest.mark.parametrize("text", ['{"row": "MA', "[]", "{}"])

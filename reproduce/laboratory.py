@@ -3,6 +3,7 @@
 import datetime
 import json
 import os
+from pathlib import Path
 from statistics import mean
 from typing import NamedTuple
 
@@ -71,23 +72,32 @@ def estimate(
     check(name, scale)
     if name in rivals.NAMES:
         return Estimate(*rivals.estimate(name, scale, seeds, task))
-    kind, contests, rest, _ = NAMES[name]
-    folder = store.RESULTS / name / scale
+    (kind, contests, rest, _), folder = NAMES[name], store.RESULTS / name / scale
     if kind in ("bound", "proposition"):
         return Estimate(1, int(not (folder / "theory.json").exists()), 10.0)
     if kind == "profile":
-        path = folder / "measured.json"
-        with readable(path):
-            left = tables.unmeasured(scale, rest, json.loads(path.read_text()) if path.exists() else {})
-        return Estimate(len(rest) * len(PROFILE[scale][1]), len(left), None)
+        return of_profile(folder / "measured.json", scale, rest)
     if kind == "grid":
-        it = figures.sweep(scale, folder, rest, seeds)
-        found = [look(cell, it.out) for seed in it.missing for cell in it.cells[seed]]
-        took = [each["seconds"] for each in found if each["state"] == "done"]
-        left, each = len(found) - len(took), mean(took) if took else it.seconds
-        return Estimate(sum(map(len, it.cells.values())), left, each and each * left)
+        return of_sweep(figures.sweep(scale, folder, rest, seeds))
+    return of_contests([it for it in contests if scale in CONTESTS[it].scales], scale, seeds, with_grid)
+
+
+def of_profile(path: Path, scale: str, rest: dict) -> Estimate:
+    with readable(path):
+        left = tables.unmeasured(scale, rest, json.loads(path.read_text()) if path.exists() else {})
+    return Estimate(len(rest) * len(PROFILE[scale][1]), len(left), None)
+
+
+def of_sweep(it: figures.Sweep) -> Estimate:
+    found = [look(cell, it.out) for seed in it.missing for cell in it.cells[seed]]
+    took = [state["seconds"] for state in found if state["state"] == "done"]
+    left, each = len(found) - len(took), mean(took) if took else it.seconds
+    return Estimate(sum(map(len, it.cells.values())), left, each and each * left)
+
+
+def of_contests(contests: list[str], scale: str, seeds: int | None, with_grid: bool) -> Estimate:
     missing, all_runs, known = [], 0, {}
-    for contest in (contest for contest in contests if scale in CONTESTS[contest].scales):
+    for contest in contests:
         found = store.cells(contest, scale, seeds, with_grid, waiting=True)
         all_runs += len(found)
         for key, cell in found.items():

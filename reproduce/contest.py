@@ -12,12 +12,11 @@ from typing import NamedTuple
 
 from reproduce.runs import Run, first_seeds, run
 
-RAW = {"hyper_scale": "raw", "debias": "powers"}
 ROWS = {  # what somebody writes in place of AdamW; all are compared with the first
     "AdamW": {"optimizer": "adam"},
     "MADA": {"optimizer": "mada"},
     "HyperAdam": {"optimizer": "hyperadam"},
-    "MADA (the paper's settings)": {"optimizer": "mada", **RAW},
+    "MADA (the paper's settings)": {"optimizer": "mada", "hyper_scale": "raw", "debias": "powers"},
     "MADA (rule=authors)": {"optimizer": "mada", "rule": "authors"},
     "MADA (beta3 and gamma fixed)": {"optimizer": "mada", "learn": ("beta1", "beta2", "rho", "c")},
 }

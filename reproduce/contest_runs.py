@@ -31,7 +31,7 @@ def file_of(what: ModuleType, scale: str, task: str) -> Path:
     return store.RESULTS / name_of(what) / scale / f"{task}.jsonl"
 
 
-def rounded(value: float) -> float | None:
+def five_digits(value: float) -> float | None:
     """With 5 significant digits; None where it is not finite."""
     return float(f"{value:.5g}") if math.isfinite(value) else None
 
@@ -66,9 +66,9 @@ def line(key: tuple[str, Cell, int], run: Run, task: Task) -> dict | None:
     logged = [record for record in records if "train_loss" in record]
     every = max(1, math.ceil(len(logged) / POINTS))
     logged = logged[(len(logged) - 1) % every :: every]  # the last one is among them
-    curve = {"iter": [it["iter"] for it in logged], "loss": [rounded(it["train_loss"]) for it in logged]}
+    curve = {"iter": [it["iter"] for it in logged], "loss": [five_digits(it["train_loss"]) for it in logged]}
     for name in logged[-1].get("coefficients", {}) if logged else ():
-        curve[name] = [rounded(it["coefficients"][name]) for it in logged]
+        curve[name] = [five_digits(it["coefficients"][name]) for it in logged]
     return {
         "run": run.id,
         "numerics": NUMERICS,

@@ -260,7 +260,7 @@ def costs(rows: list[dict], title: str, path: str | os.PathLike):
     save(fig, path)
 
 
-WAYS = {  # of going on, in scripts/horizon.py
+WAYS_IN_WORDS = {  # of going on, in scripts/horizon.py
     "mu": "share of Muon's direction",
     "beta1": "decay of the first moment, beta1",
     "rate": "factor on the learning rate",
@@ -285,7 +285,7 @@ def horizons(found: dict, path: str | os.PathLike):
             label, shade = f"{steps} step{'s' * (steps > 1)} ahead", plt.cm.viridis(i / max(1, len(rows) - 1))
             ax.errorbar(range(len(row)), shown, errors, marker="o", ms=3, color=shade, label=label)
         ax.axhline(0, color="black", lw=0.8)
-        ax.set(xticks=range(len(row)), xticklabels=[f"{value:g}" for value in row], xlabel=WAYS[way])
+        ax.set(xticks=range(len(row)), xticklabels=[f"{value:g}" for value in row], xlabel=WAYS_IN_WORDS[way])
         ax.set(ylabel="gain, over its largest", title=f"from step {point}", ylim=(-1.15, 1.15))
     axes[0][0].legend(fontsize=7)
     save(fig, path)

@@ -19,7 +19,7 @@ from reproduce.page_parts import (
     still_missing,
 )
 
-CONVOLUTIONS = (
+MATRICES_ALONE = (
     "On the CNN Muon has the fully connected layers alone: convolutions stay with AdamW, since torch's Muon takes "
     "nothing but matrices."
 )
@@ -140,7 +140,7 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
         for name, values in kept.items()
     )
     aims, left = goals(kept), still_missing(muon, found)
-    notes = [f"{CONVOLUTIONS}{convolutions(kept['cnn'])}"] if "cnn" in kept else []
+    notes = [f"{MATRICES_ALONE}{convolutions(kept['cnn'])}"] if "cnn" in kept else []
     block = "\n\n".join([sentence, markdown(head, lines), goal_lines(aims), *notes, left]).rstrip()
     (folder / "README.md").write_text(
         f"# Muon as a corner of MADA ({scale})\n\n{block}\n\n"

@@ -127,7 +127,7 @@ def page(found: list[dict], header: dict) -> str:
                 shown = {value: f"{means[value]:+.4f}" for value in values}
                 rows.append([steps, *(f"**{it}**" if value == best else it for value, it in shown.items())])
             table = markdown(["steps", *map("{:g}".format, values)], rows)
-            lines += [f"From step {point}, by the {drawing.WAYS[way]}:", "", table, ""]
+            lines += [f"From step {point}, by the {drawing.WAYS_IN_WORDS[way]}:", "", table, ""]
     commits = dict.fromkeys(str(it.get("git", header["git"]))[:7] for it in found)
     how = f"`{header['command']}`, {header['device']}, torch {header['torch']}, commit {', '.join(commits)}"
     return "\n".join([*lines, f"AdamW's update at the rate {RATE:g}. {how}.", ""])

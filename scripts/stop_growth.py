@@ -134,8 +134,8 @@ def measure(key: tuple, run) -> dict:
             value, factor = math.nan, math.nan
     found = dict(zip(KEY, key, strict=True))
     kept = {
-        "value": contest_runs.rounded(value),
-        "factor": contest_runs.rounded(factor),
+        "value": contest_runs.five_digits(value),
+        "factor": contest_runs.five_digits(factor),
         "stopped_at": stop and stop.at,
     }
     return found | {"run": run.id} | kept

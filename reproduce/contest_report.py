@@ -45,13 +45,13 @@ signed so that positive is worse than AdamW.
 """
 
 
-def panels(task: contest.Task, found: dict) -> dict:
+def panels(task: contest.Task, values: dict) -> dict:
     """The panels of contest_drawing.task, from a task's values."""
 
     def picked(choose, name, least=1):
         every = {
             row: {name(cell): list(runs.values()) for cell, runs in cells.items() if choose(cell)}
-            for row, cells in found.items()
+            for row, cells in values.items()
         }
         return {row: at for row, at in every.items() if len(at) >= least}
 
@@ -60,7 +60,7 @@ def panels(task: contest.Task, found: dict) -> dict:
 
     plain = picked(lambda cell: cell.betas == START and not cell.conditions, lambda cell: cell.rate)
     shown = {("learning rate, from betas (0.9, 0.95)", True): plain}
-    best = contest_paths.best_rate(task, found)
+    best = contest_paths.best_rate(task, values)
     if best:
         rows = picked(
             lambda cell: cell.rate == best and not cell.conditions,
@@ -88,13 +88,13 @@ def distances(task: contest.Task, values: dict) -> list[tuple[float, float]]:
     return [(above(adamw[cell]), above(value)) for cell, value in mada.items() if cell in adamw]
 
 
-def unfinished(kept: dict[str, contest_runs.Gathered]) -> str:
+def unfinished(gathered: dict[str, contest_runs.Gathered]) -> str:
     """For the front page: the tasks on which AdamW and MADA have not been compared in full."""
-    left = [TASKS[name].title for name, it in kept.items() if {"AdamW", "MADA"} & {row for row, *_ in it.left}]
+    left = [TASKS[name].title for name, it in gathered.items() if {"AdamW", "MADA"} & {row for row, *_ in it.left}]
     return f"Planned and not run in full yet: {'; '.join(left)}." if left else ""
 
 
-def front(found: dict, values: dict, moved: dict, folder: Path):
+def front(summaries: dict, values: dict, moved: dict, folder: Path):
     """front.png: AdamW and MADA over learning rates, from good and bad betas, and how the coefficients move."""
     name = "shakespeare" if "shakespeare" in moved else next(iter(moved), None)
     if name is None:
@@ -116,36 +116,38 @@ def front(found: dict, values: dict, moved: dict, folder: Path):
         it.unit,
         it.higher,
         f"{it.title}: mean and range over {n} seeds; a triangle: beyond the picture. "
-        f"{len(found)} tasks: results/contest.",
+        f"{len(summaries)} tasks: results/contest.",
     )
 
 
 def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
     """Write README.md and the pictures to folder. Returns what summary.json is to hold; None where there is nothing."""
-    kept, values = contest_runs.gathered(contest, scale, seeds)
-    found = {name: it for name in kept if (it := verdict.summary(TASKS[name], values[name]))}
-    if not found:
+    gathered, values = contest_runs.gathered(contest, scale, seeds)
+    summaries = {name: it for name in gathered if (it := verdict.summary(TASKS[name], values[name]))}
+    if not summaries:
         return None
-    aims, said, note = verdict.goals(found), sentences(found), still_missing(contest, kept)
-    for name in found:
+    aims, said, note = verdict.goals(summaries), sentences(summaries), still_missing(contest, gathered)
+    for name in summaries:
         it, n = TASKS[name], span([len(runs) for cells in values[name].values() for runs in cells.values()])
         caption = f"Mean and range over {n} seeds; a triangle: beyond the picture. MADA at its defaults."
         shown = panels(it, values[name])
         contest_drawing.task(shown, folder / f"{name}.png", it.title, it.unit, it.higher, caption)
     contest_drawing.against(
-        {TASKS[name].title: distances(TASKS[name], values[name]) for name in found},
+        {TASKS[name].title: distances(TASKS[name], values[name]) for name in summaries},
         folder / "cells.png",
         "A point per cell: learning rate, initial betas, schedule, decay. Means over seeds.",
     )
-    moved = {name: it for name in found if (it := contest_paths.paths(TASKS[name], values[name], kept[name].found))}
+    moved = {
+        name: it for name in summaries if (it := contest_paths.paths(TASKS[name], values[name], gathered[name].found))
+    }
     contest_drawing.paths(
         {TASKS[name].title: it for name, it in moved.items()},
         folder / "coefficients.png",
         "MADA at AdamW's best rate: mean and range over seeds, a line per start (initial betas).",
     )
-    front(found, values, moved, folder)
+    front(summaries, values, moved, folder)
     scale_note = "This scale shows that everything runs, and nothing else.\n\n" if scale == "smoke" else ""
-    chance = ", ".join(f"{TASKS[name].chance:.4g} on {name}" for name in found)
+    chance = ", ".join(f"{TASKS[name].chance:.4g} on {name}" for name in summaries)
     coefficients = f"{markdown(*contest_paths.agreement(moved))}\n\n{contest_paths.HOW}"
     page = Path("replication", scale, "README.md")
     again = f"[The worst of these in new seeds](../../{page})." if (store.RESULTS / page).exists() else ""
@@ -155,7 +157,7 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
 
 {note}
 
-{front_lines(found)}
+{front_lines(summaries)}
 
 ![every cell](cells.png)
 
@@ -165,7 +167,7 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
 
 ## What speaks against MADA
 
-{against(found)}
+{against(summaries)}
 
 {again}
 
@@ -173,9 +175,9 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
 
 ## Task by task
 
-{task_lines(found)}
+{task_lines(summaries)}
 
-{best_lines(found)}
+{best_lines(summaries)}
 
 ## The other optimizers
 
@@ -196,8 +198,8 @@ Where the rate is too small or the betas are bad, they help.
 
 ## How it is counted
 {HOW.replace("CHANCE", chance)}
-{chr(10).join(f"![{TASKS[name].title}]({name}.png)" + chr(10) for name in found)}
-{conditions_of({name: kept[name] for name in found})}
+{chr(10).join(f"![{TASKS[name].title}]({name}.png)" + chr(10) for name in summaries)}
+{conditions_of({name: gathered[name] for name in summaries})}
 Data: a line per run in TASK.jsonl next to this page; `python scripts/reproduce.py contest --scale {scale} --draw` makes
 the page from them.
 """)
@@ -205,9 +207,9 @@ the page from them.
         "verdict": said,
         "note": note,
         "goals": [aim._asdict() for aim in aims],
-        "tasks": {name: numbers(it) for name, it in found.items()},
+        "tasks": {name: numbers(it) for name, it in summaries.items()},
         "blocks": {
-            "verdict": f"{bullets(said)}\n\n{front_lines(found)}\n\n{unfinished(kept)}".rstrip(),
+            "verdict": f"{bullets(said)}\n\n{front_lines(summaries)}\n\n{unfinished(gathered)}".rstrip(),
             "convex": convex(scale),
             "coefficients": coefficients,
         },

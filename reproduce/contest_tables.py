@@ -27,13 +27,13 @@ def undone(it: dict) -> str:
     return f"{100 * mean(it['undone'].values()):.0f} %; level in {it['level']} of {len(it['undone'])}"
 
 
-def task_lines(found: dict[str, dict]) -> str:
+def task_lines(summaries: dict[str, dict]) -> str:
     """A line per task, and one for all."""
     head = ["task", "cells", "seeds", "MADA below", "no worse", "at one error", "two errors", "relative gap, mean"]
     head += ["median", "failed: AdamW, MADA", "worst cell", "damage undone"]
     counted = ("below", "no_worse", "no_worse_1")
     lines = []
-    for name, it in found.items():
+    for name, it in summaries.items():
         worst, n = it["gaps"][it["worst"]], len(it["gaps"])
         error = "" if it["relative_error"] is None else f" ± {it['relative_error']:.3f}"
         over = f"{100 * worst.excess():.1f} % beyond" if worst.excess() else "none beyond"
@@ -44,28 +44,30 @@ def task_lines(found: dict[str, dict]) -> str:
             f"{it['saved']}, {it['failed']} of {it['pairs']}",
             f"{over}: {it['worst']}, {signed(worst)}", undone(it),
         ])  # fmt: skip
-    if len(found) > 1:
-        n = sum(len(it["gaps"]) for it in found.values())
-        total = {key: sum(it[key] for it in found.values()) for key in (*counted, "saved", "failed", "pairs", "level")}
-        shares = {(name, cell): value for name, it in found.items() for cell, value in it["undone"].items()}
-        errors = [it["relative_error"] for it in found.values()]  # the tasks' runs are independent
+    if len(summaries) > 1:
+        n = sum(len(it["gaps"]) for it in summaries.values())
+        total = {
+            key: sum(it[key] for it in summaries.values()) for key in (*counted, "saved", "failed", "pairs", "level")
+        }
+        shares = {(name, cell): value for name, it in summaries.items() for cell, value in it["undone"].items()}
+        errors = [it["relative_error"] for it in summaries.values()]  # the tasks' runs are independent
         error = "" if None in errors else f" ± {math.hypot(*errors) / len(errors):.3f}"
         lines.append([
             "**all**", n, "",
             *(share(total[key], n) for key in counted), "",
-            f"{mean(it['relative'] for it in found.values()):+.3f}{error}", "",
+            f"{mean(it['relative'] for it in summaries.values()):+.3f}{error}", "",
             f"{total['saved']}, {total['failed']} of {total['pairs']}",
             "", undone({"undone": shares, "level": total["level"]}),
         ])  # fmt: skip
     return markdown(head, lines)
 
 
-def best_lines(found: dict[str, dict]) -> str:
+def best_lines(summaries: dict[str, dict]) -> str:
     """Means of AdamW and MADA, each at its best rate from (0.9, 0.95), and each at its best rate and betas."""
     head = ["task", "value", "AdamW, best rate", "MADA, best rate", "gap"]
     head += ["AdamW, best of all", "MADA, best of all", "gap"]
     lines = []
-    for name, it in found.items():
+    for name, it in summaries.items():
         cells = [TASKS[name].title, TASKS[name].unit]
         for key in ("start", "anywhere"):
             if it[key] is None:
@@ -98,29 +100,29 @@ def row_lines(values: dict) -> str:
     head += ["failed", "better at its best rate, clearly", "worse, clearly", "best at an end of the rates on"]
     lines = []
     for row in [*contest.ROWS, *contest.ONCE][1:]:
-        found = {name: it for name in values if (it := verdict.summary(TASKS[name], values[name], row))}
-        if found:
-            n = sum(len(it["gaps"]) for it in found.values())
-            best = [it["start"]["gap"] for it in found.values() if it["start"]]
-            ends = [name for name, it in found.items() if it["start"] and it["start"]["edge"]]
-            same = filter(None, (in_the_same(TASKS[name], values[name], row, it["gaps"]) for name, it in found.items()))
-            mada = [verdict.over_seeds(it)[0] for it in same]
+        summaries = {name: it for name in values if (it := verdict.summary(TASKS[name], values[name], row))}
+        if summaries:
+            n = sum(len(it["gaps"]) for it in summaries.values())
+            best = [it["start"]["gap"] for it in summaries.values() if it["start"]]
+            ends = [name for name, it in summaries.items() if it["start"] and it["start"]["edge"]]
+            same = [in_the_same(TASKS[name], values[name], row, it["gaps"]) for name, it in summaries.items()]
+            mada = [verdict.over_seeds(it)[0] for it in same if it]
             lines.append([
-                row, len(found), n,
-                *(share(sum(it[key] for it in found.values()), n) for key in ("below", "no_worse")),
-                f"{mean(it['relative'] for it in found.values()):+.3f}", f"{mean(mada):+.3f}" if mada else "-",
-                sum(it["failed"] for it in found.values()),
+                row, len(summaries), n,
+                *(share(sum(it[key] for it in summaries.values()), n) for key in ("below", "no_worse")),
+                f"{mean(it['relative'] for it in summaries.values()):+.3f}", f"{mean(mada):+.3f}" if mada else "-",
+                sum(it["failed"] for it in summaries.values()),
                 f"{sum(gap.mean < 0 and gap.clear for gap in best)} of {len(best)}",
                 f"{sum(gap.mean > 0 and gap.clear for gap in best)} of {len(best)}", ", ".join(ends) or "none",
             ])  # fmt: skip
     return markdown(head, lines)
 
 
-def front_lines(found: dict[str, dict]) -> str:
+def front_lines(summaries: dict[str, dict]) -> str:
     """The short table: a line per task."""
     head = ["task", "cells, seeds", "MADA no worse", "gap at each one's best rate", "damage of bad betas undone"]
     lines = []
-    for name, it in found.items():
+    for name, it in summaries.items():
         n, shares, best = len(it["gaps"]), it["undone"].values(), "-"
         if it["start"]:
             gap = it["start"]["gap"]
@@ -132,30 +134,31 @@ def front_lines(found: dict[str, dict]) -> str:
     return markdown(head, lines)
 
 
-def sentences(found: dict[str, dict]) -> list[str]:
+def sentences(summaries: dict[str, dict]) -> list[str]:
     """The verdict, computed."""
-    n, seeds = sum(len(it["gaps"]) for it in found.values()), sorted({n for it in found.values() for n in it["seeds"]})
-    fine, below, theirs = (sum(it[key] for it in found.values()) for key in ("no_worse", "below", "base_no_worse"))
-    best = {name: it["start"]["gap"] for name, it in found.items() if it["start"]}
+    n = sum(len(it["gaps"]) for it in summaries.values())
+    seeds = sorted({n for it in summaries.values() for n in it["seeds"]})
+    fine, below, theirs = (sum(it[key] for it in summaries.values()) for key in ("no_worse", "below", "base_no_worse"))
+    best = {name: it["start"]["gap"] for name, it in summaries.items() if it["start"]}
     better, worse = ([name for name, gap in best.items() if gap.clear and gap.mean * sign < 0] for sign in (1, -1))
-    gaps = [gap for it in found.values() for gap in it["gaps"].values()]
-    told = [sum(it[key] for it in found.values()) for key in ("better", "worse")]
+    gaps = [gap for it in summaries.values() for gap in it["gaps"].values()]
+    told = [sum(it[key] for it in summaries.values()) for key in ("better", "worse")]
     far = [sum(gap.share * sign > verdict.FAR for gap in gaps) for sign in (-1, 1)]
     small = sum(gap.mean + 2 * gap.error <= verdict.FAR * abs(gap.base) for gap in gaps)
     by_chance = sum(BY_CHANCE[min(gap.n, 5)] for gap in gaps)
 
     def named(tasks):
-        return (": " + ", ".join(name + at_edge(found[name]["start"]) for name in tasks)) * bool(tasks)
+        return (": " + ", ".join(name + at_edge(summaries[name]["start"]) for name in tasks)) * bool(tasks)
 
     lucky = sum(BY_CHANCE[min(gap.n, 5)] for gap in best.values() if gap.n > 1)
-    shares = {(name, cell): it for name, found_here in found.items() for cell, it in found_here["undone"].items()}
-    level = sum(it["level"] for it in found.values())
-    worst = max(found, key=lambda name: found[name]["gaps"][found[name]["worst"]].excess())
-    gap = found[worst]["gaps"][found[worst]["worst"]]
+    shares = {(name, cell): it for name, each in summaries.items() for cell, it in each["undone"].items()}
+    level = sum(it["level"] for it in summaries.values())
+    worst = max(summaries, key=lambda name: summaries[name]["gaps"][summaries[name]["worst"]].excess())
+    gap = summaries[worst]["gaps"][summaries[worst]["worst"]]
     excess = gap.excess()
     end = "No cell is beyond that."
     if excess:
-        end = f"The worst cell is {100 * excess:.1f} % beyond that: {worst} ({found[worst]['worst']})"
+        end = f"The worst cell is {100 * excess:.1f} % beyond that: {worst} ({summaries[worst]['worst']})"
         end += f", where {gap.lost} of {gap.n} seeds collapse{'s' * (gap.lost == 1)}." if gap.lost else "."
     damage = "There is no damage by bad initial betas to undo."
     if shares:
@@ -166,7 +169,7 @@ def sentences(found: dict[str, dict]) -> list[str]:
     chance = "If the two were equal, chance alone would make either one better"
     return [
         (
-            f"MADA is **no worse in {share(fine, n)} cells** of {len(found)} task{'s' * (len(found) > 1)}, "
+            f"MADA is **no worse in {share(fine, n)} cells** of {len(summaries)} task{'s' * (len(summaries) > 1)}, "
             f"with {span(seeds)} seeds each. {end} AdamW is no worse than MADA in {share(theirs, n)}."
         ),
         (
@@ -187,17 +190,17 @@ def sentences(found: dict[str, dict]) -> list[str]:
     ]
 
 
-def against(found: dict[str, dict]) -> str:
+def against(summaries: dict[str, dict]) -> str:
     """The cells that speak against MADA: its mean is over 2 % above AdamW's, or over one standard error and 0.5 %."""
     worse = [
         (name, cell, gap)
-        for name, it in found.items()
+        for name, it in summaries.items()
         for cell, gap in it["gaps"].items()
         if not gap.no_worse(1) or gap.share > verdict.FAR
     ]
     worse.sort(key=lambda it: -it[2].share)
-    cells = sum(len(it["gaps"]) for it in found.values())
-    failed = ", ".join(f"{it['failed']} of {it['pairs']} on {name}" for name, it in found.items() if it["failed"])
+    cells = sum(len(it["gaps"]) for it in summaries.values())
+    failed = ", ".join(f"{it['failed']} of {it['pairs']} on {name}" for name, it in summaries.items() if it["failed"])
     said = "Pairs in which MADA collapses (more than twice AdamW's loss, or less than half its return): "
     said += f"{failed or 'none'}. "
     what = "its mean is above AdamW's by more than 2 %, or by more than one standard error and half a percent"

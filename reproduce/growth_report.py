@@ -70,17 +70,17 @@ def counted(found: dict[str, dict[float, verdict.Gap]]) -> str:
 
 def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
     """Write README.md and pictures to folder. Returns what summary.json is to hold, or None where there is nothing."""
-    found, every = contest_runs.gathered(growth, scale, seeds)
-    kept = {name: values for name, values in every.items() if values.keys() & {row for row, *_ in AGAINST}}
-    if not kept:
+    gathered, values = contest_runs.gathered(growth, scale, seeds)
+    values = {name: it for name, it in values.items() if it.keys() & {row for row, *_ in AGAINST}}
+    if not values:
         return None
     parts, blocks, summary = [], [], {}
-    for name, values in kept.items():
+    for name, it in values.items():
         rates = zip(PARTS, TASKS[name].rates, strict=True)
         heads = [f"{part} x AdamW's best ({rate:g})" for part, rate in rates]
-        parts.append(by_rates(name, TASKS[name], values, folder, "learning rate that is given", heads))
+        parts.append(by_rates(name, TASKS[name], it, folder, "learning rate that is given", heads))
     for row, other, follows, words in AGAINST:
-        each = {name: it for name, values in kept.items() if (it := costs(name, values, row, other, follows))}
+        each = {name: gaps for name, it in values.items() if (gaps := costs(name, it, row, other, follows))}
         if not each:
             continue
         lines = [[TASKS[name].title, *(said(gaps.get(part)) for part in FRACTIONS)] for name, gaps in each.items()]
@@ -89,11 +89,11 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
         summary[f"{row}, against {other}"] = {
             name: {str(part): gap._asdict() for part, gap in gaps.items()} for name, gaps in each.items()
         }
-    block = "\n\n".join([*blocks, still_missing(growth, found)]).rstrip()
+    block = "\n\n".join([*blocks, still_missing(growth, gathered)]).rstrip()
     (folder / "README.md").write_text(
         f"# A learning rate that only grows ({scale})\n\n{block}\n\n"
         + "\n\n".join(parts)
         + f"\n\n{CHANCE} {CHOSEN}\n\n"
-        + f"{conditions_of(found)}\n"
+        + f"{conditions_of(gathered)}\n"
     )
-    return {"tasks": list(kept), "costs": summary, "blocks": {"growth": block}}
+    return {"tasks": list(values), "costs": summary, "blocks": {"growth": block}}

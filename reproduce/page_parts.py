@@ -51,11 +51,11 @@ def goal_lines(goals: list[verdict.Goal]) -> str:
     return markdown(["goal", "found", ""], [[it.what, it.found, "met" if it.met else "**not met**"] for it in goals])
 
 
-def still_missing(what: ModuleType, kept: dict[str, contest_runs.Gathered]) -> str:
+def still_missing(what: ModuleType, gathered: dict[str, contest_runs.Gathered]) -> str:
     """In words, what has not been run, and how many lines in results/ are of another version."""
     asked = list(what.ROWS)[:2]  # the rows that the question is about
     first, rest = {}, {}
-    for name, it in kept.items():
+    for name, it in gathered.items():
         for row, _, _ in it.left:
             part = first if row in asked else rest
             part[name] = part.get(name, 0) + 1
@@ -64,14 +64,14 @@ def still_missing(what: ModuleType, kept: dict[str, contest_runs.Gathered]) -> s
         for rows, part in ((" and ".join(asked), first), ("the other rows", rest))
         if part
     ]
-    if others := sum(it.others for it in kept.values()):
+    if others := sum(it.others for it in gathered.values()):
         said.append(f"{others} runs of another version are left out.")
     return " ".join(said)
 
 
-def conditions_of(kept: dict[str, contest_runs.Gathered]) -> str:
+def conditions_of(gathered: dict[str, contest_runs.Gathered]) -> str:
     """Hardware and versions."""
-    every = [seeds for it in kept.values() for cells in it.found.values() for seeds in cells.values()]
+    every = [seeds for it in gathered.values() for cells in it.found.values() for seeds in cells.values()]
     return conditions([line for seeds in every for line in seeds.values()])
 
 

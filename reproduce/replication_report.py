@@ -14,16 +14,16 @@ def cell_of(gap: verdict.Gap) -> str:
 
 def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
     """Write README.md to folder. Returns what summary.json is to hold; None where there is nothing."""
-    kept, every = contest_runs.gathered(replication, scale, seeds)
+    gathered, values = contest_runs.gathered(replication, scale, seeds)
     lines, gaps, collapsed, whole, fine = [], [], [], [], []
-    for name, values in every.items():
+    for name, it in values.items():
         task, old = TASKS[name], replication.before(name, scale)
-        if (new := verdict.summary(task, values)) is None:
+        if (new := verdict.summary(task, it)) is None:
             continue
         picked = replication.bad(old)
         for cell in [*picked, *(cell for cell in replication.bad(new["gaps"]) if cell not in picked)]:
             if cell in new["gaps"] and cell in old:
-                gap, theirs = new["gaps"][cell], verdict.gap(task, *(values[row][cell] for row in ROWS))
+                gap, theirs = new["gaps"][cell], verdict.gap(task, *(it[row][cell] for row in ROWS))
                 lines.append([task.title, cell, cell_of(old[cell]), cell_of(gap), gap.lost or "", theirs.lost or ""])
                 if cell in picked:
                     gaps.append(gap)
@@ -60,7 +60,7 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
     table = "The cells that look bad in the contest, or in the new seeds:\n\n" + markdown(
         ["task", "cell", "gap in the contest", "in the new seeds", "MADA alone collapses", "AdamW alone"], lines
     )
-    blocks = "\n\n".join(filter(None, (said, bullets(whole), still_missing(replication, kept), table)))
+    blocks = "\n\n".join(filter(None, (said, bullets(whole), still_missing(replication, gathered), table)))
     (folder / "README.md").write_text(f"""# What looks bad for MADA in the contest, again ({scale})
 
 {blocks}
@@ -69,6 +69,6 @@ Cells that are picked for their gaps look worse than they are; new seeds have no
 what three or five can miss. Everything else is as in [the contest](../../contest/{scale}/README.md), where it says how
 gaps are counted.
 
-{conditions_of(kept)}
+{conditions_of(gathered)}
 """)
     return {"cells": len(gaps), "gaps": [gap._asdict() for gap in gaps], "blocks": {"again": said}}

@@ -173,14 +173,14 @@ class Goal(NamedTuple):
     met: bool
 
 
-def goals(found: dict[str, dict]) -> list[Goal]:
-    """The contest's goals; found: {task: summary of MADA}."""
-    cells = sum(len(it["gaps"]) for it in found.values())
-    fine = sum(it["no_worse"] for it in found.values())
-    most = max(gap.excess() for it in found.values() for gap in it["gaps"].values())
-    tuned = [it["start"]["gap"] for it in found.values() if it["start"]]
+def goals(summaries: dict[str, dict]) -> list[Goal]:
+    """The contest's goals; summaries: {task: summary of MADA}."""
+    cells = sum(len(it["gaps"]) for it in summaries.values())
+    fine = sum(it["no_worse"] for it in summaries.values())
+    most = max(gap.excess() for it in summaries.values() for gap in it["gaps"].values())
+    tuned = [it["start"]["gap"] for it in summaries.values() if it["start"]]
     better = sum(it.mean < 0 and it.clear for it in tuned)
-    shares = [share for it in found.values() for share in it["undone"].values()]
+    shares = [share for it in summaries.values() for share in it["undone"].values()]
     undone = f"{100 * mean(shares):.0f} % in the mean of {len(shares)} cells" if shares else "no cell is damaged"
     return [
         Goal("MADA no worse than AdamW in at least 95 % of the cells", f"{fine} of {cells}", fine >= 0.95 * cells),

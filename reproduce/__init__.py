@@ -21,3 +21,7 @@ pages.py        results/README.md
 
 Imports point from the last line to the first; scripts/ are thin command lines on top.
 """
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import metrics
-from reproduce import drawing, grid, proportions, theory
+from reproduce import ROOT, drawing, grid, proportions, theory
 from reproduce.drawing import SYMBOLS, series
 from reproduce.markdown import markdown
 from reproduce.outcomes import best_of, conditions, gap, headers, readable, spread, whole
 from reproduce.pool import errors, execute
 from reproduce.proportions import schedule
-from reproduce.published import PAPER, ROOT, STEPS, authors
+from reproduce.published import PAPER, STEPS, authors
 from reproduce.runs import Run, first_seeds
 from settings import UserError
 

@@ -2,10 +2,9 @@
 
 import os
 
-from reproduce import store
+from reproduce import ROOT, store
 from reproduce.experiments import BASELINE, CONTESTS, NAMES, PROFILE
 from reproduce.grid import cells
-from reproduce.published import ROOT
 from reproduce.runs import run
 
 

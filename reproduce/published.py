@@ -2,9 +2,9 @@
 
 import csv
 import json
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from reproduce import ROOT
+
 PAPER = ROOT / "results" / "paper"
 PUBLISHED = json.loads((PAPER / "tables.json").read_text())
 STEPS = 100_000  # of the authors' runs on OpenWebText

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from reproduce import (
+    ROOT,
     ablation,
     ablation_report,
     contest,
@@ -17,7 +18,6 @@ from reproduce import (
     replication_report,
     store,
 )
-from reproduce.published import ROOT
 from settings import UserError
 
 NAMES = {  # {name: (which runs there are, what shows them)}

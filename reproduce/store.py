@@ -19,10 +19,9 @@ import checkpoints
 import data.tokens
 import metrics
 import pretrained
-from reproduce import ngrams, pool
+from reproduce import ROOT, ngrams, pool
 from reproduce.experiments import BASELINE, CONTESTS, NAMES
 from reproduce.outcomes import Ended, read, readable
-from reproduce.published import ROOT
 from reproduce.runs import FIRST_SEED, Run, declared, first_seeds, run
 from settings import UserError
 

@@ -10,12 +10,12 @@ import json
 import math
 from pathlib import Path
 
-from reproduce import drawing, proportions, store
+from reproduce import ROOT, drawing, proportions, store
 from reproduce.experiments import BASELINE, CONTESTS, NAMES, PROFILE
 from reproduce.markdown import markdown
 from reproduce.outcomes import best_of, conditions, digits_of, gap, headers, spread, text, whole
 from reproduce.pool import load
-from reproduce.published import PUBLISHED, ROOT, rows_of
+from reproduce.published import PUBLISHED, rows_of
 
 AFTER = (
     "Ours: mean ± standard deviation over n seeds at {whose} learning rate. "

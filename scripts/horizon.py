@@ -26,11 +26,10 @@ import metrics
 import train
 from data.tokens import splits
 from devices import hardware
-from reproduce import drawing
+from reproduce import ROOT, drawing
 from reproduce.contest import START, TASKS
 from reproduce.markdown import markdown
 from reproduce.outcomes import read_to_draw
-from reproduce.published import ROOT
 from reproduce.runs import first_seeds, run
 from settings import UserError, one_line_errors
 

@@ -26,13 +26,12 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import metrics
 from devices import hardware
-from reproduce import contest_runs, growth
+from reproduce import ROOT, contest_runs, growth
 from reproduce.contest import Cell
 from reproduce.growth_report import PARTS, costs, said
 from reproduce.markdown import markdown
 from reproduce.outcomes import read_to_draw
 from reproduce.pool import load
-from reproduce.published import ROOT
 from settings import STOPPED, Diverged, UserError, one_line_errors
 
 ROWS = {  # {a growing row: the same, not growing}

@@ -255,7 +255,7 @@ def sweep(scale: str, folder: Path, rest: dict, seeds: int | None) -> Sweep:
     return Sweep(out, {seed: it for seed, (it, _) in found.items()}, paths, next(iter(found.values()))[1])
 
 
-def fill(it: Sweep, workers: int | None) -> str:
+def run_missing(it: Sweep, workers: int | None) -> str:
     """Run what is missing and bring it to results/. Returns the conditions. Raises UserError."""
     every = [cell for seed in it.missing for cell in it.cells[seed]]
     if failed := errors(execute(every, it.out, workers, True, keep_checkpoints=False)):
@@ -271,11 +271,11 @@ def fill(it: Sweep, workers: int | None) -> str:
 def cells(name: str, scale: str, folder: Path, rest: dict, draw: bool, workers: int | None, seeds: int | None, **_):
     """Figure 8: the cells of a sweep file, for each seed, and the same picture of the authors' cells."""
     wanted, before, under = None if draw else sweep(scale, folder, rest, seeds), folder / "summary.json", []
-    if before.exists():
+    if before.exists() and any(folder.glob("cells-seed*.csv")):  # of which it is true
         with readable(before):
             under.append(json.loads(before.read_text())["conditions"])
     if wanted and wanted.missing:
-        under.append(fill(wanted, workers))
+        under.append(run_missing(wanted, workers))
     ours = [grid.read(path) for path in sorted(folder.glob("cells-seed*.csv"))]
     if not ours or not under:
         return None

@@ -258,6 +258,14 @@ def one_line_errors(script: str) -> Iterator[None]:
         raise
 
 
+def pattern(option: str, text: str) -> re.Pattern:
+    """A regular expression from the command line. Raises UserError."""
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise UserError(f"{option} {text}: not a regular expression: {error}") from None
+
+
 def one_line(error: BaseException) -> str:
     """An error's type and the first line of its message."""
     return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]

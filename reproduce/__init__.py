@@ -11,8 +11,8 @@ tables.py, figures.py    from what results/ holds to a table, a figure, a summar
 contest.py      AdamW replaced with MADA on tasks of different kinds; ablation.py, variants.py: MADA with one thing
                 changed; muon.py: Muon compared with both; growth.py: a learning rate that only grows
 contest_runs.py what results/ holds of these; verdict.py: what it says; replication.py: bad cells again;
-                NAME_report.py, contest_tables.py, contest_paths.py, contest_drawing.py: the pages; rivals.py: all as
-                names of scripts/reproduce.py
+                page_parts.py: what their pages share; NAME_report.py: a page each; contest_tables.py, contest_paths.py:
+                the contest's; contest_drawing.py: pictures; rivals.py: all as names of scripts/reproduce.py
 gpu.py          what a GPU is predicted to show, compared with what scripts/gpu_report.py measures there
 curves.py       pictures of single runs, for scripts/plot.py
 laboratory.py   all of it for one name at one scale, and what that takes
@@ -21,3 +21,7 @@ pages.py        results/README.md
 
 Imports point from the last line to the first; scripts/ are thin command lines on top.
 """
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]

@@ -4,6 +4,7 @@ Rows are MADA with one thing changed, on the two tasks that take seconds. Cells 
 and the runs of AdamW and MADA are the same runs. The bounds on the coefficients are the same in all rows.
 """
 
+from optim import MADA
 from reproduce import contest
 from reproduce.contest import START, Cell, made
 from reproduce.runs import Run
@@ -11,7 +12,7 @@ from reproduce.runs import Run
 # at the paper's hyper-learning-rates, which are the default of hyper_scale="raw"
 RAW = {"hyper_scale": "raw", "domain": {"beta2": (0.501, 0.9999)}}
 POWERS = {"debias": "powers"}
-LEARNED = ("beta1", "beta2", "beta3", "rho", "c", "gamma")
+LEARNED = tuple(MADA.domain)
 GROUPS = {
     "The three corrections": {
         "AdamW": {"optimizer": "adam"},

@@ -4,9 +4,8 @@ from pathlib import Path
 
 from reproduce import ablation, contest_drawing, contest_runs, verdict
 from reproduce.ablation import GROUPS, STARTS, TASKS
-from reproduce.contest_report import conditions_of, still_missing
-from reproduce.contest_tables import share, span
 from reproduce.markdown import markdown
+from reproduce.page_parts import bullets, conditions_of, share, span, still_missing
 
 HOW = """
 Each row is MADA with one thing changed, from the four starts in the heads of the columns and at two learning rates.
@@ -26,14 +25,18 @@ def to_mada(task, values: dict, row: str) -> tuple[float, float | None] | None:
     return verdict.over_seeds(pairs) if pairs else None
 
 
+def told(middle: float, error: float) -> str:
+    """Whether a row is worse or better, by more than two standard errors; "" where neither."""
+    return "" if abs(middle) <= 2 * error else "worse" if middle > 0 else "better"
+
+
 def words(gap: tuple[float, float | None] | None) -> str:
     if gap is None:
         return "-"
     middle, error = gap
     if error is None:
         return f"{middle:+.3f} (one seed)"
-    word = "worse" if middle > 0 else "better"
-    return f"{middle:+.3f} ± {error:.3f}" + f", {word}" * (abs(middle) > 2 * error)
+    return ", ".join(filter(None, (f"{middle:+.3f} ± {error:.3f}", told(middle, error))))
 
 
 def lines(task, values: dict, rows: list[str]) -> list[list]:
@@ -53,46 +56,44 @@ def lines(task, values: dict, rows: list[str]) -> list[list]:
     return found
 
 
-def tables(kept: dict, groups: list[str]) -> str:
-    """Markdown of some groups of rows, a table per task; kept: {task: values}."""
+def tables(values: dict, groups: list[str]) -> str:
+    """Markdown of some groups of rows, a table per task; values: {task: its values}."""
     head = ["row", "no worse than AdamW", "failed", *(f"gap to AdamW from {betas}" for betas in STARTS), "gap to MADA"]
     rows = list(dict.fromkeys(["AdamW", "MADA", *(row for group in groups for row in GROUPS[group])]))
     return "\n\n".join(
-        f"**{TASKS[name].title}**\n\n{markdown(head, lines(TASKS[name], values, rows))}"
-        for name, values in kept.items()
+        f"**{TASKS[name].title}**\n\n{markdown(head, lines(TASKS[name], it, rows))}" for name, it in values.items()
     )
 
 
-def judged(kept: dict, group: str) -> str:
+def judged(values: dict, group: str) -> str:
     """A line per task: which rows of a group are worse than MADA, which better, and which cannot be told apart."""
     said = []
-    for name, values in kept.items():
+    for name, it in values.items():
         found = {"worse": [], "better": [], "no clear difference": []}
         for row in GROUPS[group]:
-            gap = to_mada(TASKS[name], values, row) if row not in ("AdamW", "MADA") else None
+            gap = to_mada(TASKS[name], it, row) if row not in ("AdamW", "MADA") else None
             if gap and gap[1] is not None:
-                clear = abs(gap[0]) > 2 * gap[1]
-                found["no clear difference" if not clear else "worse" if gap[0] > 0 else "better"].append(row)
-        words = "; ".join(f"{word}: {', '.join(rows)}" for word, rows in found.items() if rows)
-        said.append(f"- {TASKS[name].title}, against MADA as it is: {words or 'not run yet'}.")
-    return "\n".join(said)
+                found[told(*gap) or "no clear difference"].append(row)
+        groups = "; ".join(f"{word}: {', '.join(rows)}" for word, rows in found.items() if rows)
+        said.append(f"{TASKS[name].title}, against MADA as it is: {groups or 'not run yet'}.")
+    return bullets(said)
 
 
 def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
     """Write README.md and the picture to folder. Returns what summary.json is to hold; None where there is nothing."""
-    found, every = contest_runs.gathered(ablation, scale, seeds)
-    kept = {
-        name: values
-        for name, values in every.items()
-        if any(verdict.summary(TASKS[name], values, row) for row in values if row not in ("AdamW", "MADA"))
+    gathered, values = contest_runs.gathered(ablation, scale, seeds)
+    values = {
+        name: it
+        for name, it in values.items()
+        if any(verdict.summary(TASKS[name], it, row) for row in it if row not in ("AdamW", "MADA"))
     }
-    if not kept:
+    if not values:
         return None
     gaps = {
-        name: {row: gap for row in values if row != "MADA" and (gap := to_mada(TASKS[name], values, row))}
-        for name, values in kept.items()
+        name: {row: gap for row in it if row != "MADA" and (gap := to_mada(TASKS[name], it, row))}
+        for name, it in values.items()
     }
-    n = span([len(runs) for values in kept.values() for cells in values.values() for runs in cells.values()])
+    n = span([len(runs) for it in values.values() for cells in it.values() for runs in cells.values()])
     contest_drawing.bars(
         {TASKS[name].title: it for name, it in gaps.items()},
         folder / "figure.png",
@@ -100,12 +101,12 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
         f"Mean over cells and {n} seeds, and two standard errors; a ring: one seed. "
         "From four starts at two learning rates.",
     )
-    counts = {TASKS[name].title: max(len(cells) for cells in values.values()) for name, values in kept.items()}
+    counts = {TASKS[name].title: max(len(cells) for cells in it.values()) for name, it in values.items()}
     ran = " and of ".join(f"{count} cells of {title}" for title, count in counts.items())
-    sections = "\n\n".join(f"## {group}\n\n{judged(kept, group)}\n\n{tables(kept, [group])}" for group in GROUPS)
+    sections = "\n\n".join(f"## {group}\n\n{judged(values, group)}\n\n{tables(values, [group])}" for group in GROUPS)
     (folder / "README.md").write_text(f"""# Which part of MADA helps? ({scale})
 
-{n} seeds of {ran}. {still_missing(ablation, found)}
+{n} seeds of {ran}. {still_missing(ablation, gathered)}
 
 ![gaps to MADA](figure.png)
 
@@ -113,7 +114,7 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
 
 ## How it is counted
 {HOW}
-{conditions_of({name: found[name] for name in kept})}
+{conditions_of({name: gathered[name] for name in values})}
 Data: a line per run in TASK.jsonl next to this page; \
 `python scripts/reproduce.py ablation --scale {scale} --draw` makes the page
 from them.
@@ -124,5 +125,5 @@ from them.
             name: {row: dict(zip(("mean", "error"), gap, strict=True)) for row, gap in it.items()}
             for name, it in gaps.items()
         },
-        "blocks": {key: judged(kept, group) for key, group in blocks.items()},
+        "blocks": {key: judged(values, group) for key, group in blocks.items()},
     }

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import submitit
 
+from reproduce import ROOT
 from reproduce.pool import Stopped, execute
-from reproduce.published import ROOT
 from reproduce.runs import Run
 from settings import UserError, one_line
 

@@ -12,12 +12,11 @@ from typing import NamedTuple
 
 from reproduce.runs import Run, first_seeds, run
 
-RAW = {"hyper_scale": "raw", "debias": "powers"}
 ROWS = {  # what somebody writes in place of AdamW; all are compared with the first
     "AdamW": {"optimizer": "adam"},
     "MADA": {"optimizer": "mada"},
     "HyperAdam": {"optimizer": "hyperadam"},
-    "MADA (the paper's settings)": {"optimizer": "mada", **RAW},
+    "MADA (the paper's settings)": {"optimizer": "mada", "hyper_scale": "raw", "debias": "powers"},
     "MADA (rule=authors)": {"optimizer": "mada", "rule": "authors"},
     "MADA (beta3 and gamma fixed)": {"optimizer": "mada", "learn": ("beta1", "beta2", "rho", "c")},
 }
@@ -97,14 +96,6 @@ class Cell(NamedTuple):
         return ", ".join([f"rate {self.rate:g}", f"betas {self.betas}", *(f"{k} {v}" for k, v in self.conditions)])
 
 
-def task(name: str, scale: str) -> Task:
-    """A task at a scale: at gpu scale the costly ones are run in full too."""
-    it = TASKS[name]
-    if scale == "gpu" and it.costly:
-        return it._replace(betas=BETAS, rows=(*ROWS, *ONCE), seeds=5)
-    return it
-
-
 def settings(row: str, task: Task, cell: Cell) -> dict:
     """What a row's run in a cell is given in addition to the task's own settings."""
     given = (ROWS | ONCE)[row]
@@ -166,5 +157,8 @@ def made(task: Task, scale: str, seeds: int | None, rows: dict[str, list[Cell]],
 
 
 def runs(name: str, scale: str, seeds: int | None = None) -> dict[tuple[str, Cell, int], Run]:
-    """{(row, cell, seed): run} of a task."""
-    return made(it := task(name, scale), scale, seeds, cells(it), settings)
+    """{(row, cell, seed): run} of a task; at gpu scale the costly ones are run in full too."""
+    it = TASKS[name]
+    if scale == "gpu" and it.costly:
+        it = it._replace(betas=BETAS, rows=(*ROWS, *ONCE), seeds=5)
+    return made(it, scale, seeds, cells(it), settings)

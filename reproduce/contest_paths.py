@@ -3,7 +3,7 @@
 from statistics import mean, stdev
 
 from reproduce import contest, grid, verdict
-from reproduce.contest import START, TASKS, Cell
+from reproduce.contest import TASKS, Cell
 from reproduce.drawing import SYMBOLS
 
 HOW = (
@@ -17,28 +17,27 @@ HOW = (
 
 def best_rate(task: contest.Task, values: dict) -> float | None:
     """AdamW's best rate from (0.9, 0.95)."""
-    cells = {cell: it for cell, it in values.get("AdamW", {}).items() if cell.betas == START and not cell.conditions}
-    found = verdict.best(task, cells)
+    found = verdict.best(task, verdict.over_rates(values.get("AdamW", {})))
     return found and found.rate
 
 
-def paths(task: contest.Task, values: dict, kept: dict) -> dict:
+def paths(task: contest.Task, values: dict, found: dict) -> dict:
     """MADA's coefficients at AdamW's best rate, without the runs that diverged.
 
     {start: {coefficient: (% of the run, [values of a seed, ...])}}.
     """
-    rate, found = best_rate(task, values), {}
-    for betas in task.betas:
-        runs = kept.get("MADA", {}).get(Cell(rate, betas), {}).values()
+    rate, starts = best_rate(task, values), {}
+    for betas in contest.BETAS:
+        runs = found.get("MADA", {}).get(Cell(rate, betas), {}).values()
         curves = [run["curve"] for run in runs if not run["diverged"]]
         if curves:
             percent = [100 * it / curves[0]["iter"][-1] for it in curves[0]["iter"]]
             start = f"({betas[0]:g}, {betas[1]:g})"
             first = grid.ADAM | {"beta1": betas[0], "beta2": betas[1]}
-            found[start] = {
+            starts[start] = {
                 name: ([0, *percent], [[first[name], *curve[name]] for curve in curves]) for name in SYMBOLS
             }
-    return found
+    return starts
 
 
 def spread(numbers: list[float]) -> float:

@@ -2,25 +2,22 @@
 
 from pathlib import Path
 from statistics import mean
-from types import ModuleType
 
 from reproduce import contest, contest_drawing, contest_paths, contest_runs, store, verdict
-from reproduce.contest import START
+from reproduce.contest import START, TASKS
 from reproduce.contest_tables import (
     against,
     best_lines,
     convex,
     details,
     front_lines,
-    goal_lines,
     numbers,
     row_lines,
     sentences,
-    span,
     task_lines,
 )
 from reproduce.markdown import markdown
-from reproduce.outcomes import conditions
+from reproduce.page_parts import bullets, conditions_of, goal_lines, span, still_missing
 
 HOW = """
 A cell is a task, a learning rate, initial betas and, for some, a schedule and a weight decay. MADA and AdamW are
@@ -49,13 +46,13 @@ signed so that positive is worse than AdamW.
 """
 
 
-def panels(task: contest.Task, found: dict) -> dict:
+def panels(task: contest.Task, values: dict) -> dict:
     """The panels of contest_drawing.task, from a task's values."""
 
     def picked(choose, name, least=1):
         every = {
             row: {name(cell): list(runs.values()) for cell, runs in cells.items() if choose(cell)}
-            for row, cells in found.items()
+            for row, cells in values.items()
         }
         return {row: at for row, at in every.items() if len(at) >= least}
 
@@ -64,7 +61,7 @@ def panels(task: contest.Task, found: dict) -> dict:
 
     plain = picked(lambda cell: cell.betas == START and not cell.conditions, lambda cell: cell.rate)
     shown = {("learning rate, from betas (0.9, 0.95)", True): plain}
-    best = contest_paths.best_rate(task, found)
+    best = contest_paths.best_rate(task, values)
     if best:
         rows = picked(
             lambda cell: cell.rate == best and not cell.conditions,
@@ -92,53 +89,21 @@ def distances(task: contest.Task, values: dict) -> list[tuple[float, float]]:
     return [(above(adamw[cell]), above(value)) for cell, value in mada.items() if cell in adamw]
 
 
-def still_missing(what: ModuleType, kept: dict[str, contest_runs.Gathered]) -> str:
-    """In words, what has not been run, and how many lines in results/ are of another version."""
-    asked = list(what.ROWS)[:2]  # the rows that the question is about
-    first, rest = {}, {}
-    for name, it in kept.items():
-        for row, _, _ in it.left:
-            part = first if row in asked else rest
-            part[name] = part.get(name, 0) + 1
-    said = [
-        f"Still to be run of {rows}: {', '.join(f'{count} runs of {name}' for name, count in part.items())}."
-        for rows, part in ((" and ".join(asked), first), ("the other rows", rest))
-        if part
-    ]
-    if others := sum(it.others for it in kept.values()):
-        said.append(f"{others} runs of another version are left out.")
-    return " ".join(said)
-
-
-def bullets(sentences: list[str]) -> str:
-    return "\n".join(f"- {it}" for it in sentences)
-
-
-def unfinished(kept: dict[str, contest_runs.Gathered]) -> str:
+def unfinished(gathered: dict[str, contest_runs.Gathered]) -> str:
     """For the front page: the tasks on which AdamW and MADA have not been compared in full."""
-    left = [contest.TASKS[name].title for name, it in kept.items() if {"AdamW", "MADA"} & {row for row, *_ in it.left}]
+    left = [TASKS[name].title for name, it in gathered.items() if {"AdamW", "MADA"} & {row for row, *_ in it.left}]
     return f"Planned and not run in full yet: {'; '.join(left)}." if left else ""
 
 
-def conditions_of(kept: dict[str, contest_runs.Gathered]) -> str:
-    """Hardware and versions."""
-    every = [seeds for it in kept.values() for cells in it.found.values() for seeds in cells.values()]
-    return conditions([line for seeds in every for line in seeds.values()])
-
-
-def front(found: dict, tasks: dict, values: dict, moved: dict, folder: Path):
+def front(summaries: dict, values: dict, moved: dict, folder: Path):
     """front.png: AdamW and MADA over learning rates, from good and bad betas, and how the coefficients move."""
     name = "shakespeare" if "shakespeare" in moved else next(iter(moved), None)
     if name is None:
         return
-    it, both = tasks[name], {row: values[name][row] for row in ("AdamW", "MADA")}
+    it, both = TASKS[name], {row: values[name][row] for row in ("AdamW", "MADA")}
 
     def over_rates(cells, betas):
-        return {
-            cell.rate: list(runs.values())
-            for cell, runs in cells.items()
-            if cell.betas == betas and not cell.conditions
-        }
+        return {cell.rate: list(runs.values()) for cell, runs in verdict.over_rates(cells, betas).items()}
 
     starts = {
         f"from betas {betas}": {row: over_rates(cells, betas) for row, cells in both.items()}
@@ -152,47 +117,48 @@ def front(found: dict, tasks: dict, values: dict, moved: dict, folder: Path):
         it.unit,
         it.higher,
         f"{it.title}: mean and range over {n} seeds; a triangle: beyond the picture. "
-        f"{len(found)} tasks: results/contest.",
+        f"{len(summaries)} tasks: results/contest.",
     )
 
 
 def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
     """Write README.md and the pictures to folder. Returns what summary.json is to hold; None where there is nothing."""
-    kept, values = contest_runs.gathered(contest, scale, seeds)
-    tasks = {name: contest.task(name, scale) for name in kept}
-    found = {name: it for name in kept if (it := verdict.summary(tasks[name], values[name]))}
-    if not found:
+    gathered, values = contest_runs.gathered(contest, scale, seeds)
+    summaries = {name: it for name in gathered if (it := verdict.summary(TASKS[name], values[name]))}
+    if not summaries:
         return None
-    aims, said, note = verdict.goals(found), sentences(found), still_missing(contest, kept)
-    for name in found:
-        it, n = tasks[name], span([len(runs) for cells in values[name].values() for runs in cells.values()])
+    aims, said, note = verdict.goals(summaries), sentences(summaries), still_missing(contest, gathered)
+    for name in summaries:
+        it, n = TASKS[name], span([len(runs) for cells in values[name].values() for runs in cells.values()])
         caption = f"Mean and range over {n} seeds; a triangle: beyond the picture. MADA at its defaults."
         shown = panels(it, values[name])
         contest_drawing.task(shown, folder / f"{name}.png", it.title, it.unit, it.higher, caption)
     contest_drawing.against(
-        {tasks[name].title: distances(tasks[name], values[name]) for name in found},
+        {TASKS[name].title: distances(TASKS[name], values[name]) for name in summaries},
         folder / "cells.png",
         "A point per cell: learning rate, initial betas, schedule, decay. Means over seeds.",
     )
-    moved = {name: it for name in found if (it := contest_paths.paths(tasks[name], values[name], kept[name].found))}
+    moved = {
+        name: it for name in summaries if (it := contest_paths.paths(TASKS[name], values[name], gathered[name].found))
+    }
     contest_drawing.paths(
-        {tasks[name].title: it for name, it in moved.items()},
+        {TASKS[name].title: it for name, it in moved.items()},
         folder / "coefficients.png",
         "MADA at AdamW's best rate: mean and range over seeds, a line per start (initial betas).",
     )
-    front(found, tasks, values, moved, folder)
+    front(summaries, values, moved, folder)
     scale_note = "This scale shows that everything runs, and nothing else.\n\n" if scale == "smoke" else ""
-    chance = ", ".join(f"{tasks[name].chance:.4g} on {name}" for name in found)
+    chance = ", ".join(f"{TASKS[name].chance:.4g} on {name}" for name in summaries)
     coefficients = f"{contest_paths.HOW}\n\n{markdown(*contest_paths.agreement(moved))}"
     page = Path("replication", scale, "README.md")
     again = f"[The worst of these in new seeds](../../{page})." if (store.RESULTS / page).exists() else ""
     (folder / "README.md").write_text(f"""# The contest: AdamW out, MADA in, nothing else changed ({scale})
 
-{scale_note}{bullets([*said, *details(found)])}
+{scale_note}{bullets([*said, *details(summaries)])}
 
 {note}
 
-{front_lines(found)}
+{front_lines(summaries)}
 
 ![every cell](cells.png)
 
@@ -202,7 +168,7 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
 
 ## What speaks against MADA
 
-{against(found)}
+{against(summaries)}
 
 {again}
 
@@ -210,9 +176,9 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
 
 ## Task by task
 
-{task_lines(found)}
+{task_lines(summaries)}
 
-{best_lines(found)}
+{best_lines(summaries)}
 
 ## The other optimizers
 
@@ -233,8 +199,8 @@ Where the rate is too small or the betas are bad, they help.
 
 ## How it is counted
 {HOW.replace("CHANCE", chance)}
-{chr(10).join(f"![{tasks[name].title}]({name}.png)" + chr(10) for name in found)}
-{conditions_of({name: kept[name] for name in found})}
+{chr(10).join(f"![{TASKS[name].title}]({name}.png)" + chr(10) for name in summaries)}
+{conditions_of({name: gathered[name] for name in summaries})}
 Data: a line per run in TASK.jsonl next to this page; `python scripts/reproduce.py contest --scale {scale} --draw` makes
 the page from them.
 """)
@@ -242,9 +208,9 @@ the page from them.
         "verdict": said,
         "note": note,
         "goals": [aim._asdict() for aim in aims],
-        "tasks": {name: numbers(it) for name, it in found.items()},
+        "tasks": {name: numbers(it) for name, it in summaries.items()},
         "blocks": {
-            "verdict": f"{bullets(said)}\n\n{front_lines(found)}\n\n{unfinished(kept)}".rstrip(),
+            "verdict": f"{bullets(said)}\n\n{front_lines(summaries)}\n\n{unfinished(gathered)}".rstrip(),
             "convex": convex(scale),
             "coefficients": coefficients,
         },

@@ -31,7 +31,7 @@ def file_of(what: ModuleType, scale: str, task: str) -> Path:
     return store.RESULTS / name_of(what) / scale / f"{task}.jsonl"
 
 
-def rounded(value: float) -> float | None:
+def five_digits(value: float) -> float | None:
     """With 5 significant digits; None where it is not finite."""
     return float(f"{value:.5g}") if math.isfinite(value) else None
 
@@ -56,19 +56,19 @@ def labels(key: tuple[str, Cell, int]) -> dict:
     }
 
 
-def line(key: tuple[str, Cell, int], run: Run, folder: str | os.PathLike, task: Task) -> dict | None:
-    """What is kept of a run, or None if it has not ended. Nothing is written to `folder`."""
-    state = pool.read(Path(folder, run.id))
+def line(key: tuple[str, Cell, int], run: Run, task: Task) -> dict | None:
+    """What is kept of a run, or None if it has not ended. Nothing is written to its folder."""
+    state = pool.read(Path(store.WORK, run.id))
     if state["state"] != "done":
         return None
-    header, records = metrics.read(os.path.join(folder, run.id))
+    header, records = metrics.read(os.path.join(store.WORK, run.id))
     value = math.nan if state.get("diverged") else result(records, task)
     logged = [record for record in records if "train_loss" in record]
     every = max(1, math.ceil(len(logged) / POINTS))
     logged = logged[(len(logged) - 1) % every :: every]  # the last one is among them
-    curve = {"iter": [it["iter"] for it in logged], "loss": [rounded(it["train_loss"]) for it in logged]}
+    curve = {"iter": [it["iter"] for it in logged], "loss": [five_digits(it["train_loss"]) for it in logged]}
     for name in logged[-1].get("coefficients", {}) if logged else ():
-        curve[name] = [rounded(it["coefficients"][name]) for it in logged]
+        curve[name] = [five_digits(it["coefficients"][name]) for it in logged]
     return {
         "run": run.id,
         "numerics": NUMERICS,
@@ -102,17 +102,13 @@ def shared(scale: str, task: str) -> dict[str, dict]:
     return {found["run"]: found for path in paths for found in read(path).values()}
 
 
-def collect(what: ModuleType, scale: str, task: str, wanted: dict, folder: str | os.PathLike | None = None) -> None:
-    """Bring to a name's results runs that have ended in `folder` (default: out/runs) or that another name holds, and
-    keep what else is there.
-    """
+def collect(what: ModuleType, scale: str, task: str, wanted: dict) -> None:
+    """Bring to a name's results runs that have ended or that another name holds, and keep what else is there."""
     path = file_of(what, scale, task)
-    known, others = read(path), shared(scale, task)
-    folder, it = folder or store.WORK, what.TASKS[task]
-    new = {}
+    known, others, new = read(path), shared(scale, task), {}
     for at, run in wanted.items():
         if known.get(at, {}).get("run") != run.id:
-            found = others[run.id] | labels(at) if run.id in others else line(at, run, folder, it)
+            found = others[run.id] | labels(at) if run.id in others else line(at, run, what.TASKS[task])
             new |= {at: found} if found else {}
     if not new:
         return

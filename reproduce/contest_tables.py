@@ -2,36 +2,17 @@
 
 import json
 import math
+from collections.abc import Collection, Iterable
 from statistics import mean
 
 from reproduce import contest, store, verdict
 from reproduce.contest import START, TASKS
 from reproduce.markdown import markdown
+from reproduce.page_parts import at_edge, judged, share, signed, span
 
 # {n: the probability that Student's t of n pairs is above 2}; of more than 5 it is at most that of 5
 BY_CHANCE = {2: 0.148, 3: 0.092, 4: 0.070, 5: 0.058}
 SHOWN = 30  # cells that speak against MADA, at most
-CHANCE = "A run that ends where one has learned nothing, or beyond, or that diverges, counts as having ended there."
-
-
-def goal_lines(goals: list[verdict.Goal]) -> str:
-    return markdown(["goal", "found", ""], [[it.what, it.found, "met" if it.met else "**not met**"] for it in goals])
-
-
-def signed(gap: verdict.Gap) -> str:
-    """Mean ± standard error, to two digits of the error."""
-    if gap.n == 1:
-        return f"{gap.mean:+.2g} (one seed)"
-    digits = max(0, 1 - math.floor(math.log10(gap.error))) if gap.error > 0 else 4
-    return f"{gap.mean:+.{digits}f} ± {gap.error:.{digits}f}"
-
-
-def share(count: int, of: int) -> str:
-    return f"{count} of {of} ({100 * count / of:.0f} %)"
-
-
-def span(counts: list[int]) -> str:
-    return " to ".join(map(str, dict.fromkeys((min(counts), max(counts)))))
 
 
 def no_damage(it: dict) -> str:
@@ -47,13 +28,13 @@ def undone(it: dict) -> str:
     return f"{100 * mean(it['undone'].values()):.0f} %; level in {it['level']} of {len(it['undone'])}"
 
 
-def task_lines(found: dict[str, dict]) -> str:
+def task_lines(summaries: dict[str, dict]) -> str:
     """A line per task, and one for all."""
     head = ["task", "cells", "seeds", "MADA below", "no worse", "at one error", "two errors", "relative gap, mean"]
     head += ["median", "failed: AdamW, MADA", "worst cell", "damage undone"]
     counted = ("below", "no_worse", "no_worse_1")
     lines = []
-    for name, it in found.items():
+    for name, it in summaries.items():
         worst, n = it["gaps"][it["worst"]], len(it["gaps"])
         error = "" if it["relative_error"] is None else f" ± {it['relative_error']:.3f}"
         over = f"{100 * worst.excess():.1f} % beyond" if worst.excess() else "none beyond"
@@ -64,28 +45,30 @@ def task_lines(found: dict[str, dict]) -> str:
             f"{it['saved']}, {it['failed']} of {it['pairs']}",
             f"{over}: {it['worst']}, {signed(worst)}", undone(it),
         ])  # fmt: skip
-    if len(found) > 1:
-        n = sum(len(it["gaps"]) for it in found.values())
-        total = {key: sum(it[key] for it in found.values()) for key in (*counted, "saved", "failed", "pairs", "level")}
-        shares = {(name, cell): value for name, it in found.items() for cell, value in it["undone"].items()}
-        errors = [it["relative_error"] for it in found.values()]  # the tasks' runs are independent
+    if len(summaries) > 1:
+        n = sum(len(it["gaps"]) for it in summaries.values())
+        total = {
+            key: sum(it[key] for it in summaries.values()) for key in (*counted, "saved", "failed", "pairs", "level")
+        }
+        shares = {(name, cell): value for name, it in summaries.items() for cell, value in it["undone"].items()}
+        errors = [it["relative_error"] for it in summaries.values()]  # the tasks' runs are independent
         error = "" if None in errors else f" ± {math.hypot(*errors) / len(errors):.3f}"
         lines.append([
             "**all**", n, "",
             *(share(total[key], n) for key in counted), "",
-            f"{mean(it['relative'] for it in found.values()):+.3f}{error}", "",
+            f"{mean(it['relative'] for it in summaries.values()):+.3f}{error}", "",
             f"{total['saved']}, {total['failed']} of {total['pairs']}",
             "", undone({"undone": shares, "level": total["level"]}),
         ])  # fmt: skip
     return markdown(head, lines)
 
 
-def best_lines(found: dict[str, dict]) -> str:
+def best_lines(summaries: dict[str, dict]) -> str:
     """Means of AdamW and MADA, each at its best rate from (0.9, 0.95), and each at its best rate and betas."""
     head = ["task", "value", "AdamW, best rate", "MADA, best rate", "gap"]
     head += ["AdamW, best of all", "MADA, best of all", "gap"]
     lines = []
-    for name, it in found.items():
+    for name, it in summaries.items():
         cells = [TASKS[name].title, TASKS[name].unit]
         for key in ("start", "anywhere"):
             if it[key] is None:
@@ -118,29 +101,29 @@ def row_lines(values: dict) -> str:
     head += ["failed", "better at its best rate, clearly", "worse, clearly", "best at an end of the rates on"]
     lines = []
     for row in [*contest.ROWS, *contest.ONCE][1:]:
-        found = {name: it for name in values if (it := verdict.summary(TASKS[name], values[name], row))}
-        if found:
-            n = sum(len(it["gaps"]) for it in found.values())
-            best = [it["start"]["gap"] for it in found.values() if it["start"]]
-            ends = [name for name, it in found.items() if it["start"] and it["start"]["edge"]]
-            same = filter(None, (in_the_same(TASKS[name], values[name], row, it["gaps"]) for name, it in found.items()))
-            mada = [verdict.over_seeds(it)[0] for it in same]
+        summaries = {name: it for name in values if (it := verdict.summary(TASKS[name], values[name], row))}
+        if summaries:
+            n = sum(len(it["gaps"]) for it in summaries.values())
+            best = [it["start"]["gap"] for it in summaries.values() if it["start"]]
+            ends = [name for name, it in summaries.items() if it["start"] and it["start"]["edge"]]
+            same = [in_the_same(TASKS[name], values[name], row, it["gaps"]) for name, it in summaries.items()]
+            mada = [verdict.over_seeds(it)[0] for it in same if it]
             lines.append([
-                row, len(found), n,
-                *(share(sum(it[key] for it in found.values()), n) for key in ("below", "no_worse")),
-                f"{mean(it['relative'] for it in found.values()):+.3f}", f"{mean(mada):+.3f}" if mada else "-",
-                sum(it["failed"] for it in found.values()),
+                row, len(summaries), n,
+                *(share(sum(it[key] for it in summaries.values()), n) for key in ("below", "no_worse")),
+                f"{mean(it['relative'] for it in summaries.values()):+.3f}", f"{mean(mada):+.3f}" if mada else "-",
+                sum(it["failed"] for it in summaries.values()),
                 f"{sum(gap.mean < 0 and gap.clear for gap in best)} of {len(best)}",
                 f"{sum(gap.mean > 0 and gap.clear for gap in best)} of {len(best)}", ", ".join(ends) or "none",
             ])  # fmt: skip
     return markdown(head, lines)
 
 
-def front_lines(found: dict[str, dict]) -> str:
+def front_lines(summaries: dict[str, dict]) -> str:
     """The short table: a line per task."""
     head = ["task", "cells, seeds", "MADA no worse", "gap at each one's best rate", "damage of bad betas undone"]
     lines = []
-    for name, it in found.items():
+    for name, it in summaries.items():
         n, shares, best = len(it["gaps"]), it["undone"].values(), "-"
         if it["start"]:
             gap = it["start"]["gap"]
@@ -152,63 +135,72 @@ def front_lines(found: dict[str, dict]) -> str:
     return markdown(head, lines)
 
 
-def judged(gap: verdict.Gap) -> str:
-    return "no clear difference" if not gap.clear else "better" if gap.mean < 0 else "worse"
-
-
-def at_edge(tuned: dict) -> str:
-    return " (best rate at the edge of the grid)" * tuned["edge"]
-
-
-def sentences(found: dict[str, dict]) -> list[str]:
+def sentences(summaries: dict[str, dict]) -> list[str]:
     """The verdict, computed."""
-    n, seeds = sum(len(it["gaps"]) for it in found.values()), sorted({n for it in found.values() for n in it["seeds"]})
-    fine, theirs, better, worse = (
-        sum(it[key] for it in found.values()) for key in ("no_worse", "base_no_worse", "better", "worse")
-    )
-    lucky = sum(BY_CHANCE[min(gap.n, 5)] for it in found.values() for gap in it["gaps"].values())
-    tuned = [it["start"]["gap"] for it in found.values() if it["start"]]
-    won, lost = (sum(gap.clear and gap.mean * sign < 0 for gap in tuned) for sign in (1, -1))
-    shares = [share for it in found.values() for share in it["undone"].values()]
+    gaps = {(name, cell): gap for name, it in summaries.items() for cell, gap in it["gaps"].items()}
+    plain = [gap for (_, cell), gap in gaps.items() if cell.betas == START]
+    seeds = [n for it in summaries.values() for n in it["seeds"]]
+    tuned = [it["start"]["gap"] for it in summaries.values() if it["start"]]
+    shares = [share for it in summaries.values() for share in it["undone"].values()]
+    small = sum(gap.mean + 2 * gap.error <= verdict.FAR * abs(gap.base) for gap in gaps.values())
     damage = "There is no damage by bad initial betas to undo."
     if shares:
         damage = f"It **undoes {100 * mean(shares):.0f} % of what bad initial betas cost AdamW**."
-    worst = max(found, key=lambda name: found[name]["gaps"][found[name]["worst"]].excess())
-    cell, gap = found[worst]["worst"], found[worst]["gaps"][found[worst]["worst"]]
-    end = "In no cell is it worse than that."
+    worst, cell = max(gaps, key=lambda at: gaps[at].excess())
+    gap, end = gaps[worst, cell], "In no cell is it worse than that."
     if gap.excess():
         end = f"In the worst cell it ends {100 * gap.share:.0f} % worse than AdamW: {TASKS[worst].title}, {cell}"
         end += f", where {gap.lost} of {gap.n} seeds collapse{'s' * (gap.lost == 1)}." if gap.lost else "."
     return [
         (
-            f"MADA is **no worse in {share(fine, n)} cells** of {len(found)} task{'s' * (len(found) > 1)}, "
-            f"with {span(seeds)} seeds each. AdamW is no worse than MADA in {share(theirs, n)}."
+            f"MADA is **no worse in {counted(gaps.values())}** of {len(summaries)} task{'s' * (len(summaries) > 1)}, "
+            f"with {span(seeds)} seeds each. AdamW is no worse than MADA in "
+            f"{sum(it['base_no_worse'] for it in summaries.values())}. From betas (0.9, 0.95) alone, MADA is no worse "
+            f"in {counted(plain)}."
         ),
         (
-            f"By more than two standard errors, it is **better in {better} cells and worse in {worse}**. Between "
-            f"equals, chance alone would make either one better in about {lucky:.0f}."
+            f"By more than two standard errors, it is **better in {clear(gaps.values(), -1)} cells and worse in "
+            f"{clear(gaps.values(), 1)}**; from betas (0.9, 0.95), in {clear(plain, -1)} and {clear(plain, 1)}. "
+            f"Between equals, chance alone would make either one better in about {by_chance(gaps.values()):.0f} cells. "
+            f"In {share(small, len(gaps))} cells the runs rule out that MADA is more than 2 % worse; in the others it "
+            "is, or there are too few seeds to tell."
         ),
         (
             f"With each one at its best learning rate, from betas (0.9, 0.95), it is better by more than two standard "
-            f"errors on {won} of {len(tuned)} tasks, and worse on {lost}."
+            f"errors on {clear(tuned, -1)} of {len(tuned)} tasks, and worse on {clear(tuned, 1)}."
         ),
         damage,
         end,
     ]
 
 
-def details(found: dict[str, dict]) -> list[str]:
-    """What the page has to say beyond the verdict."""
-    gaps = [gap for it in found.values() for gap in it["gaps"].values()]
-    below, above = (sum(gap.share * sign > verdict.FAR for gap in gaps) for sign in (-1, 1))
-    small = sum(gap.mean + 2 * gap.error <= verdict.FAR * abs(gap.base) for gap in gaps)
-    tuned = {name: it["start"]["gap"] for name, it in found.items() if it["start"]}
-    lucky = sum(BY_CHANCE[min(gap.n, 5)] for gap in tuned.values() if gap.n > 1)
-    won, lost = ([name for name, gap in tuned.items() if gap.clear and gap.mean * sign < 0] for sign in (1, -1))
-    damaged, level = (sum(len(it["undone"]) for it in found.values()), sum(it["level"] for it in found.values()))
+def counted(gaps: Collection[verdict.Gap]) -> str:
+    return f"{share(sum(gap.no_worse() for gap in gaps), len(gaps))} cells" if gaps else "0 cells"
 
-    def named(tasks):
-        return ", ".join(name + at_edge(found[name]["start"]) for name in tasks) or "none"
+
+def clear(gaps: Iterable[verdict.Gap], sign: int) -> int:
+    """How many are better (sign -1) or worse (1) by more than two standard errors."""
+    return sum(gap.clear and gap.mean * sign > 0 for gap in gaps)
+
+
+def by_chance(gaps: Iterable[verdict.Gap]) -> float:
+    """How many of two equals would be better than the other by more than two standard errors."""
+    return sum(BY_CHANCE[min(gap.n, 5)] for gap in gaps if gap.n > 1)
+
+
+def details(summaries: dict[str, dict]) -> list[str]:
+    """What the page has to say beyond the verdict."""
+    gaps = [gap for it in summaries.values() for gap in it["gaps"].values()]
+    below, above = (sum(gap.share * sign > verdict.FAR for gap in gaps) for sign in (-1, 1))
+    tuned = {name: it["start"]["gap"] for name, it in summaries.items() if it["start"]}
+    damaged, level = (
+        sum(len(it["undone"]) for it in summaries.values()),
+        sum(it["level"] for it in summaries.values()),
+    )
+
+    def named(sign):
+        tasks = [name for name, gap in tuned.items() if clear([gap], sign)]
+        return ", ".join(name + at_edge(summaries[name]["start"]) for name in tasks) or "none"
 
     return [
         (
@@ -216,28 +208,24 @@ def details(found: dict[str, dict]) -> list[str]:
             f"{below}, and more than 2 % higher in {above}."
         ),
         (
-            f"In {share(small, len(gaps))} cells the runs rule out, at two standard errors, that MADA is more than 2 % "
-            "worse. In the others it is worse, or there are too few seeds to tell."
-        ),
-        (
-            f"Better at each one's best rate: {named(won)}; worse: {named(lost)}. Between equals, chance alone would "
-            f"make either one better on about {lucky:.1f} tasks."
+            f"Better at each one's best rate: {named(-1)}; worse: {named(1)}. Between equals, chance alone would make "
+            f"either one better on about {by_chance(tuned.values()):.1f} tasks."
         ),
         f"In {level} of {damaged} cells with bad initial betas it ends level with AdamW from (0.9, 0.95).",
     ]
 
 
-def against(found: dict[str, dict]) -> str:
+def against(summaries: dict[str, dict]) -> str:
     """The cells that speak against MADA: its mean is over 2 % above AdamW's, or over one standard error and 0.5 %."""
     worse = [
         (name, cell, gap)
-        for name, it in found.items()
+        for name, it in summaries.items()
         for cell, gap in it["gaps"].items()
         if not gap.no_worse(1) or gap.share > verdict.FAR
     ]
     worse.sort(key=lambda it: -it[2].share)
-    cells = sum(len(it["gaps"]) for it in found.values())
-    failed = ", ".join(f"{it['failed']} of {it['pairs']} on {name}" for name, it in found.items() if it["failed"])
+    cells = sum(len(it["gaps"]) for it in summaries.values())
+    failed = ", ".join(f"{it['failed']} of {it['pairs']} on {name}" for name, it in summaries.items() if it["failed"])
     said = "Pairs in which MADA collapses (more than twice AdamW's loss, or less than half its return): "
     said += f"{failed or 'none'}. "
     what = "its mean is above AdamW's by more than 2 %, or by more than one standard error and half a percent"
@@ -255,7 +243,7 @@ def against(found: dict[str, dict]) -> str:
 def convex(scale: str) -> str:
     """Where MADA with its defaults ends on Figure 9's convex problem, from results/fig9."""
     row = "MADA, defaults of optim/"
-    for path in (store.RESULTS / "fig9" / scale / "runs" / "convex").glob("*.jsonl"):
+    for path in store.home("convex", scale).glob("*.jsonl"):
         last = json.loads(path.read_text().splitlines()[-1])
         if row in last["x"]:
             x, rho = last["x"][row], last["rho"][row]
@@ -265,7 +253,8 @@ def convex(scale: str) -> str:
                 f"MADA with its defaults from Adam's corner {word} it: x = {x:.2f} after {last['iter']:,} steps, "
                 f"with rho at {rho:.2f}."
             )
-    return "Figure 9's convex problem with the default settings: `python scripts/reproduce.py fig9` has not been run."
+    command = f"python scripts/reproduce.py fig9 --scale {scale}"
+    return f"Figure 9's convex problem with the default settings: `{command}` has not been run."
 
 
 def numbers(it: dict) -> dict:

@@ -93,26 +93,26 @@ def band(ax, steps: list, seeds: list[list], **style):
 
 def plain(axis):
     """Numbers without powers on a logarithmic axis, at 1, 2 and 5, so that they do not overlap."""
-    if axis is not None:
-        axis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
-        axis.set_minor_formatter("")
-        axis.set_major_formatter("{x:g}")
+    axis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+    axis.set_minor_formatter("")
+    axis.set_major_formatter("{x:g}")
 
 
-def lines(ax, found: dict, xlabel: str, ylabel: str, **axes):
+def lines(ax, found: dict, ylabel: str):
     """found: {label: (steps, [values of a seed, ...])} on one panel."""
     for label, style in styles(list(found)).items():
         band(ax, *found[label], label=pretty(label), **style)
-    ax.set(xlabel=xlabel, ylabel=ylabel, **axes)
-    plain(ax.xaxis if axes.get("xscale") == "log" else None)
+    ax.set(xlabel="step", ylabel=ylabel)
     ax.legend()
 
 
-def curves(panels: dict, path: str | os.PathLike, ylabel: str, caption: str, **axes):
-    """panels: {title: {label: (steps, [values of a seed, ...])}}, side by side."""
+def curves(panels: dict, path: str | os.PathLike, ylabel: str, caption: str):
+    """panels: {title: {label: (steps, [values of a seed, ...])}}, side by side; steps on a logarithmic axis."""
     fig, found = plt.subplots(1, len(panels), figsize=(4.6 * len(panels), 4.6), layout="constrained", squeeze=False)
     for ax, (title, each) in zip(found[0], panels.items(), strict=True):
-        lines(ax, each, "step", ylabel, title=title, **axes)
+        lines(ax, each, ylabel)
+        ax.set(title=title, xscale="log")
+        plain(ax.xaxis)
     save(fig, path, caption)
 
 
@@ -246,7 +246,7 @@ def costs(rows: list[dict], title: str, path: str | os.PathLike):
     """What an optimizer step costs, from bench_optim.py. Each row: {"name", "ms", "ratio" to the first, "floor_ms"}."""
     fig, ax = plt.subplots(figsize=(8, 0.38 * len(rows) + 1.6), layout="constrained")
     names = [row["name"] for row in rows][::-1]
-    shades = [color("adam" if name == "adamw" else name) for name in names]
+    shades = [color(name) for name in names]
     ax.barh(names, [row["ms"] for row in rows][::-1], color=shades, height=0.6)
     ax.plot([row["floor_ms"] for row in rows][::-1], names, "k|", ms=14, mew=2, label="floor: one pass at copy speed")
     label = {"xytext": (8, 0), "textcoords": "offset points", "va": "center", "fontsize": 8}
@@ -260,7 +260,7 @@ def costs(rows: list[dict], title: str, path: str | os.PathLike):
     save(fig, path)
 
 
-WAYS = {  # of going on, in scripts/horizon.py
+WAYS_IN_WORDS = {  # of going on, in scripts/horizon.py
     "mu": "share of Muon's direction",
     "beta1": "decay of the first moment, beta1",
     "rate": "factor on the learning rate",
@@ -285,7 +285,7 @@ def horizons(found: dict, path: str | os.PathLike):
             label, shade = f"{steps} step{'s' * (steps > 1)} ahead", plt.cm.viridis(i / max(1, len(rows) - 1))
             ax.errorbar(range(len(row)), shown, errors, marker="o", ms=3, color=shade, label=label)
         ax.axhline(0, color="black", lw=0.8)
-        ax.set(xticks=range(len(row)), xticklabels=[f"{value:g}" for value in row], xlabel=WAYS[way])
+        ax.set(xticks=range(len(row)), xticklabels=[f"{value:g}" for value in row], xlabel=WAYS_IN_WORDS[way])
         ax.set(ylabel="gain, over its largest", title=f"from step {point}", ylim=(-1.15, 1.15))
     axes[0][0].legend(fontsize=7)
     save(fig, path)

@@ -1,5 +1,6 @@
 """What the figures and the proposition say of the paper's claims."""
 
+import math
 from statistics import mean
 
 from reproduce.experiments import NAMES
@@ -56,8 +57,9 @@ def proposition(it: dict, **_) -> Finding:
 
 
 def curves(it: dict, name: str, **_) -> Finding | None:
-    """None where MADA or Adam has not been run."""
-    rows, authors = it["results"], it["authors"]
+    """None where MADA or Adam has not been run, or has diverged in every seed."""
+    ran, authors = it["results"], it["authors"]
+    rows = {label: row for label, row in ran.items() if row.get("at the scale's rate", {}).get("mean") is not None}
     if not {"MADA", "Adam"} <= rows.keys():
         return None
     at = {label: row["at the scale's rate"]["mean"] for label, row in rows.items()}
@@ -65,7 +67,7 @@ def curves(it: dict, name: str, **_) -> Finding | None:
     tuned = {label: it["mean"] for label, it in best.items()}
     bracketed = any(row["factor"] != 1 for row in rows.values())
     last = list(authors["Adam"])[-1]
-    rivals = [label for label in at if not label.startswith("MADA")]
+    rivals = [label for label in rows if not label.startswith("MADA")]
     single = [label for label, row in rows.items() if row["at the scale's rate"]["n"] == 1]
     ends = listed([f"{label} {log[last]:.4f}" for label, log in authors.items()])
     lowest = min(at, key=at.get)
@@ -107,55 +109,78 @@ def below(spreads: dict, rivals: list[str]) -> bool:
     return all(it is not None and it.clear and it.mean < 0 for it in gaps)
 
 
+def ranged(seeds: list[dict], key: str, what: str = "end") -> str:
+    """Of a coefficient over the seeds."""
+    values = [seed[key][what] for seed in seeds]
+    return " to ".join(dict.fromkeys(f"{end:.3f}" for end in (min(values), max(values))))
+
+
+def travelled(seed: dict) -> float:
+    """How far the coefficients end from their starts, in sum."""
+    return sum(abs(each["end"] - each["start"]) for each in seed.values())
+
+
+def in_phases(found: dict, theirs: dict, others: dict) -> tuple[dict, str, str]:
+    seeds, beta1, rho = list(found.values()), theirs["beta1"], theirs["rho"]
+    phases = listed([str(it) for it in sorted({seed["rho"]["phases"] for seed in seeds})])
+    return (
+        {
+            "beta1 rises, then falls, by more than 0.02 each": all(seed["beta1"]["phases"] == 2 for seed in seeds),
+            "rho rises, falls and rises, by more than 0.02 each": all(seed["rho"]["phases"] == 3 for seed in seeds),
+        },
+        f"beta1 up to {beta1['high']:.2f}, then {beta1['end']:.2f}; rho in {rho['phases']} phases",
+        f"beta1 ends at {ranged(seeds, 'beta1')}, rho at {ranged(seeds, 'rho')}, in {phases} phases",
+    )
+
+
+def farther(found: dict, theirs: dict, others: dict) -> tuple[dict, str, str]:
+    fig5 = others.get("fig5", {"results": {}, "authors": theirs})
+    usual = fig5["results"].get("MADA (rho_0 = 0)", {})
+    pairs = [travelled(found[seed]) > travelled(usual[seed]) for seed in found if seed in usual]
+    here, there = (mean(map(travelled, runs.values())) if runs else 0 for runs in (found, usual))
+    claim = "the six coefficients end farther from their start than in Figure 5, in every seed"
+    return (
+        {claim: bool(pairs) and all(pairs)},
+        f"in sum the six move by {travelled(theirs):.2f}, in Figure 5 by {travelled(fig5['authors']):.2f}",
+        f"in sum by {here:.2f}, in Figure 5 by {there:.2f}; beta1 ends at {ranged([*found.values()], 'beta1')}",
+    )
+
+
+def at_its_end(found: dict, theirs: dict, others: dict) -> tuple[dict, str, str]:
+    seeds = list(found.values())
+    return (
+        {"beta1 ends at 0.985 or more in every seed": all(seed["beta1"]["end"] >= 0.985 for seed in seeds)},
+        f"beta1 ends at {theirs['beta1']['end']:.2f}, beta3 at {theirs['beta3']['end']:.2f}",
+        f"beta1 ends at {ranged(seeds, 'beta1')}, beta3 at {ranged(seeds, 'beta3')}",
+    )
+
+
+CLAIMS = {  # of what the seeds' coefficients do, the authors', other summaries: checks, the paper's words, ours
+    "fig5": in_phases,
+    "fig6": farther,
+    "fig7": at_its_end,
+}
+
+
 def coefficients(it: dict, name: str, others: dict, **_) -> Finding | None:
     """None where the figure's row has not been run."""
     label = NAMES[name].rest[0]
     if label not in it["results"]:
         return None
     seeds, theirs = list(it["results"][label].values()), it["authors"]
-
-    def ranged(key, what="end"):
-        values = [seed[key][what] for seed in seeds]
-        return " to ".join(dict.fromkeys(f"{end:.3f}" for end in (min(values), max(values))))
-
-    def travelled(runs):
-        return [sum(abs(each["end"] - each["start"]) for each in seed.values()) for seed in runs]
-
-    if name == "fig7":
-        checks = {"beta1 ends at 0.985 or more in every seed": all(seed["beta1"]["end"] >= 0.985 for seed in seeds)}
-        paper = f"beta1 ends at {theirs['beta1']['end']:.2f}, beta3 at {theirs['beta3']['end']:.2f}"
-        ours = f"beta1 ends at {ranged('beta1')}, beta3 at {ranged('beta3')}"
-    elif name == "fig6":
-        there = others["fig5"]["results"].get("MADA (rho_0 = 0)", {}) if "fig5" in others else {}
-        usual, pairs = list(there.values()), [seed for seed in it["results"][label] if seed in there]
-        both = (travelled([results[seed] for seed in pairs]) for results in (it["results"][label], there))
-        farther = [a > b for a, b in zip(*both, strict=True)]
-        claim = "the six coefficients end farther from their start than in Figure 5, in every seed"
-        checks = {claim: bool(farther) and all(farther)}
-        theirs5 = others["fig5"]["authors"] if "fig5" in others else theirs
-        paper = f"in sum the six move by {travelled([theirs])[0]:.2f}, in Figure 5 by {travelled([theirs5])[0]:.2f}"
-        here = mean(travelled(usual)) if usual else 0
-        ours = f"in sum by {mean(travelled(seeds)):.2f}, in Figure 5 by {here:.2f}; beta1 ends at {ranged('beta1')}"
-    else:
-        checks = {
-            "beta1 rises, then falls, by more than 0.02 each": all(seed["beta1"]["phases"] == 2 for seed in seeds),
-            "rho rises, falls and rises, by more than 0.02 each": all(seed["rho"]["phases"] == 3 for seed in seeds),
-        }
-        beta1, rho = theirs["beta1"], theirs["rho"]
-        paper = f"beta1 up to {beta1['high']:.2f}, then {beta1['end']:.2f}; rho in {rho['phases']} phases"
-        phases = listed([str(it) for it in sorted({seed["rho"]["phases"] for seed in seeds})])
-        ours = f"beta1 ends at {ranged('beta1')}, rho at {ranged('rho')}, in {phases} phases"
+    checks, paper, ours = CLAIMS[name](it["results"][label], theirs, others)
     ours += " (one seed)" * (len(seeds) == 1)
     moved = max(abs(seed[key]["end"] - seed[key]["start"]) for seed in seeds for key in ("beta1", "beta2"))
     sentences = [
         (
-            f"Here beta1 ends at {ranged('beta1')}, beta3 at {ranged('beta3')} and rho at {ranged('rho')}; "
+            f"Here beta1 ends at {ranged(seeds, 'beta1')}, beta3 at {ranged(seeds, 'beta3')} "
+            f"and rho at {ranged(seeds, 'rho')}; "
             f"no beta1 or beta2 ends more than {moved:.3f} from its start."
         ),
         (
-            f"At the end of the warm-up beta1 is at {ranged('beta1', 'warm')} "
+            f"At the end of the warm-up beta1 is at {ranged(seeds, 'beta1', 'warm')} "
             f"(the authors': {theirs['beta1']['warm']:.3f}), "
-            f"rho at {ranged('rho', 'warm')} ({theirs['rho']['warm']:.3f})."
+            f"rho at {ranged(seeds, 'rho', 'warm')} ({theirs['rho']['warm']:.3f})."
         ),
         (
             f"In the authors' log beta1 reaches {theirs['beta1']['high']:.2f} "
@@ -181,7 +206,8 @@ def grid(it: dict, **_) -> Finding:
     theirs, theirs_val = train["authors"], val["authors"]
     part, part_val = (f"{100 * each['below adam']:.1f} %" for each in (theirs, theirs_val))
     names = ("adam", "hyperadam", "mada")
-    worst = [f"{key} up to {max(seed[f'worst of {key}'] for seed in train['ours']):.3g}" for key in names]
+    worst = {key: [seed[f"worst of {key}"] for seed in train["ours"]] for key in names}  # None: a cell diverged
+    worst = [f"{key} up to {math.inf if None in some else max(some):.3g}" for key, some in worst.items()]
     best = [f"{key} {min(seed[f'best of {key}'] for seed in train['ours']):.3f}" for key in names]
     checks = {}
     for other in ("adam", "hyperadam"):

@@ -3,16 +3,17 @@
 import json
 import math
 from pathlib import Path
+from typing import NamedTuple
 
 import metrics
-from reproduce import drawing, grid, proportions, theory
+from reproduce import ROOT, drawing, grid, proportions, theory
 from reproduce.drawing import SYMBOLS, series
 from reproduce.markdown import markdown
-from reproduce.outcomes import best_of, conditions, gap, headers, spread
+from reproduce.outcomes import best_of, conditions, gap, headers, readable, spread, whole
 from reproduce.pool import errors, execute
 from reproduce.proportions import schedule
-from reproduce.published import PAPER, ROOT, STEPS, authors
-from reproduce.runs import first_seeds
+from reproduce.published import PAPER, STEPS, authors
+from reproduce.runs import Run, first_seeds
 from settings import UserError
 
 EARLY = (2, 5, 10)  # % of the schedule: the end of the warm-up, and two later points
@@ -54,18 +55,17 @@ def curves(name: str, scale: str, folder: Path, runs: dict, rest: tuple, **_) ->
     labels = [label for label in labels if label in ended]
     if not labels:
         return None
-    whole, note = proportions.sentence(name, scale, contest, tuple(labels))
+    full, note = proportions.sentence(name, scale, contest, tuple(labels))
     best = {label: best_of(ended[label], lambda run: run.value("val_loss"), "lower") for label in labels}
 
     def drawn(factors):
         found = {}
         for label in labels:
-            whole = [run for run in ended[label].get(factors[label], []) if not run.header["diverged"]]
-            if whole:
-                steps, *_ = (series(run.records, key)[0] for run in whole)
-                first = next(i for i, step in enumerate(steps) if step >= steps[-1] / 10)  # before that all fall alike
-                values = [series(run.records, key)[1] for run in whole]
-                values = [smooth(each) if key == "train_loss" else each for each in values]
+            logged = [series(run.records, key) for run in whole(ended[label].get(factors[label], []))]
+            if logged:
+                steps = logged[0][0]
+                first = reached(steps, steps[-1] / 10)  # before that all fall alike
+                values = [smooth(each) if key == "train_loss" else each for _, each in logged]
                 found[f"{label}, lr x{factors[label]:g}"] = steps[first:], [each[first:] for each in values]
         return found
 
@@ -87,7 +87,6 @@ def curves(name: str, scale: str, folder: Path, runs: dict, rest: tuple, **_) ->
         folder / "figure.png",
         f"{key.replace('_', ' ')} (nats per {unit}; the authors' per token)",
         f"Mean and range over seeds.{smoothed} {note}",
-        xscale="log",
     )
     return {
         "results": {
@@ -105,7 +104,7 @@ def curves(name: str, scale: str, folder: Path, runs: dict, rest: tuple, **_) ->
             label: {str(step): log[key][log["iteration"].index(step)] for step in (2000, 5000, log["iteration"][-1])}
             for label, log in theirs.items()
         },
-        "full_scale": whole,
+        "full_scale": full,
         "note": note,
         "conditions": conditions(headers({label: ended[label] for label in labels})),
     }
@@ -122,7 +121,7 @@ def phases(values: list) -> int:
     return count
 
 
-def reached(steps: list, step: int) -> int:
+def reached(steps: list, step: float) -> int:
     """The index of the first of the steps that is not before `step`."""
     return next(i for i, it in enumerate(steps) if it >= step)
 
@@ -137,15 +136,17 @@ def coefficients(name: str, scale: str, folder: Path, runs: dict, rest: tuple, *
     """Figures 5 to 7: the learned coefficients over the run, next to the authors'."""
     ((contest, ended),) = runs.items()
     label = rest[0]
-    drawn = [which for which in (label, f"{label} (rule=authors)") if 1 in ended.get(which, {})]
+    drawn = {which: whole(ended.get(which, {}).get(1, [])) for which in (label, f"{label} (rule=authors)")}
+    drawn = {which: some for which, some in drawn.items() if some}
     if not drawn:
         return None
-    whole, note = proportions.sentence(name, scale, contest, (label,))
-    cfg, lines, found = ended[drawn[0]][1][0].header["config"], {}, {}
+    full, note = proportions.sentence(name, scale, contest, (label,))
+    first = next(iter(drawn.values()))
+    cfg, lines, found = first[0].header["config"], {}, {}
     log = authors(rest[1], cfg["max_iters"] / schedule(cfg))
-    for which in drawn:
-        every = [series(run.records, "coefficients") for run in ended[which][1]]
-        steps, starts = every[0][0], [{key: run.header["config"][key] for key in SYMBOLS} for run in ended[which][1]]
+    for which, some in drawn.items():
+        every = [series(run.records, "coefficients") for run in some]
+        steps, starts = every[0][0], [{key: run.header["config"][key] for key in SYMBOLS} for run in some]
         paths = {
             key: [
                 [grid.ADAM[key] if start[key] is None else start[key], *[value[key] for value in values]]
@@ -160,19 +161,19 @@ def coefficients(name: str, scale: str, folder: Path, runs: dict, rest: tuple, *
                 key: motion(paths[key][i], reached([0, *steps], run.header["config"]["warmup_iters"]))
                 for key in SYMBOLS
             }
-            for i, run in enumerate(ended[which][1])
+            for i, run in enumerate(some)
         }
     at = [100 * step / STEPS for step in log["iteration"]]
     lines["the authors' log"] = {key: (at, [log[key]]) for key in SYMBOLS}
-    n, whose = len(ended[drawn[0]][1]), proportions.whose_rate(contest, scale)
+    n, whose = len(first), proportions.whose_rate(contest, scale)
     caption = f"Mean and range over {n} seeds, at {whose} learning rate. {note}"
     drawing.coefficients(lines, folder / "figure.png", caption)
     return {
         "results": found,
         "authors": {key: motion(log[key], reached(log["iteration"], 2000)) for key in SYMBOLS},
-        "full_scale": whole,
+        "full_scale": full,
         "note": note,
-        "conditions": conditions(headers({which: {1: ended[which][1]} for which in drawn})),
+        "conditions": conditions(headers({which: {1: some} for which, some in drawn.items()})),
     }
 
 
@@ -218,7 +219,7 @@ def convex(name: str, scale: str, folder: Path, runs: dict, **_) -> dict | None:
     if not ended:
         return None
     records, header = ended[1][0].records, ended[1][0].header
-    whole, note = proportions.sentence(name, scale, "convex")
+    full, note = proportions.sentence(name, scale, "convex")
     cfg = header["config"]
     other = [f"{row}: {it['learning_rate']:g}" for row, it in cfg["optimizers"].items() if "learning_rate" in it]
     rates = "; ".join([format(cfg["learning_rate"], "g"), *other])
@@ -228,36 +229,58 @@ def convex(name: str, scale: str, folder: Path, runs: dict, **_) -> dict | None:
     return {
         "results": {key: last[key] for key in ("x", "regret", "rho", "c", "iter")} | {"reaches -0.95 at": arrival},
         "settings": cfg,
-        "full_scale": whole,
+        "full_scale": full,
         "note": note,
         "conditions": conditions([header]),
     }
 
 
+class Sweep(NamedTuple):
+    """The cells of Figure 8 that are wanted."""
+
+    out: Path  # where they are run
+    cells: dict[int, list[Run]]  # of each seed
+    missing: dict[int, Path]  # {seed that results/ does not hold: the file that it goes to}
+    seconds: float | None  # that a cell takes, by the sweep file
+
+
+def sweep(scale: str, folder: Path, rest: dict, seeds: int | None) -> Sweep:
+    """folder: the figure's in results/. Raises UserError."""
+    file, default_seeds = rest[scale]
+    found = {it: grid.cells(str(ROOT / file), [f"--seed={it}"]) for it in first_seeds(seeds or default_seeds)}
+    paths = {seed: folder / f"cells-seed{seed}.csv" for seed in found}
+    if (folder / "summary.json").exists():  # which has what is to be said of the seeds that are there
+        paths = {seed: path for seed, path in paths.items() if not path.exists()}
+    out = ROOT / "out" / "sweeps" / Path(file).stem
+    return Sweep(out, {seed: it for seed, (it, _) in found.items()}, paths, next(iter(found.values()))[1])
+
+
+def run_missing(it: Sweep, workers: int | None) -> str:
+    """Run what is missing and bring it to results/. Returns the conditions. Raises UserError."""
+    every = [cell for seed in it.missing for cell in it.cells[seed]]
+    if failed := errors(execute(every, it.out, workers, True, keep_checkpoints=False)):
+        raise UserError(
+            f"{len(failed)} cells failed: {'; '.join(dict.fromkeys(failed))}; "
+            f"the same command tries them again ({it.out}/ID/log.txt)"
+        )
+    for seed, path in it.missing.items():
+        grid.write(list(grid.rows(it.cells[seed], it.out)), path)
+    return conditions([metrics.read(it.out / cell.id)[0] for cell in every])
+
+
 def cells(name: str, scale: str, folder: Path, rest: dict, draw: bool, workers: int | None, seeds: int | None, **_):
     """Figure 8: the cells of a sweep file, for each seed, and the same picture of the authors' cells."""
-    file, default_seeds = rest[scale]
-    before = folder / "summary.json"
-    if draw:
-        if not before.exists():
-            return None
-        under = json.loads(before.read_text())["conditions"]
-    else:
-        out = ROOT / "out" / "sweeps" / Path(file).stem
-        every_seed = first_seeds(seeds or default_seeds)
-        runs = {seed: grid.cells(str(ROOT / file), [f"--seed={seed}"])[0] for seed in every_seed}
-        every = [cell for some in runs.values() for cell in some]
-        if failed := errors(execute(every, out, workers, True, keep_checkpoints=False)):
-            raise UserError(
-                f"{len(failed)} cells failed: {'; '.join(dict.fromkeys(failed))}; "
-                f"the same command tries them again ({out}/ID/log.txt)"
-            )
-        for seed, some in runs.items():
-            grid.write(list(grid.rows(some, out)), folder / f"cells-seed{seed}.csv")
-        under = conditions([metrics.read(out / cell.id)[0] for cell in every])
+    wanted, before, under = None if draw else sweep(scale, folder, rest, seeds), folder / "summary.json", []
+    if before.exists() and any(folder.glob("cells-seed*.csv")):  # of which it is true
+        with readable(before):
+            under.append(json.loads(before.read_text())["conditions"])
+    if wanted and wanted.missing:
+        under.append(run_missing(wanted, workers))
     ours = [grid.read(path) for path in sorted(folder.glob("cells-seed*.csv"))]
+    if not ours or not under:
+        return None
     theirs = grid.read(PAPER / "authors_shakespeare_grid.csv")
-    whole, note = proportions.sentence(name, scale)
+    full, note = proportions.sentence(name, scale)
     for tables, picture, what in (
         (ours, "figure.png", f"Ours, mean over {len(ours)} seed{'s' * (len(ours) > 1)}. {note}"),
         ([theirs], "authors.png", "The authors' cells, one seed."),
@@ -269,9 +292,9 @@ def cells(name: str, scale: str, folder: Path, rest: dict, draw: bool, workers: 
             loss: {"ours": [finite(grid.shares(table, loss)) for table in ours], "authors": grid.shares(theirs, loss)}
             for loss in grid.LOSSES
         },
-        "full_scale": whole,
+        "full_scale": full,
         "note": note,
-        "conditions": under,
+        "conditions": " ".join(under),
     }
 
 

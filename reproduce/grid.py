@@ -26,7 +26,7 @@ COLUMNS = ["optimizer", *[f"{name}_0" for name in CORNER], *LOSSES]
 
 def panels_of(tables: list[list[dict]]) -> dict:
     """What drawing.grid draws of tables: a panel per loss."""
-    return {loss: panels(tables, f"final_{loss.replace(' ', '_')}") for loss in ("train loss", "val loss")}
+    return {loss.removeprefix("final_").replace("_", " "): panels(tables, loss) for loss in LOSSES}
 
 
 def cells(path: str, arguments: list[str]) -> tuple[list[Run], float | None]:

@@ -1,14 +1,13 @@
 """The growing rate's page, from results/: what too small a rate costs, and what growth does to a good one."""
 
+from fractions import Fraction
 from pathlib import Path
 
-from reproduce import contest_drawing, contest_runs, growth, verdict
+from reproduce import contest_runs, growth, verdict
 from reproduce.contest import START, Cell
-from reproduce.contest_report import conditions_of, still_missing
-from reproduce.contest_tables import CHANCE
 from reproduce.growth import FRACTIONS, TASKS
 from reproduce.markdown import markdown
-from reproduce.muon_report import cell_of
+from reproduce.page_parts import CHANCE, by_rates, conditions_of, still_missing
 
 AGAINST = (  # a row, another, whether that is at the row's rate where this is AdamW's best or more, and in words
     ("MADA, growing rate", "MADA", True, "MADA's own, not growing, at AdamW's best rate or at twice that"),
@@ -25,18 +24,7 @@ CHOSEN = (
     "1 from Muon's corner on the 0.1M GPT on Shakespeare, with one of them. Prodigy and schedule-free AdamW are run by "
     "scripts/train_small.py alone, and so on no GPT."
 )
-PARTS = ("1/256", "1/16", "1", "2")  # FRACTIONS, as they are written
-
-
-def table(name: str, values: dict) -> str:
-    """Rows by learning rates; Prodigy has none, and stands in the first column."""
-    head = ["row", *(f"{part} x AdamW's best ({rate:g})" for part, rate in zip(PARTS, TASKS[name].rates, strict=True))]
-    lines = []
-    for row, cells in values.items():
-        found = {cell.rate: seeds for cell, seeds in cells.items()}
-        rates = (1.0,) if row == "Prodigy" else TASKS[name].rates
-        lines.append([row, *(cell_of(found[rate]) if rate in found else "-" for rate in rates)])
-    return markdown(head, [line + [""] * (len(head) - len(line)) for line in lines])
+PARTS = tuple(str(Fraction(part)) for part in FRACTIONS)
 
 
 def costs(name: str, values: dict, row: str, other: str, follows: bool) -> dict[float, verdict.Gap]:
@@ -82,21 +70,17 @@ def counted(found: dict[str, dict[float, verdict.Gap]]) -> str:
 
 def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
     """Write README.md and pictures to folder. Returns what summary.json is to hold, or None where there is nothing."""
-    found, every = contest_runs.gathered(growth, scale, seeds)
-    kept = {name: values for name, values in every.items() if values.keys() & {row for row, *_ in AGAINST}}
-    if not kept:
+    gathered, values = contest_runs.gathered(growth, scale, seeds)
+    values = {name: it for name, it in values.items() if it.keys() & {row for row, *_ in AGAINST}}
+    if not values:
         return None
     parts, blocks, summary = [], [], {}
-    for name, values in kept.items():
-        it = TASKS[name]
-        curves = {row: {cell.rate: list(runs.values()) for cell, runs in cells.items()}
-                  for row, cells in values.items() if row != "Prodigy"}  # fmt: skip
-        contest_drawing.task({("learning rate that is given", True): curves}, folder / f"{name}.png", it.title, it.unit,
-                             it.higher, "Means over the seeds, and their range.")  # fmt: skip
-        parts.append(f"## {it.title}\n\n{it.unit}: mean ± standard deviation (seeds)\n\n![{name}]({name}.png)\n\n"
-                     f"{table(name, values)}")  # fmt: skip
+    for name, it in values.items():
+        rates = zip(PARTS, TASKS[name].rates, strict=True)
+        heads = [f"{part} x AdamW's best ({rate:g})" for part, rate in rates]
+        parts.append(by_rates(name, TASKS[name], it, folder, "learning rate that is given", heads))
     for row, other, follows, words in AGAINST:
-        each = {name: it for name, values in kept.items() if (it := costs(name, values, row, other, follows))}
+        each = {name: gaps for name, it in values.items() if (gaps := costs(name, it, row, other, follows))}
         if not each:
             continue
         lines = [[TASKS[name].title, *(said(gaps.get(part)) for part in FRACTIONS)] for name, gaps in each.items()]
@@ -105,11 +89,11 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
         summary[f"{row}, against {other}"] = {
             name: {str(part): gap._asdict() for part, gap in gaps.items()} for name, gaps in each.items()
         }
-    block = "\n\n".join([*blocks, still_missing(growth, found)]).rstrip()
+    block = "\n\n".join([*blocks, still_missing(growth, gathered)]).rstrip()
     (folder / "README.md").write_text(
         f"# A learning rate that only grows ({scale})\n\n{block}\n\n"
         + "\n\n".join(parts)
         + f"\n\n{CHANCE} {CHOSEN}\n\n"
-        + f"{conditions_of(found)}\n"
+        + f"{conditions_of(gathered)}\n"
     )
-    return {"tasks": list(kept), "costs": summary, "blocks": {"growth": block}}
+    return {"tasks": list(values), "costs": summary, "blocks": {"growth": block}}

@@ -3,15 +3,15 @@
 import datetime
 import json
 import os
+from pathlib import Path
 from statistics import mean
 from typing import NamedTuple
 
-from reproduce import figures, grid, rivals, store, tables
+from reproduce import figures, rivals, store, tables
 from reproduce.experiments import CONTESTS, NAMES, PROFILE, SCALES
 from reproduce.outcomes import read, readable
 from reproduce.pool import errors, execute, look
-from reproduce.published import PUBLISHED, ROOT
-from reproduce.runs import first_seeds
+from reproduce.published import PUBLISHED
 from settings import UserError
 
 KINDS = {
@@ -39,7 +39,9 @@ def scales(name: str) -> list[str]:
 
 
 def check(name: str, scale: str):
-    """Raises UserError where the name does not have the scale."""
+    """Raises UserError where there is no such name, or it does not have the scale."""
+    if name not in NAMES and name not in rivals.NAMES:
+        raise UserError(f"{name}: must be one of {', '.join([*NAMES, *rivals.NAMES])}")
     if scale not in scales(name):
         raise UserError(f"{name} has no scale {scale}; it has {', '.join(scales(name))}")
 
@@ -70,28 +72,32 @@ def estimate(
     check(name, scale)
     if name in rivals.NAMES:
         return Estimate(*rivals.estimate(name, scale, seeds, task))
-    kind, contests, rest, _ = NAMES[name]
-    if kind in ("bound", "proposition", "profile"):
-        if kind != "profile":
-            return Estimate(1, int(not (store.RESULTS / name / scale / "theory.json").exists()), 10.0)
-        count, path = len(rest) * len(PROFILE[scale][1]), store.RESULTS / name / scale / "measured.json"
-        with readable(path):
-            done = len(json.loads(path.read_text())) if path.exists() else 0
-        return Estimate(count, max(count - done, 0), None)
-    missing, all_runs, seconds, known = [], 0, [], {}
+    (kind, contests, rest, _), folder = NAMES[name], store.RESULTS / name / scale
+    if kind in ("bound", "proposition"):
+        return Estimate(1, int(not (folder / "theory.json").exists()), 10.0)
+    if kind == "profile":
+        return of_profile(folder / "measured.json", scale, rest)
     if kind == "grid":
-        file, default_seeds = rest[scale]
-        out = ROOT / "out" / "sweeps" / os.path.basename(file).removesuffix(".py")
-        for seed in first_seeds(seeds or default_seeds):
-            every, says = grid.cells(str(ROOT / file), [f"--seed={seed}"])
-            all_runs += len(every)
-            if not (store.RESULTS / name / scale / f"cells-seed{seed}.csv").exists():
-                found = [look(cell, out) for cell in every]
-                seconds += [it["seconds"] for it in found if it["state"] == "done"]
-                missing += [says for it in found if it["state"] != "done"]
-        each = mean(seconds) if seconds else missing[0] if missing else None
-        return Estimate(all_runs, len(missing), each and each * len(missing))
-    for contest in (contest for contest in contests if scale in CONTESTS[contest].scales):
+        return of_sweep(figures.sweep(scale, folder, rest, seeds))
+    return of_contests([it for it in contests if scale in CONTESTS[it].scales], scale, seeds, with_grid)
+
+
+def of_profile(path: Path, scale: str, rest: dict) -> Estimate:
+    with readable(path):
+        left = tables.unmeasured(scale, rest, json.loads(path.read_text()) if path.exists() else {})
+    return Estimate(len(rest) * len(PROFILE[scale][1]), len(left), None)
+
+
+def of_sweep(it: figures.Sweep) -> Estimate:
+    found = [look(cell, it.out) for seed in it.missing for cell in it.cells[seed]]
+    took = [state["seconds"] for state in found if state["state"] == "done"]
+    left, each = len(found) - len(took), mean(took) if took else it.seconds
+    return Estimate(sum(map(len, it.cells.values())), left, each and each * left)
+
+
+def of_contests(contests: list[str], scale: str, seeds: int | None, with_grid: bool) -> Estimate:
+    missing, all_runs, known = [], 0, {}
+    for contest in contests:
         found = store.cells(contest, scale, seeds, with_grid, waiting=True)
         all_runs += len(found)
         for key, cell in found.items():
@@ -175,6 +181,5 @@ def reproduce(
     if json.dumps(made | {"date": ""}) == json.dumps(old | {"date": ""}):  # nothing new; JSON's keys are strings
         made["date"] = old["date"]
     path.write_text(json.dumps(made, indent=1) + "\n")
-    where = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
-    print(f"{where}: {', '.join(sorted(os.listdir(folder)))}")
+    store.say(folder)
     return failed

@@ -1,15 +1,25 @@
 """Muon's page, from what results/ holds: a table of values per task, and what it says of the question."""
 
 from pathlib import Path
-from statistics import mean, median, stdev
+from statistics import mean, median
 
-from reproduce import contest_drawing, contest_runs, muon, verdict
-from reproduce.contest_report import conditions_of, still_missing
-from reproduce.contest_tables import CHANCE, at_edge, goal_lines, judged, share, signed, span
+from reproduce import contest_runs, muon, verdict
 from reproduce.markdown import markdown
 from reproduce.muon import TASKS
+from reproduce.page_parts import (
+    CHANCE,
+    at_edge,
+    by_rates,
+    conditions_of,
+    goal_lines,
+    judged,
+    share,
+    signed,
+    span,
+    still_missing,
+)
 
-CONVOLUTIONS = (
+MATRICES_ALONE = (
     "On the CNN Muon has the fully connected layers alone: convolutions stay with AdamW, since torch's Muon takes "
     "nothing but matrices."
 )
@@ -19,24 +29,10 @@ ADAMS = {"way to Muon from Adam's corner": "MADA from Adam's corner",
          "and with mu ten times as fast": "MADA from Adam's corner, mu ten times as fast"}  # fmt: skip
 
 
-def cell_of(seeds: dict[int, float]) -> str:
-    """Mean ± standard deviation (n)."""
-    spread = f" ± {stdev(seeds.values()):.2g}" if len(seeds) > 1 else ""
-    return f"{mean(seeds.values()):.4g}{spread} ({len(seeds)})"
-
-
-def table(name: str, values: dict) -> str:
-    """Rows by learning rates."""
-    rates = TASKS[name].rates
-    found = {row: {cell.rate: seeds for cell, seeds in cells.items()} for row, cells in values.items()}
-    lines = [[row, *(cell_of(found[row][rate]) if rate in found[row] else "-" for rate in rates)] for row in found]
-    return markdown(["row", *(f"rate {rate:g}" for rate in rates)], lines)
-
-
 def gaps(values: dict[str, dict], rival: str) -> dict[tuple[str, float], verdict.Gap]:
     """{(task, rate): MADA from Muon's corner minus a rival, where both have two seeds or more}."""
-    found = {(name, cell.rate): verdict.gap(TASKS[name], seeds, kept[rival][cell]) for name, kept in values.items()
-             for cell, seeds in kept.get(OURS, {}).items() if cell in kept.get(rival, {})}  # fmt: skip
+    found = {(name, cell.rate): verdict.gap(TASKS[name], seeds, it[rival][cell]) for name, it in values.items()
+             for cell, seeds in it.get(OURS, {}).items() if cell in it.get(rival, {})}  # fmt: skip
     return {at: gap for at, gap in found.items() if gap and gap.n > 1}
 
 
@@ -52,18 +48,26 @@ def where_worse(values: dict[str, dict], rival: str) -> str:
                      if not gap.no_worse()) or "nowhere"  # fmt: skip
 
 
-def at_best(name: str, kept: dict, rival: str, row: str = OURS) -> str:
+def at_best(name: str, values: dict, rival: str, row: str = OURS) -> str:
     """A row, which is MADA from Muon's corner, against a rival, each at its best rate."""
-    found = verdict.tuned(TASKS[name], kept.get(row, {}), kept.get(rival, {}))
+    found = verdict.tuned(TASKS[name], values.get(row, {}), values.get(rival, {}))
     if not found:
         return "-"
     words = "" if found["gap"].n == 1 else f", {judged(found['gap'])}"
     return signed(found["gap"]) + words + at_edge(found)
 
 
-def shares(kept: dict, row: str) -> list[float]:
+def in_short(name: str, values: dict) -> str:
+    """MADA from Muon's corner against AdamW, with what the front page needs to say of it."""
+    found = verdict.tuned(TASKS[name], values[OURS], values.get("AdamW", {}))
+    seeds = f" ({found['gap'].n} seeds)" if found and found["gap"].n > 1 else ""
+    points = " in points of accuracy" * TASKS[name].higher
+    return f"{TASKS[name].title} {at_best(name, values, 'AdamW')}{points}{seeds}"
+
+
+def shares(values: dict, row: str) -> list[float]:
     """Which share of the distance from AdamW to Muon a row goes, by their common seeds, where Muon is better."""
-    rows, found = [kept.get(each, {}) for each in (row, *RIVALS)], []
+    rows, found = [values.get(each, {}) for each in (row, *RIVALS)], []
     for cell in rows[0]:
         if all(cell in it for it in rows) and (seeds := set.intersection(*({*it[cell]} for it in rows))):
             here, there, adam = (mean(it[cell][seed] for seed in seeds) for it in rows)
@@ -72,29 +76,29 @@ def shares(kept: dict, row: str) -> list[float]:
     return found
 
 
-def way(kept: dict, row: str) -> str:
+def way(values: dict, row: str) -> str:
     """The median of `shares`, in words."""
-    found = shares(kept, row)
+    found = shares(values, row)
     return f"{median(found):.0%} ({len(found)} rates)" if found else "-"
 
 
-def better_than_both(name: str, kept: dict) -> bool:
+def better_than_both(name: str, values: dict) -> bool:
     """Whether MADA from Muon's corner is better than Muon and than AdamW, each at its best rate."""
-    found = [verdict.tuned(TASKS[name], kept.get(OURS, {}), kept.get(rival, {})) for rival in RIVALS]
+    found = [verdict.tuned(TASKS[name], values.get(OURS, {}), values.get(rival, {})) for rival in RIVALS]
     return all(it and it["gap"].clear and it["gap"].mean < 0 for it in found)
 
 
-def convolutions(kept: dict) -> str:
+def convolutions(values: dict) -> str:
     """What came of Muon for the CNN's convolutions, in a sentence."""
-    return FLATTENED.format(at_best("cnn", kept, "AdamW", muon.CONVOLUTIONS)) if muon.CONVOLUTIONS in kept else ""
+    return FLATTENED.format(at_best("cnn", values, "AdamW", muon.CONVOLUTIONS)) if muon.CONVOLUTIONS in values else ""
 
 
-def goals(kept: dict[str, dict]) -> list[verdict.Goal]:
+def goals(values: dict[str, dict]) -> list[verdict.Goal]:
     """What was asked of Muon's corner, and what came of it."""
-    counts = [(rival, *no_worse(kept, rival)) for rival in RIVALS]
-    both = sum(better_than_both(name, values) for name, values in kept.items())
+    counts = [(rival, *no_worse(values, rival)) for rival in RIVALS]
+    both = sum(better_than_both(name, it) for name, it in values.items())
     ways = {
-        row: {name: median(it) for name, values in kept.items() if (it := shares(values, row))}
+        row: {name: median(found) for name, it in values.items() if (found := shares(it, row))}
         for row in ADAMS.values()
     }
     slow, fast = (", ".join(f"{part:.0%} on {name}" for name, part in it.items()) or "not run" for it in ways.values())
@@ -102,7 +106,8 @@ def goals(kept: dict[str, dict]) -> list[verdict.Goal]:
     return [
         *(verdict.Goal(f"no worse than {rival} in at least 95 % of the cells", share(fine, n), fine >= 0.95 * n)
           for rival, fine, n in counts if n),
-        verdict.Goal("better than both on at least 2 tasks, each at its best rate", f"{both} of {len(kept)}", both > 1),
+        verdict.Goal("better than both on at least 2 tasks, each at its best rate", f"{both} of {len(values)}",
+                     both > 1),
         verdict.Goal("from Adam's corner at least 80 % of the way to Muon", f"{slow}; with mu ten times as fast {fast}",
                      bool(gone) and min(gone) >= 0.8),
     ]  # fmt: skip
@@ -110,57 +115,49 @@ def goals(kept: dict[str, dict]) -> list[verdict.Goal]:
 
 def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
     """Write README.md and pictures to folder. Returns what summary.json is to hold, or None where there is nothing."""
-    found, every = contest_runs.gathered(muon, scale, seeds)
-    kept = {name: values for name, values in every.items() if OURS in values and values.keys() & {*RIVALS}}
-    if not kept:
+    gathered, values = contest_runs.gathered(muon, scale, seeds)
+    values = {name: it for name, it in values.items() if OURS in it and it.keys() & {*RIVALS}}
+    if not values:
         return None
     parts = []
-    for name, values in kept.items():
-        task = TASKS[name]
-        curves = {row: {cell.rate: list(it.values()) for cell, it in cells.items()} for row, cells in values.items()}
-        contest_drawing.task({("learning rate, from betas (0.9, 0.95)", True): curves}, folder / f"{name}.png",
-                             task.title, task.unit, task.higher, "Means over the seeds, and their range.")  # fmt: skip
-        parts.append(
-            f"## {task.title}\n\n{task.unit}: mean ± standard deviation (seeds)\n\n"
-            f"![{name}]({name}.png)\n\n{table(name, values)}"
-        )
-    counts = {rival: no_worse(kept, rival) for rival in RIVALS}
+    for name, it in values.items():
+        heads = [f"rate {rate:g}" for rate in TASKS[name].rates]
+        parts.append(by_rates(name, TASKS[name], it, folder, "learning rate, from betas (0.9, 0.95)", heads))
+    counts = {rival: no_worse(values, rival) for rival in RIVALS}
     head = [
         "task",
         *(f"{OURS} minus {rival}, each at its best rate" for rival in RIVALS),
         *ADAMS,
     ]
     lines = [
-        [TASKS[name].title, *(at_best(name, values, it) for it in RIVALS), *(way(values, it) for it in ADAMS.values())]
-        for name, values in kept.items()
+        [TASKS[name].title, *(at_best(name, it, rival) for rival in RIVALS), *(way(it, row) for row in ADAMS.values())]
+        for name, it in values.items()
     ]
     said = " and ".join(f"no worse than {rival} in {share(*count)} cells" for rival, count in counts.items())
-    counted = {name: [rate for task, rate in gaps(kept, "AdamW") if task == name] for name in kept}
+    counted = {name: [rate for task, rate in gaps(values, "AdamW") if task == name] for name in values}
     wide = [round(max(rates) / min(rates)) for rates in counted.values() if rates]
     sentence = (
         f"Started at Muon's corner, learning beta1, beta2 and mu, MADA is {said} (at most two paired standard errors "
         f"or 0.5 %; cells with two seeds or more), at learning rates over a factor of {span(wide)}, on {len(wide)} "
         f"task{'s' * (len(wide) > 1)}. It is worse than "
-        + "; than ".join(f"{rival}: {where_worse(kept, rival)}" for rival in RIVALS)
+        + "; than ".join(f"{rival}: {where_worse(values, rival)}" for rival in RIVALS)
         + "."
     )
-    level = [
-        verdict.tuned(TASKS[name], values[OURS], values["Muon"]) for name, values in kept.items() if "Muon" in values
-    ]
-    level = [it["gap"] for it in level if it and it["gap"].n > 1]
+    rivals = [verdict.tuned(TASKS[name], it[OURS], it["Muon"]) for name, it in values.items() if "Muon" in it]
+    level = [it["gap"] for it in rivals if it and it["gap"].n > 1]
     short = "At each one's best rate, MADA from Muon's corner minus AdamW (negative is better): "
-    short += "; ".join(f"{TASKS[name].title} {at_best(name, values, 'AdamW')}" for name, values in kept.items())
+    short += "; ".join(in_short(name, it) for name, it in values.items())
     short += f". Minus Muon: no clear difference on {sum(not gap.clear for gap in level)} of {len(level)} tasks"
-    aims, left = goals(kept), still_missing(muon, found)
-    notes = [f"{CONVOLUTIONS}{convolutions(kept['cnn'])}"] if "cnn" in kept else []
+    aims, left = goals(values), still_missing(muon, gathered)
+    notes = [f"{MATRICES_ALONE}{convolutions(values['cnn'])}"] if "cnn" in values else []
     block = "\n\n".join([sentence, markdown(head, lines), goal_lines(aims), *notes, left]).rstrip()
     (folder / "README.md").write_text(
         f"# Muon as a corner of MADA ({scale})\n\n{block}\n\n"
         + "\n\n".join(parts)
-        + f"\n\n{CHANCE}\n\n{conditions_of(found)}\n"
+        + f"\n\n{CHANCE}\n\n{conditions_of(gathered)}\n"
     )
     return {
-        "tasks": list(kept),
+        "tasks": list(values),
         "no_worse": counts,
         "goals": [aim._asdict() for aim in aims],
         "blocks": {"muon, in short": f"{short}."},

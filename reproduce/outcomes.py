@@ -36,12 +36,17 @@ def read(path: Path) -> tuple[dict, list]:
         return header, records
 
 
+def whole(runs: list[Ended]) -> list[Ended]:
+    """Those that did not diverge, and so have records up to the last step."""
+    return [run for run in runs if not run.header.get("diverged")]
+
+
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
     """Raises UserError if the block cannot make sense of what is in a file of results/."""
     try:
         yield
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({one_line(error)}): restore it, or delete it to run it again") from None
 
 
@@ -61,12 +66,22 @@ def spread(values: dict) -> dict:
     return {"n": len(values), "diverged": len(values) - len(good), "mean": middle, "sd": sd, "values": values}
 
 
+def digits_of(key: str) -> int:
+    """How many decimals a value of the metrics is shown with: accuracies are in percent."""
+    return 2 if key == "accuracy" else 4
+
+
 def text(it: dict | None, digits: int) -> str:
     """A spread in words."""
     if it is None or it["mean"] is None:
         return "diverged" if it and it["n"] else "-"
     sd = "" if it["sd"] is None else f" ± {it['sd']:.{digits}f}"
     return f"{it['mean']:.{digits}f}{sd}" + f" ({it['diverged']} diverged)" * (it["diverged"] > 0)
+
+
+def standard_error(differences: list[float]) -> float | None:
+    """Of their mean; None for one."""
+    return stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else None
 
 
 class Gap(NamedTuple):
@@ -100,9 +115,18 @@ def gap(it: dict | None, baseline: dict | None) -> Gap | None:
     both = [ours - theirs for ours, theirs in pairs if math.isfinite(ours - theirs)]
     if not both:
         return None
-    error = stdev(both) / math.sqrt(len(both)) if len(both) > 1 else None
     lost = sum(math.isfinite(theirs) and not math.isfinite(ours) for ours, theirs in pairs)
-    return Gap(mean(both), error, len(both), sum(each * mean(both) > 0 for each in both), lost)
+    return Gap(mean(both), standard_error(both), len(both), sum(each * mean(both) > 0 for each in both), lost)
+
+
+def best_mean(found: dict, better: str):
+    """The key with the best mean over the seeds that all have in common; None where there are none.
+
+    found: {key: {seed: value}}; better: "lower" or "higher".
+    """
+    seeds = sorted(set.intersection(*map(set, found.values()))) if found else ()
+    means = {key: mean(it[seed] for seed in seeds) for key, it in found.items()} if seeds else {}
+    return (min if better == "lower" else max)(means, key=means.get, default=None)
 
 
 def best_of(factors: dict[float, list[Ended]], value, better: str) -> float:
@@ -114,9 +138,8 @@ def best_of(factors: dict[float, list[Ended]], value, better: str) -> float:
         found[factor] = {run.seed: it for run in runs if (it := value(run)) is not None}
     found = {factor: it for factor, it in found.items() if it and all(map(math.isfinite, it.values()))}
     found = {factor: it for factor, it in found.items() if len(it) > 1} or found
-    seeds = set.intersection(*map(set, found.values())) if found else ()
-    means = {factor: mean(it[seed] for seed in sorted(seeds)) for factor, it in found.items()} if seeds else {}
-    return (min if better == "lower" else max)(means, key=means.get) if means else 1
+    best = best_mean(found, better)
+    return 1 if best is None else best
 
 
 def headers(runs: dict) -> list[dict]:

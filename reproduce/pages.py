@@ -8,7 +8,7 @@ from statistics import mean, stdev
 from reproduce import figure_findings, findings, table_findings
 from reproduce.experiments import NAMES, SCALES
 from reproduce.outcomes import read
-from reproduce.published import PUBLISHED
+from reproduce.published import PUBLISHED, rows_of
 
 TOP = """# Results
 
@@ -80,7 +80,7 @@ def row(name: str, contest: str | None, part: dict | None, found: findings.Findi
 
 def short(name: str, contest: str | None) -> str:
     """The paper's numbers, where we have none."""
-    rows = PUBLISHED[name].get(contest) or PUBLISHED[name].get("rows", {})
+    rows = rows_of(name, contest)
     return ", ".join(f"{label} {rows[label][0]:g}" for label in ("MADA", "Adam") if label in rows) or "-"
 
 
@@ -129,60 +129,70 @@ def smaller(results: Path, name: str, scale: str, found: findings.Finding) -> li
     return [f"At {scale} scale ({links}): {found.ours}. {' '.join(found.sentences)}", ""]
 
 
-def not_in_the_paper(results: Path) -> list[str]:
-    """Other pages, what a step costs, and the state in bfloat16."""
+def other_pages(results: Path) -> list[str]:
+    """Links to what is not in the paper."""
     lines = []
     for path in sorted([*results.glob("*/README.md"), *results.glob("*/*/README.md")]):
         name, *scale = path.relative_to(results).parts[:-1]
         if name not in NAMES and scale != ["smoke"]:
             where = "/".join([name, *scale])
             lines += [f"## {name}", "", f"[Its page]({where}/README.md){''.join(f', {it}' for it in scale)}.", ""]
-    if (results / "bench" / "bench.json").exists():
-        bench = json.loads((results / "bench" / "bench.json").read_text())
-        ms = {row["name"]: row["ms"] for row in bench["rows"]}
-        ratio = {row["name"]: row["ratio"] for row in bench["rows"]}
-        fixed = [ratio[name] for name in ms if "fixed" in name]
-        lines += [
-            "## bench",
-            "",
-            (
-                f"What a step costs: MADA {ratio['mada']:.1f} times fused AdamW's time "
-                f"({ms['mada']:.1f} against {ms['adamw']:.1f} ms, medians of {bench['rounds']} rounds side by side), "
-                f"with nothing learned {min(fixed):.1f} to {max(fixed):.1f} times. {bench['title']}. "
-                "The floor that is drawn is copy speed; updating in place moves less than a copy, "
-                "so that cheap steps lie below it."
-            ),
-            "",
-            "![bench](bench/bench.png)",
-            "",
-            *folded("how", [f"`{bench['command']}`, torch {bench['torch']}, commit {str(bench['git'])[:7]}."]),
-        ]
+    return lines
+
+
+def bench(results: Path) -> list[str]:
+    """What a step costs."""
+    path = results / "bench" / "bench.json"
+    if not path.exists():
+        return []
+    it = json.loads(path.read_text())
+    ms, ratio = ({row["name"]: row[key] for row in it["rows"]} for key in ("ms", "ratio"))
+    fixed = [ratio[name] for name in ms if "fixed" in name]
+    return [
+        "## bench",
+        "",
+        (
+            f"What a step costs: MADA {ratio['mada']:.1f} times fused AdamW's time "
+            f"({ms['mada']:.1f} against {ms['adamw']:.1f} ms, medians of {it['rounds']} rounds side by side), "
+            f"with nothing learned {min(fixed):.1f} to {max(fixed):.1f} times. {it['title']}. "
+            "The floor that is drawn is copy speed; updating in place moves less than a copy, "
+            "so that cheap steps lie below it."
+        ),
+        "",
+        "![bench](bench/bench.png)",
+        "",
+        *folded("how", [f"`{it['command']}`, torch {it['torch']}, commit {str(it['git'])[:7]}."]),
+    ]
+
+
+def bfloat16_state(results: Path) -> list[str]:
+    """MADA's state in bfloat16."""
     runs = {}
     for path in sorted((results / "bfloat16_state").glob("*.jsonl")):
         kind, _, seed = path.stem.partition("-seed")
         runs.setdefault(kind, {})[seed] = [it["val_loss"] for it in read(path)[1] if "val_loss" in it][-1]
-    if runs:
-        half, whole = runs["bfloat16"], runs["float32"]
-        pairs = [half[seed] - whole[seed] for seed in whole]
-        how = (
-            "`python train.py config/contest_shakespeare_large.py --max_iters=600 --eval_interval=200 --seed=S "
-            "--state_dtype=bfloat16` against the same without it, one thread: [bfloat16_state](bfloat16_state)"
-        )
-        lines += [
-            "## bfloat16_state",
-            "",
-            (
-                "The moments of the gradient kept in bfloat16: "
-                "validation loss after 600 steps of the 0.8M GPT on Shakespeare "
-                f"{mean(half.values()):.4f} instead of {mean(whole.values()):.4f}, means of {len(pairs)} seeds. "
-                f"In the same seed it is {min(pairs):+.4f} to {max(pairs):+.4f}; "
-                f"seeds differ by {stdev(whole.values()):.3f} (standard deviation), "
-                "so that the loss is small compared with their noise; it has that sign in all of them."
-            ),
-            "",
-            *folded("how", [how]),
-        ]
-    return lines
+    if not runs:
+        return []
+    half, whole = runs["bfloat16"], runs["float32"]
+    pairs = [half[seed] - whole[seed] for seed in whole]
+    how = (
+        "`python train.py config/contest_shakespeare_large.py --max_iters=600 --eval_interval=200 --seed=S "
+        "--state_dtype=bfloat16` against the same without it, one thread: [bfloat16_state](bfloat16_state)"
+    )
+    return [
+        "## bfloat16_state",
+        "",
+        (
+            "The moments of the gradient kept in bfloat16: "
+            "validation loss after 600 steps of the 0.8M GPT on Shakespeare "
+            f"{mean(half.values()):.4f} instead of {mean(whole.values()):.4f}, means of {len(pairs)} seeds. "
+            f"In the same seed it is {min(pairs):+.4f} to {max(pairs):+.4f}; "
+            f"seeds differ by {stdev(whole.values()):.3f} (standard deviation), "
+            "so that the loss is small compared with their noise; it has that sign in all of them."
+        ),
+        "",
+        *folded("how", [how]),
+    ]
 
 
 def index(results: Path) -> str:
@@ -207,4 +217,5 @@ def index(results: Path) -> str:
             said = WHY_NOT.get(contest) or WHY_NOT.get(name, "")
             said += " The smoke scale was run, which shows that the command works." * smoke
             lines += [f"**Not run.** {said}", ""]
-    return "\n".join([*lines, *not_in_the_paper(results)]).rstrip() + "\n"
+    lines += [*other_pages(results), *bench(results), *bfloat16_state(results)]
+    return "\n".join(lines).rstrip() + "\n"

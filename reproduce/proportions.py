@@ -2,10 +2,9 @@
 
 import os
 
-from reproduce import store
-from reproduce.experiments import BASELINE, CONTESTS, GRID, NAMES, PROFILE
+from reproduce import ROOT, store
+from reproduce.experiments import BASELINE, CONTESTS, NAMES, PROFILE
 from reproduce.grid import cells
-from reproduce.published import ROOT
 from reproduce.runs import run
 
 
@@ -53,8 +52,11 @@ LANGUAGE = {  # of train.py's settings
     "weight decay x sum of rates": decayed,
     "dropout": lambda cfg: cfg["dropout"],
 }
-VISION = {name: lambda cfg, name=name: cfg[name] or 50_000 for name in ("images", "batch_size")}
-VISION["epochs"] = lambda cfg: cfg["epochs"]
+VISION = {
+    "images": lambda cfg: cfg["images"] or 50_000,
+    "batch_size": lambda cfg: cfg["batch_size"],
+    "epochs": lambda cfg: cfg["epochs"],
+}
 CONVEX = {"T": lambda cfg: cfg["steps"]}
 QUANTITIES = {"train.py": LANGUAGE, "train_cifar10.py": VISION, "convex.py": CONVEX}
 
@@ -91,33 +93,39 @@ def whose_rate(contest: str, scale: str) -> str:
     return "the paper's" if paper["learning_rate"] == ours["learning_rate"] else "the scale's"
 
 
+def of_grid(scale: str, files: dict) -> list[str]:
+    """files: {scale: (sweep file, seeds)}."""
+    ours, paper = (cells(os.path.join(ROOT, files[at][0]), [])[0] for at in (scale, "paper"))
+    betas = len({(it.cfg["beta1"], it.cfg["beta2"]) for it in ours})
+    where = [f"cells {betas} ({len(paper) // 3})"] * (len(ours) != len(paper))
+    return where + differences({"": (paper[0].cfg, ours[0].cfg)}, LANGUAGE)
+
+
+def of_profile(scale: str, row: str) -> list[str]:
+    """row: MADA's config file."""
+    (files, batches, ranks), (all_files, large, all_ranks) = PROFILE[scale], PROFILE["paper"]
+    each = ((all_files, large), (files, batches))
+    pair = [run("train.py", row, *where, *next(iter(what.values()))).cfg for where, what in each]
+    names = ("data", "layers", "width", "context", "sequences per step")
+    found = differences({"": pair}, {name: LANGUAGE[name] for name in names})
+    return found + [f"processes {ranks} ({all_ranks})"] * (ranks != all_ranks)
+
+
+def of_contest(scale: str, contest: str, labels: tuple) -> list[str]:
+    """labels: of the rows that are shown."""
+    rows = {label: tuple(store.base(contest, label, at).cfg for at in (None, scale)) for label in labels}
+    return differences(rows, QUANTITIES[os.path.basename(CONTESTS[contest].script)])
+
+
 def sentence(name: str, scale: str, contest: str | None = None, labels: tuple = ()) -> tuple[bool, str]:
     """Whether a name, or these rows of a contest, keep the paper's proportions at a scale; and a sentence about it."""
-    kind, contests, rest, _ = NAMES[name]
+    kind, _, rest, _ = NAMES[name]
+    note = ""
     if kind == "grid":
-        ours, paper = (cells(os.path.join(ROOT, GRID[at][0]), [])[0] for at in (scale, "paper"))
-        where = [f"cells {len({(it.cfg['beta1'], it.cfg['beta2']) for it in ours})} ({len(paper) // 3})"] * (
-            len(ours) != len(paper)
-        )
-        found, note = where + differences({"": (paper[0].cfg, ours[0].cfg)}, LANGUAGE), ""
+        found = of_grid(scale, rest)
     elif kind == "profile":
-        (files, batches, ranks), (_, large, all_ranks) = PROFILE[scale], PROFILE["paper"]
-        row = rest["MADA"][0]
-        base = [
-            run("train.py", row, *where, *next(iter(what.values()))).cfg
-            for where, what in ((PROFILE["paper"][0], large), (files, batches))
-        ]
-        names = ("data", "layers", "width", "context", "sequences per step")
-        found = differences({"": base}, {name: LANGUAGE[name] for name in names})
-        found += [f"processes {ranks} ({all_ranks})"] * (ranks != all_ranks)
-        note = ""
+        found = of_profile(scale, rest["MADA"][0])
     else:
-        contest = contest or contests[0]
-        script = os.path.basename(CONTESTS[contest].script)
-        labels = labels or CONTESTS[contest].rows
-        rows = {
-            label: (store.base(contest, label, None).cfg, store.base(contest, label, scale).cfg) for label in labels
-        }
-        found, note = differences(rows, QUANTITIES[script]), CONTESTS[contest].scales[scale].note
+        found, note = of_contest(scale, contest, labels or CONTESTS[contest].rows), CONTESTS[contest].scales[scale].note
     head = f"Reduced ({scale}), ours and in brackets the paper's: {'; '.join(found)}." if found else "Full scale."
     return not found, f"{head} {note}".strip()

@@ -19,8 +19,8 @@ WHOLE = ("digits", "factorization")  # tasks that take seconds, of which every c
 
 def before(name: str, scale: str) -> dict[Cell, verdict.Gap]:
     """{cell: MADA minus AdamW} of a task in the contest."""
-    it = contest.task(name, scale)
-    found = verdict.summary(it, contest_runs.values(contest_runs.gather(contest, scale, name).found, it))
+    found = contest_runs.gather(contest, scale, name).found
+    found = verdict.summary(TASKS[name], contest_runs.values(found, TASKS[name]))
     return found["gaps"] if found else {}
 
 

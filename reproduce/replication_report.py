@@ -3,9 +3,8 @@
 from pathlib import Path
 
 from reproduce import contest_runs, replication, verdict
-from reproduce.contest_report import conditions_of, still_missing
-from reproduce.contest_tables import judged, share, signed, span
 from reproduce.markdown import markdown
+from reproduce.page_parts import bullets, conditions_of, judged, share, signed, span, still_missing
 from reproduce.replication import ROWS, TASKS
 
 
@@ -15,16 +14,16 @@ def cell_of(gap: verdict.Gap) -> str:
 
 def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
     """Write README.md to folder. Returns what summary.json is to hold; None where there is nothing."""
-    kept, every = contest_runs.gathered(replication, scale, seeds)
+    gathered, values = contest_runs.gathered(replication, scale, seeds)
     lines, gaps, collapsed, whole, fine = [], [], [], [], []
-    for name, values in every.items():
+    for name, it in values.items():
         task, old = TASKS[name], replication.before(name, scale)
-        if (new := verdict.summary(task, values)) is None:
+        if (new := verdict.summary(task, it)) is None:
             continue
         picked = replication.bad(old)
         for cell in [*picked, *(cell for cell in replication.bad(new["gaps"]) if cell not in picked)]:
             if cell in new["gaps"] and cell in old:
-                gap, theirs = new["gaps"][cell], verdict.gap(task, *(values[row][cell] for row in ROWS))
+                gap, theirs = new["gaps"][cell], verdict.gap(task, *(it[row][cell] for row in ROWS))
                 lines.append([task.title, cell, cell_of(old[cell]), cell_of(gap), gap.lost or "", theirs.lost or ""])
                 if cell in picked:
                     gaps.append(gap)
@@ -32,10 +31,12 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
         if name in replication.WHOLE:
             best = new["start"] and new["start"]["gap"]
             best = best and f"; each at its best rate from (0.9, 0.95) {signed(best)}, {judged(best)}"
-            fine.append(f"{task.title}: no worse in {share(new['no_worse'], len(new['gaps']))} cells")
+            fine.append(
+                f"{task.title}: no worse in {share(new['no_worse'], len(new['gaps']))} cells "
+                f"(by more than two standard errors better in {new['better']}, worse in {new['worse']})"
+            )
             whole.append(
-                f"- {fine[-1]}, below AdamW in {new['below']}; AdamW no worse in {new['base_no_worse']}. "
-                f"By more than two standard errors better in {new['better']}, worse in {new['worse']}{best or ''}. "
+                f"{fine[-1]}, below AdamW in {new['below']}; AdamW no worse in {new['base_no_worse']}{best or ''}. "
                 f"MADA alone collapses in {new['failed']} of {new['pairs']} pairs, AdamW alone in {new['saved']}."
             )
     if not (gaps or whole):
@@ -52,11 +53,11 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
             f"and AdamW alone in {theirs}."
         )
     if whole:
-        said += f" Of the cheapest tasks every cell was run again. {'; '.join(fine)}."
+        said += f" On the cheapest tasks every cell was run again with these seeds. {'; '.join(fine)}."
     table = "The cells that look bad in the contest, or in the new seeds:\n\n" + markdown(
         ["task", "cell", "gap in the contest", "in the new seeds", "MADA alone collapses", "AdamW alone"], lines
     )
-    blocks = "\n\n".join(filter(None, (said, "\n".join(whole), still_missing(replication, kept), table)))
+    blocks = "\n\n".join(filter(None, (said, bullets(whole), still_missing(replication, gathered), table)))
     (folder / "README.md").write_text(f"""# What looks bad for MADA in the contest, again ({scale})
 
 {blocks}
@@ -65,6 +66,6 @@ Cells that are picked for their gaps look worse than they are; new seeds have no
 what three or five can miss. Everything else is as in [the contest](../../contest/{scale}/README.md), where it says how
 gaps are counted.
 
-{conditions_of(kept)}
+{conditions_of(gathered)}
 """)
     return {"cells": len(gaps), "gaps": [gap._asdict() for gap in gaps], "blocks": {"again": said}}

@@ -1,10 +1,10 @@
 """Results that are not in the paper (the contest and its kin): run what is missing, and show what results/ holds."""
 
 import json
-import os
 from pathlib import Path
 
 from reproduce import (
+    ROOT,
     ablation,
     ablation_report,
     contest,
@@ -18,7 +18,6 @@ from reproduce import (
     replication_report,
     store,
 )
-from reproduce.published import ROOT
 from settings import UserError
 
 NAMES = {  # {name: (which runs there are, what shows them)}
@@ -85,6 +84,5 @@ def reproduce(name: str, scale: str, seeds: int | None, workers: int | None, dra
     summary = {key: it for key, it in summary.items() if key != "blocks"}
     head = {"name": name, "scale": scale, "command": command}
     (folder / "summary.json").write_text(json.dumps(head | summary, indent=1) + "\n")
-    where = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
-    print(f"{where}: {', '.join(sorted(os.listdir(folder)))}")
+    store.say(folder)
     return failed

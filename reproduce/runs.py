@@ -16,7 +16,7 @@ from functools import cache, cached_property
 
 import data.tokens
 import optim
-from reproduce.published import ROOT
+from reproduce import ROOT
 from settings import checked, declared, parse
 
 NUMERICS = 1  # raise it when the same settings compute something else; tests/test_numerics.py says when

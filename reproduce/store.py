@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+from pathlib import Path
 
 import numpy as np
 
@@ -18,10 +19,9 @@ import checkpoints
 import data.tokens
 import metrics
 import pretrained
-from reproduce import ngrams, pool
+from reproduce import ROOT, ngrams, pool
 from reproduce.experiments import BASELINE, CONTESTS, NAMES
 from reproduce.outcomes import Ended, read, readable
-from reproduce.published import ROOT
 from reproduce.runs import FIRST_SEED, Run, declared, first_seeds, run
 from settings import UserError
 
@@ -107,6 +107,12 @@ def gather(contest: str, scale: str) -> dict:
         ended = Ended(seed, header, records, evaluation if evaluation.get("run") == header["run"] else {})
         found.setdefault(label, {}).setdefault(factor, []).append(ended)
     return found
+
+
+def say(folder: Path):
+    """Print what a folder of results/ holds."""
+    where = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
+    print(f"{where}: {', '.join(sorted(os.listdir(folder)))}")
 
 
 def rounded(x):

@@ -1,8 +1,10 @@
 """What the tables and the profile say of the paper's claims."""
 
+import math
+
 from reproduce.findings import Finding, listed
-from reproduce.outcomes import spread, text
-from reproduce.published import PUBLISHED
+from reproduce.outcomes import digits_of, spread, text
+from reproduce.published import PUBLISHED, rows_of
 
 
 def judged(rows: dict, key: str) -> dict[str, list[str]]:
@@ -10,8 +12,7 @@ def judged(rows: dict, key: str) -> dict[str, list[str]]:
     found = {"better": [], "worse": [], "no clear difference": [], "one seed": []}
     for label, row in rows.items():
         if it := row["gaps"].get(key):
-            one = "one seed" if it["error"] is None else "no clear difference"
-            found[("better" if "better" in it["words"] else "worse") if it["clear"] else one].append(label)
+            found[next(word for word in found if word in it["words"])].append(label)
     return found
 
 
@@ -30,12 +31,11 @@ def in_common(row: dict, base: dict, key: str) -> list[dict]:
 def losses(it: dict, name: str, contest: str, **_) -> Finding | None:
     """None where the row that the claim is about has not been run together with Adam."""
     rows, key = it["rows"], it["columns"][0]
-    digits, label = 2 if key == "accuracy" else 4, claimed(it["rows"])
-    row, base, numbers = rows[label], rows["Adam"], PUBLISHED[name].get(contest) or PUBLISHED[name]["rows"]
+    digits, label = digits_of(key), claimed(rows)
+    row, base, numbers = rows[label], rows["Adam"], rows_of(name, contest)
     if not row["gaps"][key]:
         return None
     gap, groups, (ours, adams) = row["gaps"][key], judged(rows, key), in_common(row, base, key)
-    better = gap["clear"] and "better" in gap["words"]
     sentences = [
         (
             f"At {it['rates']} learning rate {label} ends at {text(ours, digits)} and Adam at "
@@ -50,14 +50,14 @@ def losses(it: dict, name: str, contest: str, **_) -> Finding | None:
     ]
     if key == "accuracy":
         sentences += accuracies(rows, numbers)
-    elif len(row["grid"]) > 1:
+    elif len(row["grid"]) > 1 and row["tuned"]:
         sentences.append(grid_of_rates(label, rows))
     if it.get("ngrams"):
         sentences.append(counted(it["ngrams"], base["ours"][key]["mean"]))
     return Finding(
         f"{label} {numbers[label][0]:g}, Adam {numbers['Adam'][0]:g}",
         f"{label} {ours['mean']:.{digits}f}, Adam {adams['mean']:.{digits}f}: {gap['words']}",
-        {f"{label} is better than Adam in {key} by more than two paired standard errors": better},
+        {f"{label} is better than Adam in {key} by more than two paired standard errors": label in groups["better"]},
         sentences,
     )
 
@@ -76,6 +76,7 @@ def grid_of_rates(label: str, rows: dict) -> str:
     row, base = rows[label], rows["Adam"]
     factor, own = f"{base['best_factor']:g}", f"{row['best_factor']:g}"
     there, adams = row["grid"].get(factor, {}).get("values", {}), base["grid"][factor]["values"]
+    there = {seed: value for seed, value in there.items() if seed in adams and math.isfinite(value)}
     words = f"Adam is best at x{factor} ({text(base['grid'][factor], 3)})"
     for at, it in base["grid"].items():
         if it["n"] < base["grid"][factor]["n"] and it["mean"] and it["mean"] < base["grid"][factor]["mean"]:
@@ -86,10 +87,10 @@ def grid_of_rates(label: str, rows: dict) -> str:
         words += f"; there {label}'s seeds end at {ends}, which is {pairs} compared with Adam's, "
         words += f"and the worst of them makes x{own} its best rate"
     every = {
-        (other, at): min(it["values"].values())
+        (other, at): min(filter(math.isfinite, it["values"].values()))
         for other, each in rows.items()
         for at, it in each["grid"].items()
-        if it["values"]
+        if it["mean"] is not None
     }
     least = min(every, key=every.get)
     return (
@@ -100,8 +101,10 @@ def grid_of_rates(label: str, rows: dict) -> str:
 
 
 def accuracies(rows: dict, numbers: dict) -> list[str]:
-    """Table 5: the last epoch against the best one, and the distance to the paper."""
-    last = {label: row["ours"]["accuracy"]["mean"] for label, row in rows.items() if label in numbers}
+    """Table 5: the last epoch against the best one, and the distance to the paper, where all its rows have been run."""
+    last = {label: rows[label]["ours"].get("accuracy", {}).get("mean") for label in numbers}
+    if None in last.values():
+        return []
     best = {label: rows[label]["ours"]["best epoch"]["mean"] for label in last}
     under = {label: numbers[label][0] - value for label, value in last.items()}
     gain = [best[label] - last[label] for label in last]
@@ -143,36 +146,34 @@ def perplexities(it: dict, name: str, contest: str, **_) -> Finding | None:
         return None
     row, key = rows[label], columns[0]
     ours, adams = in_common(row, rows["Adam"], key)
-    good = {column: row["gaps"][column]["clear"] and "better" in row["gaps"][column]["words"] for column in columns}
-    ahead = [
-        other
-        for other, each in rows.items()
-        if other != "Adam" and all(each["gaps"][c] and "better" in each["gaps"][c]["words"] for c in columns)
-    ]
-    groups = judged(rows, key)
+    groups = {column: judged(rows, column) for column in columns}
+    ahead = [other for other in rows if all(other in groups[column]["better"] for column in columns)]
     return Finding(
         f"{label} {numbers[label][0]:g}"
         + (f", Adam {numbers['Adam'][0]:g}" if "Adam" in numbers else "")
         + f" ({key})",
         f"{label} {ours['mean']:.4f}, Adam {adams['mean']:.4f} ({key}): {row['gaps'][key]['words']}",
         {
-            f"{label} is below Adam in {column} by more than two paired standard errors": it
-            for column, it in good.items()
+            f"{label} is below Adam in {column} by more than two paired standard errors": label in it["better"]
+            for column, it in groups.items()
         },
         [
             f"{label} minus Adam is " + listed([f"{row['gaps'][c]['words']} in {c}" for c in columns]) + ".",
             (
                 f"Better than Adam in every column: {listed(ahead)}; not clearly different from it in {key}: "
-                f"{listed(groups['no clear difference'])}."
+                f"{listed(groups[key]['no clear difference'])}."
             ),
             "Perplexities are of other units than the paper's, and are compared with each other only.",
         ],
     )
 
 
-def profile(it: dict, name: str, **_) -> Finding:
+def profile(it: dict, name: str, **_) -> Finding | None:
+    """None where a row has not been measured, at the small or at the large batch."""
     found, theirs = it["results"], PUBLISHED[name]["rows"]
-    large = next(label for label in found if label.startswith("MADA, ")).partition(", ")[2]
+    large = next((label for label in found if label.startswith("MADA, ")), "").partition(", ")[2]
+    if not all({row, f"{row}, {large}"} <= found.keys() for row in ("Adam", "MADA without Lion", "MADA")):
+        return None
 
     def ratio(rows, batch, i, row="MADA"):
         a, b = (rows[f"{label}, {batch}" if batch else label] for label in (row, "Adam"))

@@ -8,16 +8,14 @@ figures.py has the figures.
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
-from reproduce import drawing, proportions, store
+from reproduce import ROOT, drawing, proportions, store
 from reproduce.experiments import BASELINE, CONTESTS, NAMES, PROFILE
 from reproduce.markdown import markdown
-from reproduce.outcomes import best_of, conditions, gap, headers, spread, text
-from reproduce.published import PUBLISHED, ROOT
-from settings import UserError
+from reproduce.outcomes import best_of, conditions, digits_of, gap, headers, spread, text, whole
+from reproduce.pool import load
+from reproduce.published import PUBLISHED, rows_of
 
 AFTER = (
     "Ours: mean ± standard deviation over n seeds at {whose} learning rate. "
@@ -60,8 +58,7 @@ def summarized(runs: dict, labels: tuple, columns: dict, contest: str, published
     def compared(label, factors, column):
         ours, base = (at.get(name, {}).get(factors[name], {}).get(column) for name in (label, BASELINE))
         found = gap(ours, base)
-        digits = 2 if key == "accuracy" else 4
-        return found and found._asdict() | {"clear": found.clear, "words": found.words(better, digits)}
+        return found and found._asdict() | {"clear": found.clear, "words": found.words(better, digits_of(key))}
 
     ones = dict.fromkeys([*labels, BASELINE], 1)
     return {
@@ -129,31 +126,30 @@ def picture(rows: dict, runs: dict, contest: str, key: str, path: Path, caption:
     grid = {}
     for label, row in rows.items():
         if len(row["grid"]) > 1:
-            each = {factor: it["values"].values() for factor, it in row["grid"].items()}
+            each = {factor: it["values"].values() for factor, it in row["grid"].items() if it["mean"] is not None}
             grid[label] = {factor: [x for x in values if math.isfinite(x)] for factor, values in each.items()}
     if grid:
         extra.append(lambda ax: drawing.rates(ax, grid, key))
     if key == "accuracy":
         lines = {}
         for label in (label for label in rows if label in runs):
-            found = [drawing.series(run.records, key) for run in runs[label][1]]
-            if steps := found[0][0][4:]:  # before the fifth epoch all rise alike
+            found = [drawing.series(run.records, key) for run in whole(runs[label].get(1, []))]
+            if found and (steps := found[0][0][4:]):  # before the fifth epoch all rise alike
                 lines[label] = steps, [values[4:] for _, values in found]
         if lines:
-            extra.append(lambda ax: drawing.lines(ax, lines, "step", "test accuracy (%)"))
+            extra.append(lambda ax: drawing.lines(ax, lines, "test accuracy (%)"))
     drawing.gaps(ours, theirs, BASELINE, key, extra, path, caption)
 
 
 def contest_table(name: str, scale: str, contest: str, runs: dict, rest: tuple, columns: dict, folder: Path) -> tuple:
     """The table of one contest, and what summary.json says of it."""
-    published = PUBLISHED[name].get(contest) or PUBLISHED[name]["rows"]
+    published = rows_of(name, contest)
     labels = rest or tuple(CONTESTS[contest].rows)
-    labels = tuple(label for label in labels if label in runs or label in published)
+    labels = tuple(label for label in labels if label in runs or label in published or label == BASELINE)
     rows = summarized(runs, labels, columns, contest, published)
-    whole, note = proportions.sentence(name, scale, contest, labels)
+    full, note = proportions.sentence(name, scale, contest, labels)
     key = next(iter(columns))
-    digits = 2 if key == "accuracy" else 4
-    head, lines = head_and_lines(rows, columns, PUBLISHED[name].get("spread", False), digits)
+    head, lines = head_and_lines(rows, columns, PUBLISHED[name].get("spread", False), digits_of(key))
     under = conditions(headers({label: runs[label] for label in labels if label in runs}))
     whose = proportions.whose_rate(contest, scale)
     after = AFTER.format(whose=whose) + AUTHORS * any("authors" in label for label in labels)
@@ -162,7 +158,7 @@ def contest_table(name: str, scale: str, contest: str, runs: dict, rest: tuple, 
     several = f"figure-{contest}.png" if len(NAMES[name].contests) > 1 else "figure.png"
     caption = f"{BASELINE}'s difference to itself is 0; each row at {whose} learning rate. {note}"
     picture(rows, runs, contest, key, folder / several, caption)
-    summary = {"rows": rows, "columns": list(columns), "full_scale": whole, "note": note, "conditions": under}
+    summary = {"rows": rows, "columns": list(columns), "full_scale": full, "note": note, "conditions": under}
     summary["rates"], summary["ngrams"] = whose, store.ngram_losses(contest, scale)
     return table(title, note, head, lines, after), summary
 
@@ -210,32 +206,29 @@ def perplexities(name: str, scale: str, folder: Path, runs: dict, rest: tuple, *
     return shown(name, scale, folder, runs, rest, columns)
 
 
-def measure(arguments: list[str], ranks: int) -> dict:
-    """What scripts/measure.py prints. Raises UserError."""
-    script = str(ROOT / "scripts" / "measure.py")
-    command = [sys.executable, script, f"--ranks={ranks}", *arguments]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
-    if done.returncode:
-        said = done.stderr.strip() or f"status {done.returncode}"
-        raise UserError(said.splitlines()[-1].removeprefix("measure.py: "))
-    return json.loads(done.stdout.splitlines()[-1])
+def unmeasured(scale: str, rest: dict, found: dict) -> dict[str, list]:
+    """{row: [arguments of train.py, processes]} of the profile, of the rows that `found` lacks or has otherwise."""
+    files, batches, ranks = PROFILE[scale]
+    every = {
+        f"{label}, {batch}" if batch else label: [[*arguments, *files, *settings], ranks]
+        for batch, settings in batches.items()
+        for label, arguments in rest.items()
+    }
+    return {row: how for row, how in every.items() if found.get(row, {}).get("settings") != how}
 
 
 def profile(name: str, scale: str, folder: Path, draw: bool, rest: dict, **_) -> dict | None:
     """Appendix D: memory and time per iteration."""
-    files, batches, ranks = PROFILE[scale]
     path = folder / "measured.json"
     found, published = json.loads(path.read_text()) if path.exists() else {}, PUBLISHED[name]["rows"]
-    for batch, settings in batches.items() if not draw else ():
-        for label, arguments in rest.items():
-            key, what = f"{label}, {batch}" if batch else label, [*arguments, *files, *settings]
-            if found.get(key, {}).get("settings") != [what, ranks]:
-                print(f"measuring {key}")
-                found[key] = measure(what, ranks) | {"settings": [what, ranks]}
-                path.write_text(json.dumps(found, indent=1) + "\n")
+    for row, how in unmeasured(scale, rest, found).items() if not draw else ():
+        print(f"measuring {row}")
+        script = load(str(ROOT / "scripts" / "measure.py"))
+        found[row] = script.measure(*how, ROOT) | {"settings": how}
+        path.write_text(json.dumps(found, indent=1) + "\n")
     if not found:
         return None
-    whole, note = proportions.sentence(name, scale)
+    full, note = proportions.sentence(name, scale)
     on_cpu = any("CPU" in it["device"] or "cores" in it["device"] for it in found.values())
     note += " Memory is the process's, Python and torch included." * on_cpu
     lines = []
@@ -250,4 +243,4 @@ def profile(name: str, scale: str, folder: Path, draw: bool, rest: dict, **_) ->
     (folder / "table.md").write_text(table(title, note, head, lines, f"{after}\n\n{under}"))
     ours = {label: (it["peak_gb"], it["seconds"]) for label, it in found.items()}
     drawing.bars(ours, published, folder / "figure.png", note)
-    return {"results": found, "full_scale": whole, "note": note, "conditions": under}
+    return {"results": found, "full_scale": full, "note": note, "conditions": under}

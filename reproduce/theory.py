@@ -35,7 +35,7 @@ def gradients(T: int) -> torch.Tensor:
     return normal.flatten(1)
 
 
-def growth(rho_at: Callable[[int], float], T: int = 2000) -> float:
+def growth(rho_at: Callable[[int], float], T: int) -> float:
     """The largest factor by which alpha_t / sqrt(V_t) grows in a step, over gradients(T), with rho_t = rho_at(t)."""
     g = gradients(T)
     state = {name: torch.zeros_like(g[0]) for name in ("m", "v", "s")}
@@ -72,7 +72,7 @@ def theorem(T: int) -> dict:
     return found | {"best_rho": float(rho[bound(rho, T).argmin()])} | here("cpu")
 
 
-def proposition() -> dict:
+def proposition(T: int = 2000) -> dict:
     """{"growth": {rule for rho_t: largest growth of the step size in a step}, and the conditions}."""
     rules = {
         "rho_t = 1 / (t (1 - beta2) + 1), the bound": lambda t: 1 / (t * (1 - BETA2) + 1),
@@ -82,5 +82,5 @@ def proposition() -> dict:
         "rho_t = 1 (Adam)": lambda t: 1.0,
         "below the bound, but not falling (0, then the bound, in turns)": lambda t: (t % 2) / (t * (1 - BETA2) + 1),
     }
-    found = {"beta2": BETA2, "T": 2000, "growth": {name: growth(rho_at) for name, rho_at in rules.items()}}
+    found = {"beta2": BETA2, "T": T, "growth": {name: growth(rho_at, T) for name, rho_at in rules.items()}}
     return found | here("cpu")

@@ -33,7 +33,7 @@ def build(variant: str, name: str, params: list[dict], *, lr: float, max_grad_no
         raise UserError(f"variant {variant!r} is one of MADA: --optimizer=mada, not {name!r}")
     if variant == "cosine":
         start = {key: value for key, value in settings.items() if value is not None}
-        if others := start.keys() - MADA.domain.keys() | {"mu"} & start.keys():
+        if others := start.keys() - MADA.domain.keys():
             refused = ", ".join(sorted(others))
             raise UserError(f"variant 'cosine' takes no {refused}: it learns all six coefficients, at 1e-2")
         return Eager(params, lr, cosine, max_grad_norm=max_grad_norm, **start)

@@ -5,11 +5,11 @@ run that ended at 1e11, or diverged, counts as having learned nothing. All gaps 
 whatever the unit.
 """
 
-import math
-from statistics import mean, median, stdev
+from statistics import mean, median
 from typing import NamedTuple
 
 from reproduce.contest import START, Cell, Task
+from reproduce.outcomes import best_mean, standard_error
 
 ALLOWED = 0.005  # of AdamW's value: a gap that nobody would mind
 FAR = 0.02  # of AdamW's value: a gap that is reported
@@ -62,20 +62,22 @@ def gap(task: Task, ours: dict[int, float], theirs: dict[int, float]) -> Gap | N
     if not seeds:
         return None
     pairs = [difference(task, ours[seed], theirs[seed]) for seed in seeds]
-    error = stdev(pairs) / math.sqrt(len(pairs)) if len(pairs) > 1 else 0.0
 
     def collapses(mine, other):
         return mine == task.chance != other or relative(task, mine, other) > CLIFF
 
     lost = sum(collapses(ours[seed], theirs[seed]) for seed in seeds)
-    return Gap(len(seeds), mean(theirs[seed] for seed in seeds), mean(pairs), error, lost)
+    base = mean(theirs[seed] for seed in seeds)
+    return Gap(len(seeds), base, mean(pairs), standard_error(pairs) or 0.0, lost)
 
 
 def best(task: Task, cells: dict[Cell, dict[int, float]]) -> Cell | None:
-    """The cell with the best mean over the seeds that all of them have."""
-    seeds = set.intersection(*(set(it) for it in cells.values())) if cells else ()
-    means = {cell: mean(it[seed] for seed in sorted(seeds)) for cell, it in cells.items()} if seeds else {}
-    return (max if task.higher else min)(means, key=means.get) if means else None
+    return best_mean(cells, "higher" if task.higher else "lower")
+
+
+def over_rates(cells: dict[Cell, dict], betas: tuple | None = START) -> dict[Cell, dict]:
+    """The cells from these betas (None: from any) where nothing but the rate is varied."""
+    return {cell: it for cell, it in cells.items() if not cell.conditions and betas in (None, cell.betas)}
 
 
 def tuned(task: Task, ours: dict, theirs: dict, betas: tuple | None = START) -> dict | None:
@@ -84,10 +86,7 @@ def tuned(task: Task, ours: dict, theirs: dict, betas: tuple | None = START) -> 
 
     The cells of both are chosen by the numbers that are shown.
     """
-    rows = [
-        {cell: it for cell, it in cells.items() if not cell.conditions and betas in (None, cell.betas)}
-        for cells in (ours, theirs)
-    ]
+    rows = [over_rates(cells, betas) for cells in (ours, theirs)]
     found = [best(task, cells) for cells in rows]
     if None in found or (both := gap(task, ours[found[0]], theirs[found[1]])) is None:
         return None
@@ -129,7 +128,7 @@ def over_seeds(pairs: dict[tuple[Cell, int], float]) -> tuple[float, float | Non
     for (_, seed), it in pairs.items():
         by_seed.setdefault(seed, []).append(it)
     means = [mean(some) for some in by_seed.values()]
-    return mean(means), stdev(means) / math.sqrt(len(means)) if len(means) > 1 else None
+    return mean(means), standard_error(means)
 
 
 def summary(task: Task, values: dict, row: str = "MADA") -> dict | None:
@@ -174,14 +173,14 @@ class Goal(NamedTuple):
     met: bool
 
 
-def goals(found: dict[str, dict]) -> list[Goal]:
-    """The contest's goals; found: {task: summary of MADA}."""
-    cells = sum(len(it["gaps"]) for it in found.values())
-    fine = sum(it["no_worse"] for it in found.values())
-    most = max(gap.excess() for it in found.values() for gap in it["gaps"].values())
-    tuned = [it["start"]["gap"] for it in found.values() if it["start"]]
+def goals(summaries: dict[str, dict]) -> list[Goal]:
+    """The contest's goals; summaries: {task: summary of MADA}."""
+    cells = sum(len(it["gaps"]) for it in summaries.values())
+    fine = sum(it["no_worse"] for it in summaries.values())
+    most = max(gap.excess() for it in summaries.values() for gap in it["gaps"].values())
+    tuned = [it["start"]["gap"] for it in summaries.values() if it["start"]]
     better = sum(it.mean < 0 and it.clear for it in tuned)
-    shares = [share for it in found.values() for share in it["undone"].values()]
+    shares = [share for it in summaries.values() for share in it["undone"].values()]
     undone = f"{100 * mean(shares):.0f} % in the mean of {len(shares)} cells" if shares else "no cell is damaged"
     return [
         Goal("MADA no worse than AdamW in at least 95 % of the cells", f"{fine} of {cells}", fine >= 0.95 * cells),

@@ -27,6 +27,7 @@ import optim
 from devices import hardware
 from model import GPT, GPTConfig
 from reproduce import drawing
+from reproduce.gpu import FIVE
 from settings import UserError, one_line_errors
 
 SHAPES = {
@@ -42,7 +43,7 @@ VARIANTS = {  # first the one that the others are compared with
     "adamw, bare": (torch.optim.AdamW, {"fused": True}),  # without the gradient's norm
     "adamw, foreach": (torch.optim.AdamW, {"foreach": True}),
     "mada": ("mada", {}),
-    "mada, without lion": ("mada", {"learn": ("beta1", "beta2", "beta3", "rho", "c")}),
+    "mada, without lion": ("mada", {"learn": FIVE}),
     "mada, bfloat16 state": ("mada", {"state_dtype": "bfloat16"}),
     "mada, adam's corner fixed": ("mada", {"learn": ()}),
     "mada, interior fixed": ("mada", dict(learn=(), **INTERIOR)),
@@ -122,6 +123,8 @@ def main():
     parser.add_argument("--rounds", type=int, default=20, help="timed steps of each optimizer")
     parser.add_argument("--out", help="folder for bench.json and bench.png")
     args = parser.parse_args()
+    if args.rounds < 1:
+        raise UserError(f"--rounds {args.rounds}: must be at least 1")
     names = list(VARIANTS) if not args.only else ["adamw", *filter(lambda x: x != "adamw", args.only.split(";"))]
     if unknown := [name for name in names if name not in VARIANTS]:
         raise UserError(f"--only {unknown[0]}: must be some of {'; '.join(VARIANTS)}")

@@ -12,7 +12,6 @@ import argparse
 import contextlib
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -31,7 +30,8 @@ from devices import hardware
 from model import peak_flops
 from optim.reference import PlainMADA
 from reproduce import gpu
-from settings import UserError, one_line_errors
+from reproduce.pool import load
+from settings import UserError, one_line_errors, pattern
 
 XL = ["--n_layer=48", "--n_head=25", "--n_embd=1600", "--batch_size=4", "--micro_batch_size=4", "--max_iters=6"]
 XL += ["--checkpoint_activations=True"]
@@ -91,18 +91,14 @@ def waits(device: str) -> Iterator[tuple[str, float]]:
     yield "optimizers whose step waits", len(found)
 
 
-def output(*command: str) -> str:
-    """What a script of this repository prints. Raises UserError with its last line if it fails."""
-    done = subprocess.run([sys.executable, *command], cwd=ROOT, check=False, capture_output=True, text=True)
-    if done.returncode:
-        raise UserError((done.stderr.strip() or f"status {done.returncode}").splitlines()[-1])
-    return done.stdout
-
-
 def bench(device: str, shapes: str, rows: str) -> dict:
-    """{row: its record} of bench_optim."""
+    """{row: its record} of bench_optim. Raises UserError with its last line if it fails."""
     with tempfile.TemporaryDirectory() as folder:
-        output("scripts/bench_optim.py", "--shapes", shapes, "--device", device, "--only", rows, "--out", folder)
+        options = "--shapes", shapes, "--device", device, "--only", rows, "--out", folder
+        command = [sys.executable, ROOT / "scripts" / "bench_optim.py", *options]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        if done.returncode:
+            raise UserError((done.stderr.strip() or f"status {done.returncode}").splitlines()[-1])
         return {row["name"]: row for row in json.loads(Path(folder, "bench.json").read_text())["rows"]}
 
 
@@ -138,8 +134,8 @@ def measured(device: str, *arguments: str) -> dict:
     """What scripts/measure.py says of a training run."""
     with tempfile.TemporaryDirectory() as folder:
         more = (noise(folder), *(TINY if device == "cpu" else ()))
-        text = output("scripts/measure.py", arguments[0], "config/scale_profile_gpu.py", *arguments[1:], *more)
-    return json.loads(text.splitlines()[-1])
+        settings = arguments[0], "config/scale_profile_gpu.py", *arguments[1:], *more
+        return load(str(ROOT / "scripts" / "measure.py")).measure(settings, folder=ROOT)
 
 
 def iterations(device: str) -> Iterator[tuple[str, float]]:
@@ -216,7 +212,7 @@ def main():
     )
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)  # what run_apart calls
     args = parser.parse_args()
-    device = "cpu" if args.rehearse else "cuda"
+    device, only = "cpu" if args.rehearse else "cuda", pattern("--only", args.only)
     if args.part:
         function, arguments, _ = PARTS[args.part]
         for pair in function(device, *arguments):
@@ -227,7 +223,7 @@ def main():
         raise UserError(
             "there is no GPU here: these are the predictions for an H100 (--rehearse tries the parts on a CPU)"
         )
-    if not (parts := [part for part in PARTS if re.search(args.only, part)]):
+    if not (parts := [part for part in PARTS if only.search(part)]):
         raise UserError(f"--only {args.only}: must find some of {', '.join(PARTS)}")
     card, found, errors = hardware(device), {}, {}
     out = Path(args.out or ROOT / ("out/gpu" if args.rehearse else "results/gpu"))

@@ -26,11 +26,10 @@ import metrics
 import train
 from data.tokens import splits
 from devices import hardware
-from reproduce import drawing
+from reproduce import ROOT, drawing
 from reproduce.contest import START, TASKS
 from reproduce.markdown import markdown
 from reproduce.outcomes import read_to_draw
-from reproduce.published import ROOT
 from reproduce.runs import first_seeds, run
 from settings import UserError, one_line_errors
 
@@ -127,7 +126,7 @@ def page(found: list[dict], header: dict) -> str:
                 shown = {value: f"{means[value]:+.4f}" for value in values}
                 rows.append([steps, *(f"**{it}**" if value == best else it for value, it in shown.items())])
             table = markdown(["steps", *map("{:g}".format, values)], rows)
-            lines += [f"From step {point}, by the {drawing.WAYS[way]}:", "", table, ""]
+            lines += [f"From step {point}, by the {drawing.WAYS_IN_WORDS[way]}:", "", table, ""]
     commits = dict.fromkeys(str(it.get("git", header["git"]))[:7] for it in found)
     how = f"`{header['command']}`, {header['device']}, torch {header['torch']}, commit {', '.join(commits)}"
     return "\n".join([*lines, f"AdamW's update at the rate {RATE:g}. {how}.", ""])
@@ -155,6 +154,8 @@ def main():
                     file.write("".join(json.dumps(it | now) + "\n" for it in found))
                 print("seed {seed}: {way} from step {from}".format(**found[0]), flush=True)
     header, found = read_to_draw(path)
+    if not found:
+        raise UserError(f"--draw: there is no run in {path} yet; run without it first")
     every = sorted({(it["way"], it["from"]) for it in found}, key=lambda at: (list(WAYS).index(at[0]), at[1]))
     drawing.horizons({at: gains(found, *at) for at in every}, args.out / "horizon.png")
     (args.out / "README.md").write_text(page(found, header))

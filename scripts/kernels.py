@@ -29,7 +29,7 @@ from optim.hyper import HYPER_OPTIMIZERS, descent
 from optim.passes import gradient_norms
 from optim.plan import Plan
 from reproduce.gpu import FIVE
-from settings import UserError, one_line_errors
+from settings import UserError, one_line_errors, pattern
 
 MOST_REGISTERS = 128
 MISSING = 'Triton is not installed: pip install ".[kernels]" (CUDA builds of PyTorch bring it along)'
@@ -129,9 +129,10 @@ def main():
     parser.add_argument("--only", default="", help="a regular expression: the kernels whose name it finds")
     parser.add_argument("--arch", type=int, nargs="+", default=[90, 80], help="compute capabilities, without the dot")
     args = parser.parse_args()
+    only = pattern("--only", args.only)
     if importlib.util.find_spec("triton") is None:
         raise UserError(MISSING)
-    chosen = [kernel for kernel in kernels() if re.search(args.only, kernel.name)]
+    chosen = [kernel for kernel in kernels() if only.search(kernel.name)]
     if not chosen:
         raise UserError(f"--only {args.only}: no kernel has such a name")
     rows = []

@@ -38,15 +38,17 @@ def child(out_dir: str, arguments: Sequence[str]) -> None:
         Path(out_dir, "peak.json").write_text(json.dumps(peak / 1e9))
 
 
-def measure(arguments: Sequence[str], ranks: int = 1) -> dict:
+def measure(arguments: Sequence[str], ranks: int = 1, folder: str | os.PathLike | None = None) -> dict:
     """arguments as of train.py -> {"peak_gb" of the first rank, "seconds" per step, "steps" timed, what it ran on}.
 
-    ranks: processes that share the work, each on its own GPU if there are GPUs. Raises UserError.
+    ranks: processes that share the work, each on its own GPU if there are GPUs; folder: where they run, and relative
+    paths begin. Raises UserError.
     """
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] * (ranks > 1)
     with tempfile.TemporaryDirectory() as out_dir:
         command = [sys.executable, *launcher, __file__, f"--child={out_dir}", *arguments]
-        done = subprocess.run(command, check=False, stderr=subprocess.PIPE, text=True)
+        how = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "cwd": folder}
+        done = subprocess.run(command, check=False, **how)
         if done.returncode:
             lines = [line for line in done.stderr.splitlines() if line.startswith(f"{os.path.basename(__file__)}: ")]
             raise UserError(

@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import metrics
-from reproduce import curves, laboratory
+from reproduce import curves, laboratory, store
 from settings import UserError, one_line_errors
 
 
@@ -91,10 +91,13 @@ def main():
             )
         try:
             it = json.loads(summary.read_text())
-            it = {key: it[key] for key in ("name", "scale")}
+            name, scale = it["name"], it["scale"]
+            place = store.RESULTS / name / scale
         except (ValueError, KeyError, TypeError):
             raise UserError(f"{summary} is not a summary of scripts/reproduce.py") from None
-        return laboratory.reproduce(it["name"], it["scale"], draw=True)
+        if summary.parent.resolve() != place.resolve():
+            raise UserError(f"{summary.parent}: {name} at scale {scale} is drawn in {place} alone")
+        return laboratory.reproduce(name, scale, draw=True)
     if args.follow is not None and not args.follow > 0:
         raise UserError(f"--follow {args.follow:g}: the seconds between two pictures must be more than 0")
     folders = list(dict.fromkeys(map(os.path.normpath, args.folders)))

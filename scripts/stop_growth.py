@@ -26,13 +26,12 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import metrics
 from devices import hardware
-from reproduce import contest_runs, growth
+from reproduce import ROOT, contest_runs, growth
 from reproduce.contest import Cell
 from reproduce.growth_report import PARTS, costs, said
 from reproduce.markdown import markdown
 from reproduce.outcomes import read_to_draw
 from reproduce.pool import load
-from reproduce.published import ROOT
 from settings import STOPPED, Diverged, UserError, one_line_errors
 
 ROWS = {  # {a growing row: the same, not growing}
@@ -50,6 +49,7 @@ FORMS = {  # {form: (what is watched, by which factor its mean may rise)}; None:
     "stops once the loss rises by 20 %": ("loss", 1.2),
 }
 WINDOW = 10  # steps of a mean
+KEY = ("task", "row", "form", "rate", "seed")  # of a run
 
 
 class Stop:
@@ -101,7 +101,7 @@ def forms_of(task: str) -> list[str]:
 
 
 def key_of(found: dict) -> tuple:
-    return tuple(found[name] for name in ("task", "row", "form", "rate", "seed"))
+    return tuple(found[name] for name in KEY)
 
 
 def wanted(tasks: Iterable[str], seeds: int | None = None) -> dict:
@@ -131,10 +131,10 @@ def measure(key: tuple, run) -> dict:
             value, factor = contest_runs.result(records, growth.TASKS[task]), records[-1]["coefficients"].get("lr", 1.0)
         except Diverged:
             value, factor = math.nan, math.nan
-    found = dict(zip(("task", "row", "form", "rate", "seed"), key, strict=True))
+    found = dict(zip(KEY, key, strict=True))
     kept = {
-        "value": contest_runs.rounded(value),
-        "factor": contest_runs.rounded(factor),
+        "value": contest_runs.five_digits(value),
+        "factor": contest_runs.five_digits(factor),
         "stopped_at": stop and stop.at,
     }
     return found | {"run": run.id} | kept

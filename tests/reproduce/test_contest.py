@@ -12,7 +12,7 @@ from itertools import pairwise, product
 import pytest
 
 import metrics
-from reproduce import ablation, contest, contest_runs, growth, muon, pool, replication, rivals, store
+from reproduce import ablation, contest, contest_runs, contest_tables, growth, muon, pool, replication, rivals, store
 from reproduce.contest import START, TASKS, Cell
 from settings import UserError
 
@@ -71,9 +71,9 @@ def write_run(folder, run, values, diverged=False):
 def test_a_line_says_what_a_run_was(results, tmp_path):
     wanted = contest.runs("digits", "cpu", 1)
     (key, run), (bad, other), *_ = wanted.items()
-    write_run(tmp_path / "elsewhere", run, [1 / it for it in range(1, 101)])
-    write_run(tmp_path / "elsewhere", other, [1.0, NAN], diverged=True)
-    contest_runs.collect(contest, "cpu", "digits", wanted, tmp_path / "elsewhere")
+    write_run(tmp_path / "runs", run, [1 / it for it in range(1, 101)])
+    write_run(tmp_path / "runs", other, [1.0, NAN], diverged=True)
+    contest_runs.collect(contest, "cpu", "digits", wanted)
     line, second = map(json.loads, (results / "contest" / "cpu" / "digits.jsonl").read_text().splitlines())
     assert contest_runs.key_of(line) == key and line["run"] == run.id and line["seconds"] == 1.23
     assert line["value"] == 0.01 and not line["diverged"]
@@ -86,7 +86,7 @@ def test_a_line_says_what_a_run_was(results, tmp_path):
     assert left == [at for at in wanted if at not in (key, bad)]
     assert others == 0 and values[key[0]][key[1]] == {key[2]: 0.01} and values[bad[0]][bad[1]][bad[2]] == math.log(10)
     assert len(contest_runs.missing(contest, "cpu", "digits", wanted)) == len(wanted) - 2
-    assert not (tmp_path / "elsewhere" / run.id / "lock").exists()  # it has only read there
+    assert not (tmp_path / "runs" / run.id / "lock").exists()  # it has only read there
 
 
 @pytest.mark.parametrize("text", ['{"row": "MA', "[]", "{}"])
@@ -181,12 +181,16 @@ def test_cells_that_look_bad_are_run_again_with_other_seeds(results, tmp_path):
     assert "The 2 cells in which MADA's mean is more than 2 % above AdamW's were run again with 12 new seeds" in page
     assert "It is again so in 1, and by more than two standard errors in 1." in page
     assert "Of these 24 pairs of runs MADA alone collapses in 12, and AdamW alone in 0." in page
-    said = "MLP on scikit-learn's digits: no worse in 3 of 4 (75 %) cells, below AdamW in 2; AdamW no worse in 2. "
-    assert said in page
+    assert "MLP on scikit-learn's digits: no worse in 3 of 4 (75 %) cells (by more than two standard errors" in page
+    assert "worse in 1), below AdamW in 2; AdamW no worse in 2; each" in page
     assert f"| {bad} | +0.1050 ± 0.0050 (+10.5 %) | +0.0030 ± 0.0015 (+0.3 %) |  |  |" in page
     (results / "contest" / "smoke" / "digits.jsonl").unlink()  # and with it what was picked
     assert rivals.reproduce("replication", "smoke", None, 0, draw=True, task=None) == []
     assert "it has not been run at this scale" in (results / "replication" / "smoke" / "README.md").read_text()
+
+
+def test_the_convex_problem_is_asked_for_at_the_scale_of_the_page(results):
+    assert "`python scripts/reproduce.py fig9 --scale gpu` has not been run" in contest_tables.convex("gpu")
 
 
 def test_parts_of_pages_are_filled_in(tmp_path):

@@ -10,11 +10,11 @@ from statistics import mean, stdev
 
 import pytest
 
-from reproduce import contest_drawing, experiments, figure_findings, pages, rivals, table_findings
+from reproduce import ROOT, contest_drawing, experiments, figure_findings, pages, rivals, table_findings
 from reproduce.figures import LOGS, early, phases
 from reproduce.findings import Finding, verdict
 from reproduce.outcomes import Ended
-from reproduce.published import PAPER, ROOT, authors
+from reproduce.published import PAPER, authors
 
 RESULTS = ROOT / "results"
 README = (RESULTS / "README.md").read_text()

@@ -87,5 +87,8 @@ def test_the_page_has_the_gains():
 def test_what_is_wrong_is_one_line(script, tmp_path):
     status, _, said = script("horizon", "--draw", "--out", tmp_path / "nowhere")
     assert status == 2 and said.count("\n") == 1 and "run without it first" in said
+    (tmp_path / "horizon.jsonl").write_text("{}\n")
+    status, _, said = script("horizon", "--draw", "--out", tmp_path)
+    assert status == 2 and said.count("\n") == 1 and "there is no run in" in said
     status, _, said = script("horizon", "--seeds", "0")
     assert status == 2 and "--seeds 0: must be at least 1" in said

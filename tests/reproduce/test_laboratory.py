@@ -12,7 +12,20 @@ import tiny
 
 import data.tokens
 import train
-from reproduce import experiments, figures, grid, laboratory, outcomes, proportions, rivals, runs, store, tables
+from reproduce import (
+    drawing,
+    experiments,
+    figures,
+    grid,
+    laboratory,
+    outcomes,
+    pages,
+    proportions,
+    rivals,
+    runs,
+    store,
+    tables,
+)
 from reproduce.laboratory import reproduce
 from reproduce.published import PUBLISHED
 from settings import UserError
@@ -186,9 +199,21 @@ def test_what_needs_no_model(results, name, made, monkeypatch):
 def test_the_grid_of_figure_8_over_seeds(results, monkeypatch, tmp_path):
     monkeypatch.setattr(figures, "ROOT", tmp_path)  # where out/sweeps is
     file = str(tiny.ROOT / "config" / "sweep_shakespeare_betas_smoke.py")
-    monkeypatch.setitem(experiments.NAMES, "fig8", experiments.NAMES["fig8"]._replace(rest={"smoke": (file, 2)}))
-    reproduce("fig8", "smoke", workers=0)
+    monkeypatch.setitem(
+        experiments.NAMES, "fig8", experiments.NAMES["fig8"]._replace(rest=experiments.GRID | {"smoke": (file, 2)})
+    )
+    executed, execute = [], figures.execute
+    monkeypatch.setattr(
+        figures, "execute", lambda cells, *how, **more: executed.append(cells) or execute(cells, *how, **more)
+    )
+    reproduce("fig8", "smoke", seeds=1, workers=0)
+    reproduce("fig8", "smoke", workers=0)  # the second seed alone
+    reproduce("fig8", "smoke", workers=0)  # nothing
+    assert [{cell.cfg["seed"] for cell in cells} for cells in executed] == [{1337}, {1338}]
+    assert laboratory.estimate("fig8", "smoke") == (24, 0, 0)
+    assert laboratory.estimate("fig8", "smoke", 3)[:2] == (36, 12)
     found = summary(results, "fig8")
+    assert found["conditions"].count("12 runs on ") == 2
     train, val = (found["results"][key] for key in ("final_train_loss", "final_val_loss"))
     assert [it["cells"] for it in train["ours"]] == [4, 4] and train["ours"] != val["ours"]
     assert train["authors"]["below adam"] == pytest.approx(269 / 275)  # their table
@@ -196,6 +221,69 @@ def test_the_grid_of_figure_8_over_seeds(results, monkeypatch, tmp_path):
     (tmp_path / "out").rename(tmp_path / "gone")
     reproduce("fig8", "smoke", draw=True)
     assert summary(results, "fig8") == found
+
+
+def diverge(run):
+    run.header["diverged"] = True
+    del run.records[len(run.records) // 2 :]
+
+
+@pytest.mark.parametrize("name, contest", [("fig3", "gpt2"), ("fig7", "gpt2"), ("table5", "cnn")])
+def test_runs_that_diverged_are_not_drawn(name, contest, tmp_path):
+    """Their records end early; and of a row all seeds may have diverged."""
+    kind, _, rest, _ = experiments.NAMES[name]
+    how = {"name": name, "scale": "cpu", "folder": tmp_path, "rest": rest, "draw": True}
+    runs = store.gather(contest, "cpu")
+    for factors in runs.values():
+        diverge(factors[1][0])
+    first = laboratory.KINDS[kind](runs={contest: runs}, **how)
+    assert list(tmp_path.glob("*.png"))
+    for run in (run for some in runs["MADA"].values() for run in some):
+        diverge(run)
+    found = laboratory.KINDS[kind](runs={contest: runs}, **how)
+    if name == "fig7":
+        assert [len(seeds) for seeds in first["results"].values()] == [2, 2]
+        assert [*found["results"]] == ["MADA (rule=authors)"]
+
+
+@pytest.mark.parametrize("name, contest", [("table2 table3 table6 fig3", "gpt2"), ("table5", "cnn")])
+def test_what_has_partly_run_is_said_as_far_as_it_goes(name, contest, tmp_path, monkeypatch):
+    """A row has not been run, or has diverged in every seed, or at the learning rate from the paper."""
+    for picture in ("curves", "gaps"):
+        monkeypatch.setattr(drawing, picture, lambda *arguments, **more: None)
+    names = {each: experiments.NAMES[each] for each in name.split()}
+
+    def said(runs):
+        found = {}
+        for each, (kind, _, rest, _) in names.items():
+            how = {"name": each, "scale": "cpu", "folder": tmp_path, "rest": rest, "draw": True}
+            found[each] = {"cpu": json.loads(json.dumps(laboratory.KINDS[kind](runs={contest: runs}, **how)))}
+        return [each for each, which, shown in pages.entries(found) if which in (contest, None) and shown]
+
+    for label, left in (("Adam", []), ("MADA", ["table6"] if "table6" in names else []), ("HyperAdam", [*names])):
+        runs = store.gather(contest, "cpu")
+        lost = runs.pop(label)
+        assert said(runs) == left
+        for run in lost[1]:
+            diverge(run)
+        assert said(runs | {label: lost}) == left
+        for run in (run for some in lost.values() for run in some):
+            diverge(run)
+        assert said(runs | {label: lost}) == left
+
+
+def test_a_profile_that_is_not_whole_is_no_finding():
+    found = json.loads((tiny.ROOT / "results" / "profile" / "cpu" / "summary.json").read_text())
+    assert pages.READERS["profile"](found, "profile").checks
+    for row in found["results"]:
+        few = {label: it for label, it in found["results"].items() if label != row}
+        assert pages.READERS["profile"](found | {"results": few}, "profile") is None
+
+
+def test_a_diverged_cell_of_figure_8_is_infinite():
+    found = json.loads((tiny.ROOT / "results" / "fig8" / "cpu" / "summary.json").read_text())
+    found["results"]["final_train_loss"]["ours"][0]["worst of adam"] = None
+    assert "adam up to inf," in pages.READERS["grid"](found).sentences[-1]
 
 
 def test_diverged_cells_are_the_worst():
@@ -330,17 +418,9 @@ def test_all_goes_on_after_what_cannot_be_done(results, script, monkeypatch):
 
 
 def test_profile_measures_processes_of_its_own(results, monkeypatch, tmp_path):
-    (tmp_path / "scripts").mkdir()
-    (tmp_path / "scripts" / "measure.py").write_text(  # the real one, on the tiny data set
-        f"import runpy, sys\nsys.path[:0] = [{str(tiny.ROOT)!r}]\nimport data.tokens\n"
-        f"data.tokens.FOLDER = {str(data.tokens.FOLDER)!r}\n"
-        f"main = runpy.run_path({str(tiny.ROOT / 'scripts' / 'measure.py')!r})\n"
-        "main['child'].__globals__['__file__'] = __file__\n"
-        "with main['one_line_errors'](__file__):\n    main['main'](*sys.argv[1:])\n"
-    )
-    (tmp_path / "config").symlink_to(tiny.ROOT / "config")
-    monkeypatch.setattr(tables, "ROOT", tmp_path)
-    settings = ("--batch_size=8", "--micro_batch_size=2", "--max_iters=5")
+    monkeypatch.chdir(tmp_path)  # the files that it names are those of the repository
+    dataset = f"--dataset={data.tokens.FOLDER / 'shakespeare_char'}"  # the other processes know the usual folder only
+    settings = (dataset, "--batch_size=8", "--micro_batch_size=2", "--max_iters=5")
     monkeypatch.setitem(experiments.PROFILE, "smoke", (("config/scale_gpt2_smoke.py",), {"": settings}, 2))
     few = {label: experiments.NAMES["profile"].rest[label] for label in ("Adam", "MADA")}
     monkeypatch.setitem(experiments.NAMES, "profile", experiments.NAMES["profile"]._replace(rest=few))
@@ -350,11 +430,14 @@ def test_profile_measures_processes_of_its_own(results, monkeypatch, tmp_path):
     assert "| Adam | 15.5 | 0.65 |" in (results / "profile" / "smoke" / "table.md").read_text()
     assert all(it["peak_gb"] > 0.05 and it["seconds"] > 0 for it in found["results"].values())
     with pytest.raises(UserError, match="n_embd=16 must be a multiple"):
-        tables.measure(["config/train_gpt2_adam.py", "config/scale_gpt2_smoke.py", "--n_head=3"], 1)
-    monkeypatch.setattr(tables, "measure", lambda *args: 1 / 0)
+        script = tables.load(str(tiny.ROOT / "scripts" / "measure.py"))
+        script.measure(["config/train_gpt2_adam.py", "config/scale_gpt2_smoke.py", dataset, "--n_head=3"], 1, tiny.ROOT)
+    monkeypatch.setattr(tables, "load", lambda script: 1 / 0)
     reproduce("profile", "smoke")  # nothing is measured twice
     assert summary(results, "profile")["results"] == found["results"]
     assert laboratory.estimate("profile", "smoke") == (2, 0, None)
     path = results / "profile" / "smoke" / "measured.json"
     path.write_text(json.dumps({"Adam": json.loads(path.read_text())["Adam"]}))  # stopped after the first
     assert laboratory.estimate("profile", "smoke") == (2, 1, None)
+    monkeypatch.setitem(experiments.PROFILE, "smoke", (("config/scale_gpt2_smoke.py",), {"": settings}, 1))
+    assert laboratory.estimate("profile", "smoke") == (2, 2, None)  # by one process instead of two

@@ -16,7 +16,7 @@ from prepare_script import SHARED
 import data.tokens
 import metrics
 import pretrained
-from reproduce import curves, drawing
+from reproduce import curves, drawing, store
 from reproduce.pool import load
 
 plot = load(str(tiny.ROOT / "scripts" / "plot.py"))
@@ -189,6 +189,10 @@ def test_sample_begins_and_ends_with_gpt2s_end_of_text(script, monkeypatch, argu
         ("sample", ["OUT/ckpt_best.pt", "--tokens", "0"], "--tokens and --top_k must be at least 1"),
         ("sample", ["OUT/ckpt_best.pt", "--seed", "99999999999999999999"], "must lie from 0 to 2**63 - 1"),
         ("plot", ["summary"], "summary.json is not a summary of scripts/reproduce.py"),
+        ("bench_optim", ["--rounds", "0"], "--rounds 0: must be at least 1"),
+        *((name, ["--only", "("], "--only (: not a regular expression: ") for name in ("gpu_report", "kernels")),
+        ("plot", ["copy"], "copy: fig1 at scale cpu is drawn in "),
+        ("plot", ["results/fig0/cpu"], "fig0: must be one of table2, "),
         ("plot", ["summary", "--out", "a.png"], "summary: a folder of results/ is drawn in its place"),
         ("sample", ["OUT/ckpt_best.pt", "--device", "abacus"], "device='abacus' cannot be used here"),
     ],
@@ -198,6 +202,10 @@ def test_what_cannot_be_done_is_one_line(script, out, tmp_path, monkeypatch, nam
     os.mkdir("empty")
     os.mkdir("summary")
     (tmp_path / "summary" / "summary.json").write_text("{}")
+    monkeypatch.setattr(store, "RESULTS", tmp_path / "results")
+    for folder, it in (("copy", "fig1"), ("results/fig0/cpu", "fig0")):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "summary.json").write_text(json.dumps({"name": it, "scale": "cpu"}))
     open("empty/metrics.jsonl", "w").close()
     status, output, error = script(name, *(argument.replace("OUT", str(out)) for argument in arguments))
     assert (status, output) == (2, "") and error.count("\n") == 1

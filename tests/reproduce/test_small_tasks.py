@@ -13,8 +13,7 @@ import torch
 import checkpoints
 import metrics
 import optim
-from reproduce import pool, variants
-from reproduce.published import ROOT
+from reproduce import ROOT, pool, variants
 from settings import UserError, declared, parse
 
 SMALL = pool.load(str(ROOT / "scripts" / "train_small.py"))

@@ -28,11 +28,12 @@ ONCE = {  # at AdamW's start only, where these optimizers have the same betas; e
 }
 START = (0.9, 0.95)
 BETAS = (START, (0.9, 0.999), (0.7, 0.8), (0.99, 0.9), (0.5, 0.75), (0.99, 0.6))
-CONDITIONS = [
+UNCLIPPED = ({"grad_clip": 0.0},)
+SCHEDULES = tuple(
     {"schedule": schedule, "weight_decay": decay}
     for schedule in ("cosine", "linear", "constant")
     for decay in (0.0, 0.1)
-][1:]  # the first is what scripts/train_small.py does by default
+)[1:]  # the first is what scripts/train_small.py does by default
 
 
 class Task(NamedTuple):
@@ -47,13 +48,19 @@ class Task(NamedTuple):
     seeds: int = 5
     betas: tuple[tuple[float, float], ...] = BETAS
     rows: tuple[str, ...] = (*ROWS, *ONCE)
-    conditions: bool = False  # schedules and decays, for AdamW and MADA, at AdamW's start
+    conditions: tuple[dict, ...] = UNCLIPPED  # what else is varied, for AdamW and MADA, at AdamW's start
     least: float | None = None  # min_lr over learning_rate, where the script takes both
     costly: bool = False  # takes hours: AdamW, HyperAdam and MADA from two starts only
 
 
 def costly(title, arguments, rates, chance, **more):
-    few = {"betas": (START, (0.99, 0.9)), "rows": ("AdamW", "MADA", "HyperAdam"), "seeds": 3, "costly": True}
+    few = {
+        "betas": (START, (0.99, 0.9)),
+        "rows": ("AdamW", "MADA", "HyperAdam"),
+        "seeds": 3,
+        "costly": True,
+        "conditions": (),
+    }
     return Task(title, arguments, rates, chance, **few | more)
 
 
@@ -65,11 +72,11 @@ LARGE = ("train.py", "config/contest_shakespeare_large.py")
 LM = {"key": "val_loss", "unit": "validation loss (nats)"}
 TASKS = {
     "digits": small("digits", "MLP on scikit-learn's digits", (4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2), math.log(10),
-                    unit="validation loss (nats)", conditions=True),
+                    unit="validation loss (nats)", conditions=UNCLIPPED + SCHEDULES),
     "shakespeare": Task("GPT (0.1M) on Shakespeare", (*LARGE, "config/contest_shakespeare.py"),
                         (1e-3, 4e-3, 1.6e-2, 3.2e-2), math.log(65), seeds=3, least=0.1, **LM),
     "factorization": small("factorization", "matrix completion", (1.6e-2, 3.2e-2, 6.4e-2, 1.28e-1, 2.56e-1), 5.0,
-                           unit="held-out squared error", conditions=True),
+                           unit="held-out squared error", conditions=UNCLIPPED + SCHEDULES),
     "cartpole": small("cartpole", "REINFORCE on CartPole", (1.6e-2, 3.2e-2, 6.4e-2, 1.28e-1, 2.56e-1), -22.0,
                       unit="minus the mean return of all episodes"),
     "acrobot": small("acrobot", "REINFORCE on Acrobot", (8e-3, 1.6e-2, 3.2e-2, 6.4e-2, 1.28e-1), 500.0,
@@ -125,8 +132,7 @@ def cells(task: Task) -> dict[str, list[Cell]]:
     for row, betas, rate in itertools.product(task.rows, task.betas, task.rates):
         if row in ROWS or betas == START:
             found[row].append(Cell(rate, betas))
-    varied = CONDITIONS if task.conditions else ()
-    for row, conditions, rate in itertools.product(("AdamW", "MADA"), varied, task.rates):
+    for row, conditions, rate in itertools.product(("AdamW", "MADA"), task.conditions, task.rates):
         found[row].append(Cell(rate, START, tuple(sorted(conditions.items()))))
     return found
 

@@ -20,10 +20,10 @@ from reproduce.markdown import markdown
 from reproduce.page_parts import bullets, conditions_of, goal_lines, span, still_missing
 
 HOW = """
-A cell is a task, a learning rate, initial betas and, for some, a schedule and a weight decay. MADA and AdamW are
-compared in pairs of runs with the same seed: the same initial weights, batches, schedule, decay and clipping. MADA's
-settings are its defaults in every run; they were chosen on the 0.1M GPT on Shakespeare, and not touched since. Gaps are
-signed so that positive is worse than AdamW.
+A cell is a task, a learning rate, initial betas and, for some, a schedule and a weight decay, or no clipping. MADA and
+AdamW are compared in pairs of runs with the same seed: the same initial weights, batches, schedule, decay and clipping.
+MADA's settings are its defaults in every run; they were chosen on the 0.1M GPT on Shakespeare, and not touched since.
+Gaps are signed so that positive is worse than AdamW.
 
 - *no worse*: the mean paired gap is at most two standard errors, or at most 0.5 % of AdamW's value; and at most 0.5 %
   where MADA collapses in a seed and AdamW does not, whatever the errors, since one such seed makes them as large as the
@@ -57,7 +57,8 @@ def panels(task: contest.Task, values: dict) -> dict:
         return {row: at for row, at in every.items() if len(at) >= least}
 
     def conditions_in(cell):
-        return "\n".join(map(str, dict(cell.conditions).values())) or "cosine\n0.0"
+        varied = dict(cell.conditions)
+        return "no\nclipping" if "grad_clip" in varied else "\n".join(map(str, varied.values())) or "cosine\n0.0"
 
     plain = picked(lambda cell: cell.betas == START and not cell.conditions, lambda cell: cell.rate)
     shown = {("learning rate, from betas (0.9, 0.95)", True): plain}
@@ -72,7 +73,7 @@ def panels(task: contest.Task, values: dict) -> dict:
             shown[f"initial betas, at AdamW's best rate {best:g}", False] = rows
         rows = picked(lambda cell: cell.rate == best and cell.betas == START, conditions_in, least=2)
         if rows:
-            shown["schedule and weight decay, at that rate", False] = rows
+            shown["schedule and weight decay, clipping, at that rate", False] = rows
     return shown
 
 

@@ -37,8 +37,8 @@ def test_every_cell_is_a_run_of_its_own():
 
 def test_the_first_runs_are_those_that_could_refute_the_claim():
     rows = [row for row, _, _ in contest.runs("shakespeare", "cpu")]
-    assert [row for row, other in pairwise([None, *rows]) if row != other] and set(rows[:144]) == {"AdamW", "MADA"}
-    assert len(rows[:144]) == 2 * 4 * 6 * 3 and not {"AdamW", "MADA"} & set(rows[144:])
+    assert [row for row, other in pairwise([None, *rows]) if row != other] and set(rows[:168]) == {"AdamW", "MADA"}
+    assert len(rows[:168]) == 2 * 4 * (6 + 1) * 3 and not {"AdamW", "MADA"} & set(rows[168:])  # and without clipping
 
 
 def test_a_cell_without_conditions_is_the_script_by_default():
@@ -47,6 +47,9 @@ def test_a_cell_without_conditions_is_the_script_by_default():
     varied = Cell(0.016, START, (("schedule", "linear"), ("weight_decay", 0.1)))
     other = contest.runs("digits", "cpu")["MADA", varied, 1337]
     assert (other.cfg["schedule"], other.cfg["weight_decay"], other.cfg["hyper_lr"]) == ("linear", 0.1, None)
+    clipping = [contest.runs("digits", "cpu")["MADA", Cell(0.016, START, it), 1337].cfg["grad_clip"]
+                for it in ((), (("grad_clip", 0.0),))]  # fmt: skip
+    assert clipping == [1.0, 0.0]
     lm = contest.runs("shakespeare", "cpu")["MADA", Cell(0.032, START), 1339]
     assert lm.cfg["min_lr"] == pytest.approx(0.0032) and lm.cfg["max_iters"] == 700 and lm.cfg["device"] == "cpu"
 

@@ -62,7 +62,9 @@ def check_memory(size: int, what: str) -> None:
 
 
 @contextmanager
-def report_out_of_memory() -> Iterator[None]:
+def report_out_of_memory(
+    advice: str = "a smaller micro_batch_size, or checkpoint_activations=True, takes less",
+) -> Iterator[None]:
     """Turns an out-of-memory error, on host or device, into a UserError."""
     try:
         yield
@@ -70,14 +72,18 @@ def report_out_of_memory() -> Iterator[None]:
         what = (str(error).strip() or "out of memory").splitlines()[0]
         if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in what:
             raise
-        advice = "a smaller micro_batch_size, or checkpoint_activations=True, takes less"
         raise UserError(f"there is not enough memory ({what}); {advice}") from error
+
+
+def has_bfloat16() -> bool:
+    """Whether the GPU computes in bfloat16, rather than emulating it several times more slowly."""
+    return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def resolve_dtype(dtype: str, device_type: str) -> tuple[str, AbstractContextManager]:
     """The dtype of products and the context in which a model computes in it; "auto": bfloat16 on GPUs that have it."""
     if dtype == "auto":
-        dtype = "float32" if device_type != "cuda" else "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+        dtype = "float32" if device_type != "cuda" else "bfloat16" if has_bfloat16() else "float16"
     return dtype, nullcontext() if dtype == "float32" else torch.autocast(device_type, getattr(torch, dtype))
 
 
@@ -138,6 +144,8 @@ class Processes:
             if local_ranks > (gpus := torch.cuda.device_count()):
                 raise UserError(f"{local_ranks} processes but {gpus} GPUs on this machine: lower --nproc_per_node")
             device = f"cuda:{local_rank}"
+        if local_ranks > 1 and device.startswith("cuda:") and device != f"cuda:{local_rank}":
+            raise UserError(f"device={device!r} is one GPU, for {local_ranks} processes: leave it out")
         self.device = resolve_device(device)
         self.device_type = self.device.partition(":")[0]
         if self.device.startswith("cuda:"):

@@ -36,6 +36,14 @@ REVISIONS = {  # the commits of openai-community/NAME that the names below stand
     "gpt2-xl": "15ea56dee5df4983c59b2538573817e1667135e2",
 }
 
+OURS = {  # {of a GPT2Config: the values that GPT computes with}
+    "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
+    "layer_norm_epsilon": (1e-5,),
+    "scale_attn_weights": (True,),
+    "scale_attn_by_inverse_layer_idx": (False,),
+    "tie_word_embeddings": (True,),
+}
+
 
 @dataclass
 class GPTConfig:
@@ -196,8 +204,11 @@ class GPT(nn.Module):
 
     @classmethod
     def from_transformers(cls, theirs: nn.Module, dropout: float = 0.0) -> "GPT":
-        """A GPT with the weights of a transformers GPT2LMHeadModel: the same logits."""
+        """A GPT with the weights of a transformers GPT2LMHeadModel: the same logits. Raises ValueError if it cannot."""
         c = theirs.config
+        for name, ours in OURS.items():
+            if getattr(c, name) not in ours:
+                raise ValueError(f"it is another GPT-2: its {name} is {getattr(c, name)!r}, not {ours[0]!r}")
         model = cls(GPTConfig(c.n_positions, c.vocab_size, c.n_layer, c.n_head, c.n_embd, dropout, bias=True))
         copy_weights(theirs, model)
         return model

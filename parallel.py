@@ -86,13 +86,6 @@ def on_cpu(state: dict, keep: bool = True) -> dict:
     return tree_map(copy, state)
 
 
-def shard_like(state: dict, params: list) -> dict:
-    """An optimizer's state dict with its tensors sharded like the parameters they belong to: undoes `on_cpu`."""
-
-    entries = state["state"].items()
-    return state | {"state": {i: {name: shard_as(x, params[i]) for name, x in entry.items()} for i, entry in entries}}
-
-
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict) -> None:
     """Load into an optimizer the state that `on_cpu` made of one like it, sharded as its parameters are.
 
@@ -118,7 +111,8 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict) -> None:
             raise ValueError(f"the {name} of its optimizer is not a tensor for every parameter")
         if len({x.shape for x, _ in tensors}) > 1 and any(x.shape != p.shape for x, p in tensors):
             raise ValueError(f"the {name} of its optimizer does not match the parameters' shapes")
-    optimizer.load_state_dict(shard_like(saved, params))
+    state = {i: {name: shard_as(x, params[i]) for name, x in entry.items()} for i, entry in saved["state"].items()}
+    optimizer.load_state_dict(saved | {"state": state})
     lost = [
         name
         for new, group in zip(fresh["param_groups"], optimizer.param_groups, strict=True)

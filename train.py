@@ -272,7 +272,8 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
         if checkpoint:
             with checkpoints.fitting(checkpoint["path"]):
                 load_optimizer(optimizer, checkpoint["optimizer"])
-                scaler.load_state_dict(checkpoint["scaler"])
+                if checkpoint["scaler"]:  # {} of a run in another dtype
+                    scaler.load_state_dict(checkpoint["scaler"])
             best = checkpoint["best_val_loss"]
 
         # record: only now is anything written
@@ -317,10 +318,12 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
             log.say(f"resuming after step {it:,} of {cfg.max_iters:,}, from {checkpoint['path']}{changes}")
         peak = peak_flops(hardware)
 
+        windows = len(val_data.spread_starts(cfg.eval_iters * cfg.batch_size))  # of the training split, too
+
         @torch.no_grad()
         def mean_loss(split):
             """Over the fixed windows of a split, which the ranks share; all call the model. Draws no random numbers."""
-            starts = split.spread_starts(cfg.eval_iters * cfg.batch_size)
+            starts = split.spread_starts(windows)
             model.eval()
             total = torch.zeros((), device=device)
             for i in range(0, len(starts), micro * ranks):

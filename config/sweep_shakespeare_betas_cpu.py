@@ -9,8 +9,6 @@ max_iters = 700
 eval_interval = 350
 eval_iters = 25
 eval_train = True  # the figure's loss: of the training split, without dropout
-log_interval = 50
-device = "cpu"
 seconds = 16.0  # a cell on one thread
 
 _beta1 = [0.01, 0.25, 0.5, 0.75, 0.99]  # the domain of Figure 8

@@ -8,7 +8,6 @@ max_iters = 5
 eval_interval = 5
 eval_iters = 2
 eval_train = True
-device = "cpu"
 seconds = 1.0
 
 _paper = {"hyper_scale": "raw", "debias": "powers", "domain": {"beta1": (0.01, 0.99), "beta2": (0.501, 0.99)}}

@@ -5,6 +5,7 @@ A file is cut into pieces, which any number of processes can read at the same ti
 
 import io
 import json
+import os
 from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
@@ -16,7 +17,7 @@ SEPARATOR = "<|endoftext|>"
 PIECE_BYTES, PIECE_ROWS = 1 << 21, 512  # of a piece, about: some tenths of a second to tokenize
 MOST_PIECES = 16  # of a row group, since each of them reads it from its start
 # errors of pyarrow, json and PIL
-UNREADABLE = (OSError, ValueError, TypeError, KeyError, NotImplementedError, SyntaxError, RecursionError)
+UNREADABLE = (OSError, ValueError, TypeError, KeyError, NotImplementedError, SyntaxError, RecursionError, OverflowError)
 
 
 class Piece(NamedTuple):
@@ -27,7 +28,7 @@ class Piece(NamedTuple):
     stop: int
 
 
-def kind(path: Path) -> str:
+def suffix(path: Path) -> str:
     """The end of a file's name, by which its format is known."""
     return path.suffix.lower()
 
@@ -35,9 +36,9 @@ def kind(path: Path) -> str:
 def document_files(source: Path) -> list[Path]:
     """The files of a folder, ordered by name, or the one file that source is. Raises UserError."""
     files = [source]
-    if source.is_dir():
-        files = sorted(path for path in source.rglob("*") if kind(path) in FORMATS and path.is_file())
-    if not files or not files[0].exists() or kind(files[0]) not in FORMATS:
+    if os.path.isdir(source):
+        files = sorted(path for path in source.rglob("*") if suffix(path) in FORMATS and os.path.isfile(path))
+    if not files or not os.path.exists(files[0]) or suffix(files[0]) not in FORMATS:
         raise UserError(f"{source}: there is no {', '.join(FORMATS)} file there")
     return files
 
@@ -45,7 +46,7 @@ def document_files(source: Path) -> list[Path]:
 def pieces(path: Path) -> list[Piece]:
     """The pieces of a file, in order; reads little of it. Raises UserError."""
     try:
-        return [Piece(path, start, stop) for start, stop in FORMATS[kind(path)][0](path)]
+        return [Piece(path, start, stop) for start, stop in FORMATS[suffix(path)][0](path)]
     except UNREADABLE as error:
         raise UserError(f"{path}: cannot be read: {one_line(error)}") from None
 
@@ -56,7 +57,7 @@ def documents(source: Path | Piece) -> Iterator[str]:
     path, number = source if whole else source.path, 0
     try:
         for piece in pieces(path) if whole else [source]:
-            for text in FORMATS[kind(path)][1](*piece):
+            for text in FORMATS[suffix(path)][1](*piece):
                 number += 1
                 if not isinstance(text, str):
                     raise UserError(f"{path}: {place(number, source)} has no text")
@@ -71,14 +72,14 @@ def place(number, source):
     """Where a document is, in words."""
     if isinstance(source, Path) or not source.start:
         return f"document {number}"
-    return f"document {number} from {'row' if kind(source.path) == '.parquet' else 'byte'} {source.start:,} on"
+    return f"document {number} from {'row' if suffix(source.path) == '.parquet' else 'byte'} {source.start:,} on"
 
 
 def count_documents(source: Path | Piece) -> int:
     """The number of documents in a file or piece, without reading it if a footer gives it. Raises UserError."""
     if isinstance(source, Path):
         return sum(map(count_documents, pieces(source)))
-    if kind(source.path) == ".parquet":
+    if suffix(source.path) == ".parquet":
         return source.stop - source.start
     return sum(1 for _ in documents(source))
 

@@ -36,7 +36,7 @@ class Arguments(argparse.ArgumentParser):
     def parse_args(self, *given):
         args = super().parse_args(*given)
         theirs = args.out / "prepare.py"
-        if theirs.exists() and not theirs.samefile(self.script):
+        if os.path.exists(theirs) and not theirs.samefile(self.script):
             raise UserError(f"--out {args.out} is for the data set of its own prepare.py: name another folder")
         return args
 
@@ -138,7 +138,7 @@ def need_disk(sizes: dict[Path, float]) -> None:
     """Raises UserError unless the disks have room for {folder: bytes}; folders may not exist yet, or share a disk."""
     needs = {}
     for folder, size in sizes.items():
-        place = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+        place = next(place for place in (folder.absolute(), *folder.absolute().parents) if os.path.exists(place))
         _, needed = needs.get(place.stat().st_dev, (place, 0))
         needs[place.stat().st_dev] = place, needed + size
     for place, needed in needs.values():
@@ -170,7 +170,11 @@ def no_follow(path: str, flags: int) -> int:
 def workplace() -> Iterator[Path]:
     """A temporary folder. Its name has its process, so that those of killed processes are removed here."""
     start = f"mada-data-{socket.gethostname()}-"
-    for old in Path(tempfile.gettempdir()).glob(glob.escape(start) + "*"):
+    try:
+        home = Path(tempfile.gettempdir())
+    except FileNotFoundError as error:
+        raise UserError(f"{error.strerror}: is the disk full?") from None
+    for old in home.glob(glob.escape(start) + "*"):
         pid = old.name.removeprefix(start).partition("-")[0]
         if pid.isdigit() and not alive(int(pid)) and not old.is_symlink():
             shutil.rmtree(old, ignore_errors=True)

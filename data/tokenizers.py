@@ -85,7 +85,7 @@ class GPT2(Tokenizer):
 
 def fetch(name, path, expected):
     """Download one of GPT2_FILES to path, unless it is there."""
-    if path.exists() and sha256(path) == expected:
+    if os.path.exists(path) and sha256(path) == expected:
         return
     try:
         download(GPT2_URL + name, path, expected)

@@ -48,9 +48,9 @@ def descent(optimizer: str, scale: str, start: int, clip: float | None) -> Loop:
     """
 
     def descend(h, q, _, velocity, square, rate, momentum, low, high, in_time_scale, grows, ok, unit, steps, ramp):
-        h = h + 0.0  # -0 becomes 0, for readers
         if scale == "relative":
             h = h / torch.maximum(unit, torch.full_like(unit, TINY))  # if the unit is 0, so is h
+        h = torch.where(h.isnan(), torch.inf, h + 0.0)  # -0 becomes 0, for readers; no checkpoint holds NaN
         push = torch.where(h.abs() < torch.inf, h, 0.0)  # one that has overflowed says nothing
         push = push if clip is None else push.clamp(-clip, clip)
         push = torch.where(steps >= start, push, 0.0)

@@ -115,7 +115,7 @@ def read(path: str | Path) -> list[dict]:
     try:
         with open(path, newline="") as file:
             return [row | {name: float(row[name]) for name in COLUMNS[1:]} for row in csv.DictReader(file)]
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
         raise UserError(f"{path}: not a table of columns {', '.join(COLUMNS)}: {error}") from None
 
 

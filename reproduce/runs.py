@@ -21,7 +21,6 @@ from settings import checked, declared, parse
 
 NUMERICS = 1  # raise it when the same settings compute something else; tests/test_numerics.py says when
 FIRST_SEED = 1337
-FREE = ("out_dir", "overwrite", "device")  # settings that are not in the id, besides those that a script marks as free
 declared = cache(declared)
 
 
@@ -44,7 +43,7 @@ class Run:
     def id(self) -> str:
         """None, 0, False and the like do not count, so a new setting with such a default changes no id."""
         known = declared(self.script)
-        what = {name: value for name, value in self.cfg.items() if name not in FREE and not known[name].free}
+        what = {name: value for name, value in self.cfg.items() if not known[name].free}
         if "optimizer" in what:
             with contextlib.suppress(ValueError):  # settings that the optimizer refuses: the run itself says so
                 what |= resolved(what["optimizer"], repr({name: it for name, it in what.items() if name != "seed"}))

@@ -15,7 +15,7 @@ NUMBERS = (*MADA.domain, "bias1", "bias2", "bias3")
 HYPER_LR = 1e-2  # of Eager
 
 
-def build(variant: str, name: str, params: list[dict], *, lr: float, max_grad_norm: float, **settings):
+def build(variant: str, name: str, params: list[dict], *, hidden=(), lr: float, max_grad_norm: float, **settings):
     """Like optim.build, for a variant.
 
     linear: beta2 moves as the other coefficients do; factor: 1 - beta2 moves by a factor, whatever hyper_scale is;
@@ -37,7 +37,7 @@ def build(variant: str, name: str, params: list[dict], *, lr: float, max_grad_no
             refused = ", ".join(sorted(others))
             raise UserError(f"variant 'cosine' takes no {refused}: it learns all six coefficients, at 1e-2")
         return Eager(params, lr, cosine, max_grad_norm=max_grad_norm, **start)
-    optimizer = optim.build(name, params, lr=lr, max_grad_norm=max_grad_norm, **settings)
+    optimizer = optim.build(name, params, hidden=hidden, lr=lr, max_grad_norm=max_grad_norm, **settings)
     place = list(optimizer.domain).index("beta2")
     for group in optimizer.param_groups:
         group["in_time_scale"][place] = float(variant == "factor")
@@ -104,7 +104,7 @@ class Eager(torch.optim.Optimizer):
             moved = self.move(g.double(), d.double(), slopes.double(), self.q, HYPER_LR)
             self.q = moved.clamp(self.low, self.high)
         self.t += 1
-        clipped = g * (self.limit / (g.norm() + 1e-6)).clamp(max=1.0)
+        clipped = g * (self.limit / (g.norm() + 1e-6)).clamp(max=1.0) if self.limit else g
         self.last = clipped, self.buffers, self.weights, torch.tensor(float(self.t), dtype=g.dtype)
         parts = self.direction(self.q, *self.last)[0].split([p.numel() for p in self.params])
         rates = [(group["lr"], group["weight_decay"]) for group in self.param_groups for _ in group["params"]]

@@ -26,7 +26,7 @@ import settings
 from devices import here, stop_signals
 from optim.fuse import Loop, Rows
 from optim.mada import BUFFERS, MADA, mada
-from settings import Count, Finished, UserError
+from settings import Count, Finished, Fraction, Nonnegative, UserError
 
 # -- folder [once, free]
 out_dir = "out/convex"  # folder of metrics.jsonl and ckpt_last.pt
@@ -38,13 +38,13 @@ log_interval: Count = 2020  # steps between lines in metrics.jsonl: whole period
 # -- problem [kept]
 steps: Count = 2_000_000  # T
 x0 = 0.0  # where x starts
-learning_rate = 1e-2  # alpha
+learning_rate: Nonnegative = 1e-2  # alpha
 schedule: Literal["constant", "root"] = "constant"  # "root": alpha / sqrt(t)
 # {name: what differs from Adam with fixed coefficients}: initial coefficients, hyper_lr (a number, or {name: number}),
 # hyper_momentum {name: number}, hyper_scale, debias, second_moment, learning_rate, rule
 optimizers = {"Adam": {}, "AVGrad": {"rho": 0.0}, "AMSGrad": {"rho": 0.0, "second_moment": "amsgrad"}}
-beta1 = 0.9  # where all of them start, unless their settings say otherwise
-beta2 = 0.99  # Reddi et al. use these two
+beta1: Fraction = 0.9  # where all of them start, unless their settings say otherwise
+beta2: Fraction = 0.99  # Reddi et al. use these two
 rule: Literal["paper", "authors"] = "paper"  # of optim/mada.py
 # -- end of settings
 
@@ -147,7 +147,7 @@ def start(own, cfg):
     values |= {"x": cfg.x0, "beta1": cfg.beta1, "beta2": cfg.beta2, "rho": 1.0, "c": 1.0, "gamma": 1.0}
     values |= {f"hyper_{name}": float(rate) for name, rate in rates.items()}
     values |= {f"momentum_{name}": float(momentum) for name, momentum in momenta.items()}
-    values |= {"lr": own.get("learning_rate", cfg.learning_rate)}
+    values |= {"lr": float(own.get("learning_rate", cfg.learning_rate))}
     values |= {name: float(value) for name, value in own.items() if name in NAMES}
     unknown = {*own} - {*NAMES, "hyper_lr", "hyper_momentum", "learning_rate", *FORMS} | {*rates, *momenta} - {*NAMES}
     found = dict(zip(FORMS, forms(own, cfg), strict=True))
@@ -183,9 +183,14 @@ def run(cfg, given):
     if not cfg.optimizers or not all(isinstance(own, dict) for own in cfg.optimizers.values()):
         raise UserError(f"optimizers={cfg.optimizers!r} must be {{name: its settings}}, at least one, each a dict")
     members = {}  # what FORMS names: names of the optimizers
-    for name, own in cfg.optimizers.items():
-        members.setdefault(forms(own, cfg), []).append(name)
-    starts = {name: start(own, cfg) for name, own in cfg.optimizers.items()}
+    try:
+        starts = {name: start(own, cfg) for name, own in cfg.optimizers.items()}
+        for name, own in cfg.optimizers.items():
+            members.setdefault(forms(own, cfg), []).append(name)
+    except UserError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise UserError(f"optimizers: {settings.one_line(error)}") from None
     columns = {
         kind: [
             torch.tensor([starts[name][key] for name in names], dtype=torch.float64) for key in (*STATE, "lr", *HYPER)

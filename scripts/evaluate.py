@@ -31,9 +31,10 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import data.tokens
+from data.prepared import writing
 from data.tokenizers import kind
 from data.tokens import Tokens
-from devices import here, resolve_dtype
+from devices import has_bfloat16, here, report_out_of_memory, resolve_dtype
 from model import GPT
 from pretrained import check_tokens, load
 from settings import UserError, one_line_errors
@@ -204,14 +205,15 @@ def main():
     parser.add_argument("--out", type=Path, help="JSON file to write the numbers to")
     args = parser.parse_args()
     model, meta = load(args.model, args.device)
+    unit = kind(meta).unit
     device, dtype = str(model.lm_head.weight.device), args.dtype
     if dtype == "auto":
-        dtype = "bfloat16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "float32"
+        dtype = "bfloat16" if device.startswith("cuda") and has_bfloat16() else "float32"
     block_size = model.config.block_size
     stride = block_size // 2 if args.stride is None else args.stride
     if not 1 <= stride <= block_size or args.batch_size < 1:
         raise UserError(f"--stride must be 1 to {block_size}, the model's block_size; --batch_size at least 1")
-    if args.out and (args.out.is_dir() or not os.access(args.out.parent, os.W_OK)):
+    if args.out and (os.path.isdir(args.out) or not os.access(args.out.parent, os.W_OK)):
         raise UserError(f"--out {args.out}: no file can be written there")
     if args.data is None and meta["tokenizer"] != "gpt2":
         raise UserError(f"--data: name a data set of {meta['tokenizer']} tokens, as {args.model} was trained on")
@@ -228,31 +230,26 @@ def main():
     results = {
         name: evaluate(Evaluation(model, args.batch_size, dtype), split, stride) for name, split in splits.items()
     }
-    unit = kind(meta).unit
+    if args.out:
+        found = {
+            "model": args.model,
+            "unit": unit,
+            "block_size": block_size,
+            "stride": stride,
+            "dtype": dtype,
+            **here(device),
+            "date": f"{datetime.date.today()}",
+            "data": results,
+        }
+        with writing(args.out):
+            args.out.write_text(json.dumps(found, indent=1) + "\n")
     print(
         f"{args.model}: windows of {block_size} {unit}s, strided by {stride}, in {dtype} on {device}; "
         f"losses in nats per {unit}"
     )
     print(*table(results), sep="\n")
-    if args.out:
-        args.out.write_text(
-            json.dumps(
-                {
-                    "model": args.model,
-                    "unit": unit,
-                    "block_size": block_size,
-                    "stride": stride,
-                    "dtype": dtype,
-                    **here(device),
-                    "date": f"{datetime.date.today()}",
-                    "data": results,
-                },
-                indent=1,
-            )
-            + "\n"
-        )
 
 
 if __name__ == "__main__":
-    with one_line_errors(__file__):
+    with one_line_errors(__file__), report_out_of_memory("a smaller --batch_size takes less"):
         main()

@@ -20,7 +20,7 @@ from data.prepared import writing
 from data.tokenizers import tokenizer
 from model import GPT
 from pretrained import load
-from settings import UserError, one_line_errors
+from settings import UserError, one_line, one_line_errors
 
 
 def note(name: str, model: GPT, meta: dict) -> str:
@@ -52,7 +52,7 @@ def main():
     parser.add_argument("checkpoint", help="a checkpoint of train.py")
     parser.add_argument("folder", type=Path, help="where to write; it must not exist yet")
     args = parser.parse_args()
-    if args.folder.exists():
+    if os.path.lexists(args.folder):
         raise UserError(f"{args.folder} exists already")
     model, meta = load(args.checkpoint)
     parts = for_transformers(model, meta)
@@ -63,7 +63,10 @@ def main():
                 os.unlink(part) if part.is_symlink() else shutil.rmtree(part)
             part.mkdir(parents=True)
             for theirs in parts:
-                theirs.save_pretrained(part)
+                try:
+                    theirs.save_pretrained(part)
+                except Exception as error:
+                    raise UserError(f"{args.folder}: cannot be written: {one_line(error)}") from error
             (part / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")  # for the scripts here
             (part / "README.md").write_text(note(args.checkpoint, model, meta))
             os.replace(part, args.folder)

@@ -30,7 +30,7 @@ import checkpoints
 import metrics
 import optim
 import settings
-from devices import here, resolve_device, stop_signals
+from devices import here, report_out_of_memory, resolve_device, stop_signals
 from settings import Count, Diverged, Finished, Fraction, Fractions, Names, Natural, Nonnegative, Rates, UserError
 
 # -- folder [once, free]
@@ -150,14 +150,17 @@ def load(folder: Path, split: str, count: int | None = None) -> tuple[torch.Tens
     """
     try:
         arrays = [np.load(folder / f"{split}_{kind}.npy", mmap_mode="r")[:count] for kind in ("images", "labels")]
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise UserError(f"CIFAR-10 is missing: {error}; run: python data/cifar10/prepare.py") from None
     return torch.from_numpy(arrays[0].copy()), torch.from_numpy(arrays[1].astype(np.int64))
 
 
 def source(folder: Path) -> str:
     """What meta.json says about where the images come from."""
-    return json.loads((folder / "meta.json").read_text())["source"] if (folder / "meta.json").exists() else "unknown"
+    try:
+        return json.loads((folder / "meta.json").read_text())["source"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "unknown"
 
 
 def train(cfg: dict, given: Collection[str] = ()) -> float | None:
@@ -166,7 +169,7 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
     Returns the last test accuracy in %, or None if it was stopped before its end. Raises UserError on bad settings,
     before anything is written; Diverged if the loss is no longer finite; Finished if there is nothing left to resume.
     """
-    with checkpoints.hold(cfg["out_dir"]):
+    with report_out_of_memory("a smaller batch_size takes less"), checkpoints.hold(cfg["out_dir"]):
         return run(cfg, given)
 
 

@@ -4,7 +4,7 @@
     python scripts/train_small.py --task=factorization --optimizer=adam      # matrix completion, which is not convex
     python scripts/train_small.py --task=cartpole                            # REINFORCE; acrobot likewise
 
-`--help` lists the settings. metrics.jsonl has a line every 50 steps; the last has `value`, by which optimizers are
+`--help` lists the settings. metrics.jsonl has a line every 50 steps; by the last one's `value` optimizers are
 compared, lower is better: the validation loss (digits), the mean squared error of held-out entries (factorization), or
 minus the mean return of all episodes so far (cartpole, acrobot).
 """
@@ -33,8 +33,9 @@ from devices import here
 from reproduce import variants
 from settings import Count, Diverged, Fraction, Fractions, Names, Natural, Nonnegative, Rates, UserError
 
-# what and where
+# -- folder [once, free]
 out_dir = "out/small"  # folder of metrics.jsonl
+# -- task
 init_from: Literal["scratch"] = "scratch"  # a run takes seconds: one that is stopped starts over
 seed: Natural = 1337  # of the initial weights, the data and the batches
 task: Literal["digits", "factorization", "cartpole", "acrobot"] = "digits"  # TASKS below
@@ -277,14 +278,13 @@ def run(cfg):
     torch.manual_seed(cfg.seed)
     task = TASKS[cfg.task](cfg.seed)
     total = cfg.steps or task.steps
-    build = partial(optim.build, hidden=optim.hidden_matrices(task.model))
-    if cfg.variant:
-        build = partial(variants.build, cfg.variant)
+    build = partial(variants.build, cfg.variant) if cfg.variant else optim.build
     try:
         optimizer = build(
             cfg.optimizer,
             optim.decay_matrices(task.model.parameters(), cfg.weight_decay),
             lr=cfg.learning_rate,
+            hidden=optim.hidden_matrices(task.model),
             max_grad_norm=cfg.grad_clip,
             **settings.section(SETTINGS, "hyperparameters", resolved),
         )

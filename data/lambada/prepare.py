@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from data.documents import documents, kind
+from data.documents import documents, suffix
 from data.prepared import arguments, hub_file, write_tokens
 from data.tokenizers import GPT2
 from settings import UserError, one_line_errors
@@ -41,7 +41,7 @@ VARIANTS = {  # name: (source in meta.json, file of the hub, passage -> line of 
 
 def passages(source):
     """The texts of a jsonl or parquet file, or of a txt file with one passage per line. Raises UserError."""
-    if kind(source) != ".txt":
+    if suffix(source) != ".txt":
         return list(documents(source))
     try:
         return source.read_text(encoding="utf-8").splitlines()

@@ -30,7 +30,7 @@ import numpy as np
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from data.documents import count_documents, document_files, documents, kind, pieces
+from data.documents import count_documents, document_files, documents, pieces, suffix
 from data.prepared import arguments, hub_file, need_disk, no_follow, publish, report, sync, whole_file, write_tokens
 from data.tokenizers import GPT2
 from settings import UserError, one_line_errors
@@ -58,7 +58,7 @@ def main():
             "--workers must be at least 1, and --max_docs at least 2: one to train on and one to validate on"
         )
 
-    if args.source and (args.source / "train.bin").exists():
+    if args.source and os.path.exists(args.source / "train.bin"):
         if args.max_docs:
             raise UserError(f"--max_docs: {args.source} holds tokens already split, which are taken whole")
         return adopt(args.source, args.out)
@@ -89,7 +89,7 @@ def main():
 def adopt(source, out):
     """Check and copy the train.bin and val.bin that nanoGPT's prepare.py left in a folder. Raises UserError."""
     paths = {split: source / f"{split}.bin" for split in ("train", "val")}
-    if missing := [path for path in paths.values() if not path.is_file()]:
+    if missing := [path for path in paths.values() if not os.path.isfile(path)]:
         raise UserError(f"{missing[0]} is missing")
     sizes = {split: path.stat().st_size for split, path in paths.items()}
     if odd := [path for split, path in paths.items() if sizes[split] % 2]:
@@ -116,7 +116,7 @@ def print_requirements(args, local):
     """Print what disk and memory it takes. Raises UserError if there is less; of memory, if the system tells."""
     wanted = min(args.max_docs or DOCUMENTS, DOCUMENTS)
     if local:
-        size = sum(path.stat().st_size * BYTES_OF_TEXT[kind(path)] for path in local)
+        size = sum(path.stat().st_size * BYTES_OF_TEXT[suffix(path)] for path in local)
         needs = {args.out: min(size, args.max_docs * 2 * TOKEN_BYTES) if args.max_docs else size}
         fetch = ""
     else:

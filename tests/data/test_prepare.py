@@ -91,6 +91,7 @@ def test_bad_source_is_refused_and_writes_nothing(name, tmp_path):
     refused(prepare(name, "--source", tmp_path / "none.txt", "--out", out), "none.txt", "No such file")
     refused(prepare(name, "--source", other, "--out", out), "input.txt", "sha256")
     refused(prepare(name, "--source", tmp_path, "--out", out), str(tmp_path))
+    refused(prepare(name, "--source", tmp_path / "none.txt", "--out", tmp_path / ("x" * 300)), "none.txt")
     assert not out.exists()
 
 

@@ -359,7 +359,11 @@ def test_a_hyper_gradient_that_overflows_moves_nothing():
         p.grad = torch.randn(2000, generator=make) * 10.0 ** (torch.rand(2000, generator=make) * 30 - 28)
         optimizer.step()
         overflown |= not torch.tensor([*optimizer.hyper_gradients.values()]).isfinite().all()
+        assert not torch.tensor([*optimizer.hyper_gradients.values()]).isnan().any()  # it would be in checkpoints
     assert overflown  # or this shows nothing
+    q, hyper = optimizer.coefficients, optimizer.plan.hyper
+    hyper.descend(torch.full_like(hyper.h, torch.nan), torch.ones(1).double(), torch.tensor(True))
+    assert optimizer.coefficients == q and {*optimizer.hyper_gradients.values()} == {torch.inf}
     q = optimizer.coefficients
     assert q["beta2"] > 0.9 and q["c"] > 0.9 and q["rho"] > 0.9
 

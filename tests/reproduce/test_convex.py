@@ -108,6 +108,10 @@ def test_a_folder_is_one_process_s(tmp_path):
         {"second_moment": "adagrad"},
         {"beta2": 0.999, "hyper_lr": {"beta2": 1e-4}, "hyper_scale": "raw"},
         {"debias": "half"},
+        {"beta1": "a"},
+        {"hyper_lr": None},
+        {"rule": []},
+        {"learning_rate": "x"},
         3,
     ],
 )

@@ -133,6 +133,16 @@ def test_variants_of_beta2():
     assert step == pytest.approx(1 - 0.95, rel=0.02)  # d beta2 = -(1 - beta2) eta h to first order, against -eta h
 
 
+def test_variants_clip_and_mark_hidden_matrices_as_build_does():
+    p = torch.ones(3, 3, dtype=torch.float64, requires_grad=True)
+    eager = variants.build("cosine", "mada", [{"params": [p], "weight_decay": 0.0}], lr=0.1, max_grad_norm=0.0)
+    p.grad = torch.ones_like(p)
+    eager.step()
+    assert (p < 1).all()  # 0 is no clipping
+    linear = variants.build("linear", "mada", [{"params": [p]}], hidden=(p,), lr=0.1, max_grad_norm=1.0, mu=1.0)
+    assert [group["muon"] for group in linear.param_groups] == [True]
+
+
 @pytest.mark.parametrize(
     "variant, name, settings, words",
     [

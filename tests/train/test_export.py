@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from prepare_script import environment
+from safetensors import SafetensorError
 from test_model import gpt, tokens
 
 import model
@@ -134,6 +135,16 @@ def test_a_folder_that_is_no_gpt2_or_damaged_is_one_line(script, tmp_path):
             train.pretrained_tokens(cfg.init_from)
 
 
+@pytest.mark.parametrize(
+    "name, value",
+    [("scale_attn_by_inverse_layer_idx", True), ("activation_function", "gelu"), ("layer_norm_epsilon", 1e-6)],
+)
+def test_a_gpt2_that_computes_otherwise_is_refused(name, value):
+    config = transformers.GPT2Config(vocab_size=11, n_positions=8, n_embd=4, n_layer=1, n_head=1, **{name: value})
+    with pytest.raises(ValueError, match=f"it is another GPT-2: its {name} is {value!r}"):
+        model.GPT.from_transformers(transformers.GPT2LMHeadModel(config))
+
+
 @pytest.mark.parametrize("kind", METAS)
 def test_transformers_writes_what_sample_writes(script, tmp_path, kind):
     """Greedily, from a model with more ids than the tokenizer, which would write them where it is not kept from it."""
@@ -185,11 +196,13 @@ def test_nothing_is_overwritten_or_half_there(script, tmp_path, monkeypatch):
     status, _, error = script("export", path, tmp_path / "there")
     assert status == 2 and error == f"export.py: {tmp_path}/there exists already\n"
 
-    def full(self, folder):
-        raise OSError(28, "No space left on device")
+    for kind in (OSError, SafetensorError):  # the second is what a full disk raises there
 
-    monkeypatch.setattr(transformers.GPT2LMHeadModel, "save_pretrained", full)
-    status, _, error = script("export", path, tmp_path / "out")
-    assert status == 2 and error.count("\n") == 1 and "No space left" in error and not list(tmp_path.glob("out*"))
+        def full(self, folder, kind=kind):
+            raise kind(28, "No space left on device")
+
+        monkeypatch.setattr(transformers.GPT2LMHeadModel, "save_pretrained", full)
+        status, _, error = script("export", path, tmp_path / "out")
+        assert status == 2 and error.count("\n") == 1 and "No space left" in error and not list(tmp_path.glob("out*"))
     status, _, error = script("export", tmp_path / "none.pt", tmp_path / "out")
     assert status == 2 and "none.pt: no model can be read from it" in error

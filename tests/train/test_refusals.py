@@ -45,15 +45,27 @@ def test_a_batch_that_cannot_be_divided_says_what_can(monkeypatch, ranks, micro,
         ({"WORLD_SIZE": "2"}, "WORLD_SIZE=2, but no exchange can be set up .*MASTER_ADDR expected.*torchrun"),
         ({"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "x"}, "no exchange can be set up .*torchrun"),
         ({"WORLD_SIZE": "2", "RANK": "3"}, "RANK=3 must be below WORLD_SIZE=2"),
+        ({"WORLD_SIZE": "2", "RANK": "1", "LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "1", "device": "cuda:0"},
+         "device='cuda:0' is one GPU, for 2 processes"),
     ],
-)
+)  # fmt: skip
 def test_half_of_torchruns_environment_is_one_line(monkeypatch, environment, message):
     """As left over from another job, or set by a cluster that starts one process."""
+    environment = dict(environment)
+    device = environment.pop("device", "cpu")
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=message):
-        tiny.run()
+        tiny.run(device=device)
     assert not os.path.exists("out")
+
+
+@pytest.mark.parametrize("real, dtype", [(True, "bfloat16"), (False, "float16")])
+def test_bfloat16_that_is_emulated_is_not_chosen(monkeypatch, real, dtype):
+    """As on a V100, where it is several times slower."""
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or real)
+    monkeypatch.setattr(devices.torch, "autocast", lambda *_: None)
+    assert devices.resolve_dtype("auto", "cuda") == (dtype, None)
 
 
 def test_processes_that_start_at_other_steps_are_one_line(monkeypatch):

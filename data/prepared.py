@@ -28,13 +28,19 @@ TIMEOUT = 15  # seconds that a server may take to answer
 
 
 class Arguments(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are UserErrors. It refuses an --out that belongs to another prepare.py."""
+    """An ArgumentParser whose errors are UserErrors. It refuses an --out that belongs to another prepare.py.
+
+    A --variant other than the default goes to a folder of its own, FOLDER_VARIANT, unless --out names one.
+    """
 
     def error(self, message):
         raise UserError(f"{message} (--help lists the arguments)")
 
     def parse_args(self, *given):
         args = super().parse_args(*given)
+        variant = getattr(args, "variant", None)
+        if variant != self.get_default("variant") and args.out == self.get_default("out"):
+            args.out = args.out.with_name(f"{args.out.name}_{variant}")  # not under the other's name
         theirs = args.out / "prepare.py"
         if os.path.exists(theirs) and not theirs.samefile(self.script):
             raise UserError(f"--out {args.out} is for the data set of its own prepare.py: name another folder")

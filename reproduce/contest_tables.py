@@ -141,11 +141,11 @@ def sentences(summaries: dict[str, dict]) -> list[str]:
     plain = [gap for (_, cell), gap in gaps.items() if cell.betas == START]
     seeds = [n for it in summaries.values() for n in it["seeds"]]
     tuned = [it["start"]["gap"] for it in summaries.values() if it["start"]]
-    shares = [share for it in summaries.values() for share in it["undone"].values()]
+    parts = [part for it in summaries.values() for part in it["undone"].values()]
     small = sum(gap.mean + 2 * gap.error <= verdict.FAR * abs(gap.base) for gap in gaps.values())
     damage = "There is no damage by bad initial betas to undo."
-    if shares:
-        damage = f"It **undoes {100 * mean(shares):.0f} % of what bad initial betas cost AdamW**."
+    if parts:
+        damage = f"It **undoes {100 * mean(parts):.0f} % of what bad initial betas cost AdamW**."
     worst, cell = max(gaps, key=lambda at: gaps[at].excess())
     gap, end = gaps[worst, cell], "In no cell is it worse than that."
     if gap.excess():
@@ -153,10 +153,10 @@ def sentences(summaries: dict[str, dict]) -> list[str]:
         end += f", where {gap.lost} of {gap.n} seeds collapse{'s' * (gap.lost == 1)}." if gap.lost else "."
     return [
         (
-            f"MADA is **no worse in {counted(gaps.values())}** of {len(summaries)} task{'s' * (len(summaries) > 1)}, "
-            f"with {span(seeds)} seeds each. AdamW is no worse than MADA in "
+            f"MADA is **no worse in {no_worse_in(gaps.values())}** of {len(summaries)} task{'s' * (len(summaries) > 1)}"
+            f", with {span(seeds)} seeds each. AdamW is no worse than MADA in "
             f"{sum(it['base_no_worse'] for it in summaries.values())}. From betas (0.9, 0.95) alone, MADA is no worse "
-            f"in {counted(plain)}."
+            f"in {no_worse_in(plain)}."
         ),
         (
             f"By more than two standard errors, it is **better in {clear(gaps.values(), -1)} cells and worse in "
@@ -174,7 +174,7 @@ def sentences(summaries: dict[str, dict]) -> list[str]:
     ]
 
 
-def counted(gaps: Collection[verdict.Gap]) -> str:
+def no_worse_in(gaps: Collection[verdict.Gap]) -> str:
     return f"{share(sum(gap.no_worse() for gap in gaps), len(gaps))} cells" if gaps else "0 cells"
 
 

@@ -48,9 +48,13 @@ def where_worse(values: dict[str, dict], rival: str) -> str:
                      if not gap.no_worse()) or "nowhere"  # fmt: skip
 
 
-def at_best(name: str, values: dict, rival: str, row: str = OURS) -> str:
-    """A row, which is MADA from Muon's corner, against a rival, each at its best rate."""
-    found = verdict.tuned(TASKS[name], values.get(row, {}), values.get(rival, {}))
+def tuned(name: str, values: dict, rival: str, row: str = OURS) -> dict | None:
+    """A row, which is MADA from Muon's corner, against a rival, each at its best rate: see verdict.tuned."""
+    return verdict.tuned(TASKS[name], values.get(row, {}), values.get(rival, {}))
+
+
+def at_best(found: dict | None) -> str:
+    """What `tuned` has found, in words."""
     if not found:
         return "-"
     words = "" if found["gap"].n == 1 else f", {judged(found['gap'])}"
@@ -59,10 +63,10 @@ def at_best(name: str, values: dict, rival: str, row: str = OURS) -> str:
 
 def in_short(name: str, values: dict) -> str:
     """MADA from Muon's corner against AdamW, with what the front page needs to say of it."""
-    found = verdict.tuned(TASKS[name], values[OURS], values.get("AdamW", {}))
+    found = tuned(name, values, "AdamW")
     seeds = f" ({found['gap'].n} seeds)" if found and found["gap"].n > 1 else ""
     points = " in points of accuracy" * TASKS[name].higher
-    return f"{TASKS[name].title} {at_best(name, values, 'AdamW')}{points}{seeds}"
+    return f"{TASKS[name].title} {at_best(found)}{points}{seeds}"
 
 
 def shares(values: dict, row: str) -> list[float]:
@@ -84,13 +88,15 @@ def way(values: dict, row: str) -> str:
 
 def better_than_both(name: str, values: dict) -> bool:
     """Whether MADA from Muon's corner is better than Muon and than AdamW, each at its best rate."""
-    found = [verdict.tuned(TASKS[name], values.get(OURS, {}), values.get(rival, {})) for rival in RIVALS]
+    found = [tuned(name, values, rival) for rival in RIVALS]
     return all(it and it["gap"].clear and it["gap"].mean < 0 for it in found)
 
 
 def convolutions(values: dict) -> str:
     """What came of Muon for the CNN's convolutions, in a sentence."""
-    return FLATTENED.format(at_best("cnn", values, "AdamW", muon.CONVOLUTIONS)) if muon.CONVOLUTIONS in values else ""
+    if muon.CONVOLUTIONS not in values:
+        return ""
+    return FLATTENED.format(at_best(tuned("cnn", values, "AdamW", muon.CONVOLUTIONS)))
 
 
 def goals(values: dict[str, dict]) -> list[verdict.Goal]:
@@ -130,7 +136,11 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
         *ADAMS,
     ]
     lines = [
-        [TASKS[name].title, *(at_best(name, it, rival) for rival in RIVALS), *(way(it, row) for row in ADAMS.values())]
+        [
+            TASKS[name].title,
+            *(at_best(tuned(name, it, rival)) for rival in RIVALS),
+            *(way(it, row) for row in ADAMS.values()),
+        ]
         for name, it in values.items()
     ]
     said = " and ".join(f"no worse than {rival} in {share(*count)} cells" for rival, count in counts.items())
@@ -143,8 +153,7 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
         + "; than ".join(f"{rival}: {where_worse(values, rival)}" for rival in RIVALS)
         + "."
     )
-    rivals = [verdict.tuned(TASKS[name], it[OURS], it["Muon"]) for name, it in values.items() if "Muon" in it]
-    level = [it["gap"] for it in rivals if it and it["gap"].n > 1]
+    level = [found["gap"] for name, it in values.items() if (found := tuned(name, it, "Muon")) and found["gap"].n > 1]
     short = "At each one's best rate, MADA from Muon's corner minus AdamW (negative is better): "
     short += "; ".join(in_short(name, it) for name, it in values.items())
     short += f". Minus Muon: no clear difference on {sum(not gap.clear for gap in level)} of {len(level)} tasks"

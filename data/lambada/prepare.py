@@ -53,8 +53,6 @@ def main():
     parser = arguments(__file__, __doc__, "a local jsonl, txt or parquet file, instead of the Hugging Face hub")
     parser.add_argument("--variant", choices=VARIANTS, default="openai", help="which of the two test sets")
     args = parser.parse_args()
-    if args.variant == "original" and args.out == parser.get_default("out"):
-        args.out = args.out.with_name("lambada_original")  # not under the other's name
     name, hub, line, sha256, count = VARIANTS[args.variant]
     source, revision = (args.source, None) if args.source else hub_file(*hub)
     texts = passages(source)

@@ -50,8 +50,6 @@ def main():
     parser = arguments(__file__, __doc__, "a local wiki.test.raw, instead of the Hugging Face hub")
     parser.add_argument("--variant", choices=("text", "lines"), default="text", help="which of the two")
     args = parser.parse_args()
-    if args.variant == "lines" and args.out == parser.get_default("out"):
-        args.out = args.out.with_name("wikitext_lines")  # not under the other's name
     lines, tokenizer = wikitext(args.source), GPT2()
     name, count = "WikiText-2 raw, test split (Salesforce/wikitext)", TOKENS
     if args.variant == "text":

@@ -12,7 +12,7 @@ contest.py      AdamW replaced with MADA on tasks of different kinds; ablation.p
                 changed; muon.py: Muon compared with both; growth.py: a learning rate that only grows
 contest_runs.py what results/ holds of these; verdict.py: what it says; replication.py: bad cells again;
                 page_parts.py: what their pages share; NAME_report.py: a page each; contest_tables.py, contest_paths.py:
-                the contest's; contest_drawing.py: pictures; rivals.py: all as names of scripts/reproduce.py
+                the contest's; contest_drawing.py: pictures; questions.py: all as names of scripts/reproduce.py
 gpu.py          what a GPU is predicted to show, compared with what scripts/gpu_report.py measures there
 curves.py       pictures of single runs, for scripts/plot.py
 laboratory.py   all of it for one name at one scale, and what that takes

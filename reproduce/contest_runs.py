@@ -1,4 +1,4 @@
-"""Run what is missing of a name in rivals.py, and bring it to results/NAME/SCALE/TASK.jsonl: a line per run.
+"""Run what is missing of a name in questions.py, and bring it to results/NAME/SCALE/TASK.jsonl: a line per run.
 
 `what` is the module that says which runs there are, like reproduce.contest, with TASKS, SCALES, ROWS and
 runs(task, scale, seeds). Everything that is shown is made from these files.

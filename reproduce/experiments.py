@@ -1,8 +1,8 @@
 """What scripts/reproduce.py runs: the rows of each table and figure, and what each scale makes of them. Data, no code.
 
-A contest is a set of rows under equal conditions; a scale stacks config files on every row. What a scale does to the
+A lineup is a set of rows under equal conditions; a scale stacks config files on every row. What a scale does to the
 paper's proportions is computed from the configs (proportions.py), not written here. To add a table or figure, add a
-line to NAMES; to add an optimizer, one to a contest's rows.
+line to NAMES; to add an optimizer, one to a lineup's rows.
 """
 
 from types import MappingProxyType
@@ -16,8 +16,8 @@ class Scale(NamedTuple):
     files: tuple = ()  # config files on top of the row's
     seeds: int = 3
     grid: tuple = ()  # factors on the learning rate, the same for every row that is tuned, besides factor 1
-    rows: tuple = ()  # those that the scale has; (): all of the contest's
-    tuned: tuple = ()  # the rows that its grid is run for; (): those of the contest
+    rows: tuple = ()  # those that the scale has; (): all of the lineup's
+    tuned: tuple = ()  # the rows that its grid is run for; (): those of the lineup
     # {column of the perplexity tables: (data set, split)}, measured at factor 1
     evaluated: MappingProxyType | dict = MappingProxyType({})
 
@@ -25,7 +25,7 @@ class Scale(NamedTuple):
 BASELINE = "Adam"  # the row that the others are compared with
 
 
-class Contest(NamedTuple):
+class Lineup(NamedTuple):
     script: str
     rows: dict  # {label: config file and --settings}; ("final of", label, file): fixed where that row's run ended
     scales: dict
@@ -36,7 +36,7 @@ class Contest(NamedTuple):
 
 class Name(NamedTuple):
     kind: str  # how it is shown: a key of laboratory.KINDS
-    contests: tuple = ()
+    lineups: tuple = ()
     rest: tuple | dict = ()  # what else that kind takes
     claim: str = ""  # the paper's, in a few words
 
@@ -91,8 +91,8 @@ MEDIUM_SCALES = {scale: it for scale, it in GPT2_SCALES.items() if scale != "pil
     "paper": Scale(f"{CLIPPING}; so is the rate of 6e-4 (the authors' file: 5e-4).", (), 1, evaluated=THEIRS)
 }
 
-CONTESTS = {
-    "gpt2": Contest(
+LINEUPS = {
+    "gpt2": Lineup(
         "train.py",
         {
             "Adam": (GPT2.format("adam"),),
@@ -118,7 +118,7 @@ CONTESTS = {
         "val_loss",
         tuned=("Adam", "Adan", "HyperAdam", "Lion", "AVGrad", "MADA", "MADA-FS"),
     ),
-    "gpt2-medium": Contest(
+    "gpt2-medium": Lineup(
         "train.py",
         {
             "Adam": (MEDIUM.format("adam"),),
@@ -129,7 +129,7 @@ CONTESTS = {
         MEDIUM_SCALES,
         "val_loss",
     ),
-    "gpt2-xl": Contest(
+    "gpt2-xl": Lineup(
         "train.py",
         {
             "MADA": (XL.format("mada"),),
@@ -147,7 +147,7 @@ CONTESTS = {
         },
         "train_loss",
     ),
-    "cnn": Contest(
+    "cnn": Lineup(
         "scripts/train_cifar10.py",
         {
             "MADA": ("config/cifar10_cnn_mada.py",),
@@ -168,7 +168,7 @@ CONTESTS = {
         "higher",
         tuned=("MADA", "Adam", "HyperAdam", "Momentum SGD"),
     ),
-    "resnet9": Contest(
+    "resnet9": Lineup(
         "scripts/train_cifar10.py",
         {
             "MADA": ("config/cifar10_resnet9_mada.py",),
@@ -185,7 +185,7 @@ CONTESTS = {
         "accuracy",
         "higher",
     ),
-    "convex": Contest(
+    "convex": Lineup(
         "scripts/convex.py",
         {"all": ("config/convex.py",)},
         {

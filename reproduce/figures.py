@@ -51,11 +51,11 @@ def early(ended: dict, labels: list, logs: dict) -> list[dict]:
 def curves(name: str, scale: str, folder: Path, runs: dict, rest: tuple, **_) -> dict | None:
     """Figures 3 and 4: a loss over steps, at the scale's learning rate and at each row's best one; the authors'."""
     key, *labels = rest
-    ((contest, ended),) = runs.items()
+    ((lineup, ended),) = runs.items()
     labels = [label for label in labels if label in ended]
     if not labels:
         return None
-    full, note = proportions.sentence(name, scale, contest, tuple(labels))
+    full, note = proportions.sentence(name, scale, lineup, tuple(labels))
     best = {label: best_of(ended[label], lambda run: run.value("val_loss"), "lower") for label in labels}
 
     def drawn(factors):
@@ -71,7 +71,7 @@ def curves(name: str, scale: str, folder: Path, runs: dict, rest: tuple, **_) ->
 
     cfg = ended[labels[0]][1][0].header["config"]
     theirs = {label: authors(log, cfg["max_iters"] / schedule(cfg)) for label, log in LOGS.items()}
-    whose = proportions.whose_rate(contest, scale)
+    whose = proportions.whose_rate(lineup, scale)
     panels = {f"ours, at {whose} learning rates": drawn(dict.fromkeys(labels, 1))}
     if set(best.values()) != {1}:
         panels["ours, each at its best learning rate"] = drawn(best)
@@ -134,13 +134,13 @@ def motion(values: list, warm: int) -> dict:
 
 def coefficients(name: str, scale: str, folder: Path, runs: dict, rest: tuple, **_) -> dict | None:
     """Figures 5 to 7: the learned coefficients over the run, next to the authors'."""
-    ((contest, ended),) = runs.items()
+    ((lineup, ended),) = runs.items()
     label = rest[0]
     drawn = {which: whole(ended.get(which, {}).get(1, [])) for which in (label, f"{label} (rule=authors)")}
     drawn = {which: some for which, some in drawn.items() if some}
     if not drawn:
         return None
-    full, note = proportions.sentence(name, scale, contest, (label,))
+    full, note = proportions.sentence(name, scale, lineup, (label,))
     first = next(iter(drawn.values()))
     cfg, lines, found = first[0].header["config"], {}, {}
     log = authors(rest[1], cfg["max_iters"] / schedule(cfg))
@@ -165,7 +165,7 @@ def coefficients(name: str, scale: str, folder: Path, runs: dict, rest: tuple, *
         }
     at = [100 * step / STEPS for step in log["iteration"]]
     lines["the authors' log"] = {key: (at, [log[key]]) for key in SYMBOLS}
-    n, whose = len(first), proportions.whose_rate(contest, scale)
+    n, whose = len(first), proportions.whose_rate(lineup, scale)
     caption = f"Mean and range over {n} seeds, at {whose} learning rate. {note}"
     drawing.coefficients(lines, folder / "figure.png", caption)
     return {

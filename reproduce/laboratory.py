@@ -7,8 +7,8 @@ from pathlib import Path
 from statistics import mean
 from typing import NamedTuple
 
-from reproduce import figures, rivals, store, tables
-from reproduce.experiments import CONTESTS, NAMES, PROFILE, SCALES
+from reproduce import figures, questions, store, tables
+from reproduce.experiments import LINEUPS, NAMES, PROFILE, SCALES
 from reproduce.outcomes import read, readable
 from reproduce.pool import errors, execute, look
 from reproduce.published import PUBLISHED
@@ -30,18 +30,18 @@ tried = set()  # runs that this process has done or seen fail
 
 def scales(name: str) -> list[str]:
     """Those at which a name can be shown."""
-    if name in rivals.NAMES:
-        return rivals.scales(name)
-    kind, contests, rest, _ = NAMES[name]
-    # without contests: the scales of the grid, or of the profile, also for what is the same at all scales
-    has = [CONTESTS[contest].scales for contest in contests] or [rest if kind == "grid" else PROFILE]
+    if name in questions.NAMES:
+        return questions.scales(name)
+    kind, lineups, rest, _ = NAMES[name]
+    # without lineups: the scales of the grid, or of the profile, also for what is the same at all scales
+    has = [LINEUPS[lineup].scales for lineup in lineups] or [rest if kind == "grid" else PROFILE]
     return [scale for scale in SCALES if any(scale in each for each in has)]
 
 
 def check(name: str, scale: str):
     """Raises UserError where there is no such name, or it does not have the scale."""
-    if name not in NAMES and name not in rivals.NAMES:
-        raise UserError(f"{name}: must be one of {', '.join([*NAMES, *rivals.NAMES])}")
+    if name not in NAMES and name not in questions.NAMES:
+        raise UserError(f"{name}: must be one of {', '.join([*NAMES, *questions.NAMES])}")
     if scale not in scales(name):
         raise UserError(f"{name} has no scale {scale}; it has {', '.join(scales(name))}")
 
@@ -70,16 +70,16 @@ def estimate(
     Raises UserError.
     """
     check(name, scale)
-    if name in rivals.NAMES:
-        return Estimate(*rivals.estimate(name, scale, seeds, task))
-    (kind, contests, rest, _), folder = NAMES[name], store.RESULTS / name / scale
+    if name in questions.NAMES:
+        return Estimate(*questions.estimate(name, scale, seeds, task))
+    (kind, lineups, rest, _), folder = NAMES[name], store.RESULTS / name / scale
     if kind in ("bound", "proposition"):
         return Estimate(1, int(not (folder / "theory.json").exists()), 10.0)
     if kind == "profile":
         return of_profile(folder / "measured.json", scale, rest)
     if kind == "grid":
         return of_sweep(figures.sweep(scale, folder, rest, seeds))
-    return of_contests([it for it in contests if scale in CONTESTS[it].scales], scale, seeds, with_grid)
+    return of_lineups([it for it in lineups if scale in LINEUPS[it].scales], scale, seeds, with_grid)
 
 
 def of_profile(path: Path, scale: str, rest: dict) -> Estimate:
@@ -95,37 +95,37 @@ def of_sweep(it: figures.Sweep) -> Estimate:
     return Estimate(sum(map(len, it.cells.values())), left, each and each * left)
 
 
-def of_contests(contests: list[str], scale: str, seeds: int | None, with_grid: bool) -> Estimate:
+def of_lineups(lineups: list[str], scale: str, seeds: int | None, with_grid: bool) -> Estimate:
     missing, all_runs, known = [], 0, {}
-    for contest in contests:
-        found = store.cells(contest, scale, seeds, with_grid, waiting=True)
+    for lineup in lineups:
+        found = store.cells(lineup, scale, seeds, with_grid, waiting=True)
         all_runs += len(found)
         for key, cell in found.items():
-            path = store.file_of(contest, scale, *key)
+            path = store.file_of(lineup, scale, *key)
             state = look(cell, store.WORK)
             header = read(path)[0] if path.exists() else {}
             done = state["state"] == "done"
             took = None if header.get("resumed_at") else header.get("seconds")
             took = took or (state["seconds"] if done else None)
-            known.setdefault((contest, key[0]), []).extend([took] if took else [])
+            known.setdefault((lineup, key[0]), []).extend([took] if took else [])
             if not done and not store.fresh(path, cell):
-                missing.append((contest, key[0]))
+                missing.append((lineup, key[0]))
     every = [it for some in known.values() for it in some]
     costs = [mean(known[row]) if known[row] else mean(every) if every else None for row in missing]
     return Estimate(all_runs, len(missing), None if None in costs else sum(costs))
 
 
-def perform(contest: str, scale: str, seeds: int | None, workers: int | None, with_grid: bool) -> list[str]:
-    """Run what results/ does not hold of a contest, and bring it there. Returns the errors of runs that failed."""
-    failed, keep = [], bool(CONTESTS[contest].scales[scale].evaluated)
+def perform(lineup: str, scale: str, seeds: int | None, workers: int | None, with_grid: bool) -> list[str]:
+    """Run what results/ does not hold of a lineup, and bring it there. Returns the errors of runs that failed."""
+    failed, keep = [], bool(LINEUPS[lineup].scales[scale].evaluated)
     while True:
-        found = store.cells(contest, scale, seeds, with_grid)
-        paths = {key: store.file_of(contest, scale, *key) for key in found}
+        found = store.cells(lineup, scale, seeds, with_grid)
+        paths = {key: store.file_of(lineup, scale, *key) for key in found}
         missing = [it for key, it in found.items() if not store.fresh(paths[key], it) and it.id not in tried]
         tried.update(cell.id for cell in missing)
         if missing:
             failed += errors(execute(missing, store.WORK, workers, True, keep_checkpoints=keep))
-        store.collect(contest, scale, found)
+        store.collect(lineup, scale, found)
         if not missing:  # and no run has ended that others waited for
             return failed
 
@@ -144,25 +144,25 @@ def reproduce(
     Returns the errors of runs that failed. Raises UserError.
     """
     check(name, scale)
-    if name in rivals.NAMES:
-        return rivals.reproduce(name, scale, seeds, workers, draw, task)
-    kind, contests, rest, _ = NAMES[name]
-    contests, failed = [contest for contest in contests if scale in CONTESTS[contest].scales], []
+    if name in questions.NAMES:
+        return questions.reproduce(name, scale, seeds, workers, draw, task)
+    kind, lineups, rest, _ = NAMES[name]
+    lineups, failed = [lineup for lineup in lineups if scale in LINEUPS[lineup].scales], []
     folder = store.RESULTS / name / scale
     folder.mkdir(parents=True, exist_ok=True)
-    for contest in contests:
+    for lineup in lineups:
         if draw:  # collect what has ended in the meantime
-            store.collect(contest, scale, store.cells(contest, scale, seeds, with_grid))
+            store.collect(lineup, scale, store.cells(lineup, scale, seeds, with_grid))
         else:
-            failed += perform(contest, scale, seeds, workers, with_grid)
-    runs = {contest: store.gather(contest, scale) for contest in contests}
+            failed += perform(lineup, scale, seeds, workers, with_grid)
+    runs = {lineup: store.gather(lineup, scale) for lineup in lineups}
     summary = KINDS[kind](
         name=name, scale=scale, folder=folder, runs=runs, rest=rest, draw=draw, workers=workers, seeds=seeds
     )
     if summary is None:
         print(f"{name} {scale}: nothing has been run yet")
         return failed
-    grids = any(CONTESTS[contest].scales[scale].grid for contest in contests)
+    grids = any(LINEUPS[lineup].scales[scale].grid for lineup in lineups)
     bare = grids and not any(set(factors) - {1} for ended in runs.values() for factors in ended.values())
     options = f" --seeds {seeds}" * (seeds is not None) + " --no_grid" * (bare or not with_grid)
     head = {
@@ -171,13 +171,13 @@ def reproduce(
         "source": PUBLISHED[name]["source"],
         "command": f"python scripts/reproduce.py {name} --scale {scale}{options}",
         "date": f"{datetime.date.today()}",
-        "logs": [os.path.relpath(store.home(contest, scale), store.RESULTS) for contest in contests],
+        "logs": [os.path.relpath(store.home(lineup, scale), store.RESULTS) for lineup in lineups],
     }
     path, made = folder / "summary.json", head | summary
     with readable(path):
         old = json.loads(path.read_text()) if path.exists() else {}
     if draw:  # what is only drawn again keeps its date
-        made |= {key: old[key] for key in ("date", *["command"] * (not contests)) if key in old}
+        made |= {key: old[key] for key in ("date", *["command"] * (not lineups)) if key in old}
     if json.dumps(made | {"date": ""}) == json.dumps(old | {"date": ""}):  # nothing new; JSON's keys are strings
         made["date"] = old["date"]
     path.write_text(json.dumps(made, indent=1) + "\n")

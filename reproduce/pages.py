@@ -29,7 +29,7 @@ WHY_NOT = {
     "it does not say what they count.",
     "resnet9": "It needs a GPU.",
 }
-# {kind: a function of part (of a summary), name, contest (None: part is all of it), others: {name: summary at a scale}}
+# {kind: a function of part (of a summary), name, lineup (None: part is all of it), others: {name: summary at a scale}}
 READERS = {
     "losses": table_findings.losses,
     "perplexities": table_findings.perplexities,
@@ -55,32 +55,32 @@ def summaries(results: Path) -> dict[str, dict[str, dict]]:
 
 
 def entries(found: dict) -> list[tuple[str, str | None, dict[str, tuple[dict, findings.Finding]]]]:
-    """(name, contest, {scale: (its part of the summary, finding)}) of each claim, in the order of NAMES."""
+    """(name, lineup, {scale: (its part of the summary, finding)}) of each claim, in the order of NAMES."""
     every = []
     for name, it in NAMES.items():
-        for contest in it.contests if it.kind in ("losses", "perplexities") else (None,):
+        for lineup in it.lineups if it.kind in ("losses", "perplexities") else (None,):
             shown = {}
             for scale, summary in found.get(name, {}).items():
                 others = {other: at[scale] for other, at in found.items() if scale in at}
-                part = summary["contests"].get(contest) if contest else summary
-                if finding := part and READERS[it.kind](part, name=name, contest=contest, others=others):
+                part = summary["lineups"].get(lineup) if lineup else summary
+                if finding := part and READERS[it.kind](part, name=name, lineup=lineup, others=others):
                     shown[scale] = part, finding
-            every.append((name, contest, shown))
+            every.append((name, lineup, shown))
     return every
 
 
-def row(name: str, contest: str | None, part: dict | None, found: findings.Finding | None) -> str:
+def row(name: str, lineup: str | None, part: dict | None, found: findings.Finding | None) -> str:
     """A line of the table of claims."""
     source = PUBLISHED[name]["source"].split(",")[0].split(";")[0]
-    which = f" ({contest})" * (len(NAMES[name].contests) > 1 and contest is not None)
-    paper = found.paper if found else short(name, contest)
+    which = f" ({lineup})" * (len(NAMES[name].lineups) > 1 and lineup is not None)
+    paper = found.paper if found else short(name, lineup)
     verdict = findings.verdict(found, bool(part and part["full_scale"]))
     return f"| [{source}](#{name}){which}: {NAMES[name].claim} | {paper} | {found.ours if found else '-'} | {verdict} |"
 
 
-def short(name: str, contest: str | None) -> str:
+def short(name: str, lineup: str | None) -> str:
     """The paper's numbers, where we have none."""
-    rows = rows_of(name, contest)
+    rows = rows_of(name, lineup)
     return ", ".join(f"{label} {rows[label][0]:g}" for label in ("MADA", "Adam") if label in rows) or "-"
 
 
@@ -88,29 +88,27 @@ def folded(summary: str, lines: list[str]) -> list[str]:
     return ["<details><summary>" + summary + "</summary>", "", *lines, "", "</details>", ""]
 
 
-def table(path: Path, contest: str | None) -> tuple[list[str], list[str]]:
+def table(path: Path, lineup: str | None) -> tuple[list[str], list[str]]:
     """Two parts of a table.md: all up to the table, and what is said about how it was made."""
     parts = re.split(r"\n(?=Reduced \(|Full scale)", path.read_text())
-    text = next((part for part in parts if contest is None or f", {contest};" in part), parts[0])
+    text = next((part for part in parts if lineup is None or f", {lineup};" in part), parts[0])
     blocks = [block for block in text.strip().split("\n\n") if not block.startswith("# ")]
     shown = next(i for i, block in enumerate(blocks) if block.startswith("|"))
     return blocks[: shown + 1], [block for block in blocks[shown + 1 :] if "not a part of this scale" not in block]
 
 
-def section(
-    results: Path, name: str, scale: str, contest: str | None, part: dict, found: findings.Finding
-) -> list[str]:
+def section(results: Path, name: str, scale: str, lineup: str | None, part: dict, found: findings.Finding) -> list[str]:
     """Sentences, picture, table; provenance folded away."""
     folder, summary = results / name / scale, json.loads((results / name / scale / "summary.json").read_text())
     verdict = findings.verdict(found, part["full_scale"])
     lines = [f"**{verdict[0].upper()}{verdict[1:]}** ({scale}). " + " ".join(found.sentences), ""]
-    pictures = [folder / f"figure-{contest}.png"] if (folder / f"figure-{contest}.png").exists() else []
+    pictures = [folder / f"figure-{lineup}.png"] if (folder / f"figure-{lineup}.png").exists() else []
     pictures = pictures or [path for path in (folder / "figure.png", folder / "authors.png") if path.exists()]
     lines += [f"![{name}]({path.relative_to(results)})" for path in pictures] + [""] * bool(pictures)
     made = [f"- {'holds' if holds else 'does not hold'}: {check}" for check, holds in found.checks.items()]
     made += ["", f"`{summary['command']}`, {summary['date']}. {part['conditions']}"]
     if (folder / "table.md").exists():
-        shown, after = table(folder / "table.md", contest)
+        shown, after = table(folder / "table.md", lineup)
         lines += ["\n\n".join(shown), ""]
         made += ["", *[text for text in after if text != part["conditions"]]]
     else:
@@ -199,22 +197,22 @@ def index(results: Path) -> str:
     """The text of results/README.md."""
     every = entries(summaries(results))
     scales = ", ".join(dict.fromkeys(next(iter(shown)) for *_, shown in every if shown))
-    rows = [row(name, contest, *next(iter(shown.values()), (None, None))) for name, contest, shown in every]
+    rows = [row(name, lineup, *next(iter(shown.values()), (None, None))) for name, lineup, shown in every]
     lines, done = [TOP.format(rows="\n".join(rows), scales=scales or "none")], set()
-    for name, contest, shown in every:
+    for name, lineup, shown in every:
         if name not in done:
             done.add(name)
             lines += [f"## {name}", ""]
             lines += [f"The paper's claim: {NAMES[name].claim} ({PUBLISHED[name]['source']}).", ""]
-        if len(NAMES[name].contests) > 1:
-            lines += [f"### {contest}", ""]
+        if len(NAMES[name].lineups) > 1:
+            lines += [f"### {lineup}", ""]
         if shown:
             (scale, (part, it)), *others = shown.items()
-            lines += section(results, name, scale, contest, part, it)
+            lines += section(results, name, scale, lineup, part, it)
             lines += [line for scale, (_, it) in others for line in smaller(results, name, scale, it)]
         else:
             smoke = (results / name / "smoke").exists()
-            said = WHY_NOT.get(contest) or WHY_NOT.get(name, "")
+            said = WHY_NOT.get(lineup) or WHY_NOT.get(name, "")
             said += " The smoke scale was run, which shows that the command works." * smoke
             lines += [f"**Not run.** {said}", ""]
     lines += [*other_pages(results), *bench(results), *bfloat16_state(results)]

@@ -3,7 +3,7 @@
 import os
 
 from reproduce import ROOT, store
-from reproduce.experiments import BASELINE, CONTESTS, NAMES, PROFILE
+from reproduce.experiments import BASELINE, LINEUPS, NAMES, PROFILE
 from reproduce.grid import cells
 from reproduce.runs import run
 
@@ -87,9 +87,9 @@ def differences(pairs: dict, quantities: dict) -> list[str]:
     return found
 
 
-def whose_rate(contest: str, scale: str) -> str:
+def whose_rate(lineup: str, scale: str) -> str:
     """Whether a scale has the baseline's learning rate from the paper, in a word before "learning rate"."""
-    paper, ours = (store.base(contest, BASELINE, it).cfg for it in (None, scale))
+    paper, ours = (store.base(lineup, BASELINE, it).cfg for it in (None, scale))
     return "the paper's" if paper["learning_rate"] == ours["learning_rate"] else "the scale's"
 
 
@@ -111,14 +111,14 @@ def of_profile(scale: str, row: str) -> list[str]:
     return found + [f"processes {ranks} ({all_ranks})"] * (ranks != all_ranks)
 
 
-def of_contest(scale: str, contest: str, labels: tuple) -> list[str]:
+def of_lineup(scale: str, lineup: str, labels: tuple) -> list[str]:
     """labels: of the rows that are shown."""
-    rows = {label: tuple(store.base(contest, label, at).cfg for at in (None, scale)) for label in labels}
-    return differences(rows, QUANTITIES[os.path.basename(CONTESTS[contest].script)])
+    rows = {label: tuple(store.base(lineup, label, at).cfg for at in (None, scale)) for label in labels}
+    return differences(rows, QUANTITIES[os.path.basename(LINEUPS[lineup].script)])
 
 
-def sentence(name: str, scale: str, contest: str | None = None, labels: tuple = ()) -> tuple[bool, str]:
-    """Whether a name, or these rows of a contest, keep the paper's proportions at a scale; and a sentence about it."""
+def sentence(name: str, scale: str, lineup: str | None = None, labels: tuple = ()) -> tuple[bool, str]:
+    """Whether a name, or these rows of a lineup, keep the paper's proportions at a scale; and a sentence about it."""
     kind, _, rest, _ = NAMES[name]
     note = ""
     if kind == "grid":
@@ -126,6 +126,6 @@ def sentence(name: str, scale: str, contest: str | None = None, labels: tuple = 
     elif kind == "profile":
         found = of_profile(scale, rest["MADA"][0])
     else:
-        found, note = of_contest(scale, contest, labels or CONTESTS[contest].rows), CONTESTS[contest].scales[scale].note
+        found, note = of_lineup(scale, lineup, labels or LINEUPS[lineup].rows), LINEUPS[lineup].scales[scale].note
     head = f"Reduced ({scale}), ours and in brackets the paper's: {'; '.join(found)}." if found else "Full scale."
     return not found, f"{head} {note}".strip()

@@ -10,9 +10,9 @@ PUBLISHED = json.loads((PAPER / "tables.json").read_text())
 STEPS = 100_000  # of the authors' runs on OpenWebText
 
 
-def rows_of(name: str, contest: str | None) -> dict[str, list[float]]:
-    """{row: numbers} of a table, of the contest's own part where it has parts."""
-    return PUBLISHED[name].get(contest) or PUBLISHED[name].get("rows", {})
+def rows_of(name: str, lineup: str | None) -> dict[str, list[float]]:
+    """{row: numbers} of a table, of the lineup's own part where it has parts."""
+    return PUBLISHED[name].get(lineup) or PUBLISHED[name].get("rows", {})
 
 
 def authors(log: str, part: float = 1.0) -> dict[str, list[float]]:

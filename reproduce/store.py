@@ -1,6 +1,6 @@
-"""What results/ holds of a contest: which runs it wants, their metrics, and the perplexities of their checkpoints.
+"""What results/ holds of a lineup: which runs it wants, their metrics, and the perplexities of their checkpoints.
 
-results/NAME/SCALE/runs/CONTEST/ has a file of metrics per run, without this machine's paths; its first line has the
+results/NAME/SCALE/runs/LINEUP/ has a file of metrics per run, without this machine's paths; its first line has the
 run's id. Tables and figures are made from these files alone. Checkpoints and logs are in out/runs/ID/ (pool.py), so
 that names that need the same run share it.
 """
@@ -20,7 +20,7 @@ import data.tokens
 import metrics
 import pretrained
 from reproduce import ROOT, ngrams, pool
-from reproduce.experiments import BASELINE, CONTESTS, NAMES
+from reproduce.experiments import BASELINE, LINEUPS, NAMES
 from reproduce.outcomes import Ended, read, readable
 from reproduce.runs import FIRST_SEED, Run, declared, first_seeds, run
 from settings import UserError
@@ -29,29 +29,29 @@ RESULTS, WORK = ROOT / "results", ROOT / "out" / "runs"
 said = set()  # what this process has said about missing data
 
 
-def home(contest: str, scale: str):
-    """Where the metrics of a contest's runs are: under the first name that shows them."""
-    first = next(name for name, it in NAMES.items() if contest in it.contests)
-    return RESULTS / first / scale / "runs" / contest
+def home(lineup: str, scale: str):
+    """Where the metrics of a lineup's runs are: under the first name that shows them."""
+    first = next(name for name, it in NAMES.items() if lineup in it.lineups)
+    return RESULTS / first / scale / "runs" / lineup
 
 
-def file_of(contest: str, scale: str, label: str, factor: float, seed: int):
+def file_of(lineup: str, scale: str, label: str, factor: float, seed: int):
     """The file of a run's metrics."""
     slug = re.sub("[^a-z0-9.=]+", "-", re.sub("-(?= |$)", " minus", label.lower())).strip("-")
-    return home(contest, scale) / f"{slug}{f'-lr-x{factor:g}' * (factor != 1)}-seed{seed}.jsonl"
+    return home(lineup, scale) / f"{slug}{f'-lr-x{factor:g}' * (factor != 1)}-seed{seed}.jsonl"
 
 
-def base(contest: str, label: str, scale: str | None) -> Run:
+def base(lineup: str, label: str, scale: str | None) -> Run:
     """A row by its config files, with those of the scale (None: the paper's own) on top."""
-    it = CONTESTS[contest]
+    it = LINEUPS[lineup]
     row = it.rows[label][2:] if it.rows[label][0] == "final of" else it.rows[label]
     files = it.scales[scale].files if scale else ()
     return run(it.script, *row, *files)
 
 
-def cells(contest: str, scale: str, seeds: int | None, grid: bool, waiting: bool = False) -> dict[tuple, Run]:
+def cells(lineup: str, scale: str, seeds: int | None, grid: bool, waiting: bool = False) -> dict[tuple, Run]:
     """{(label, factor on the learning rate, seed): Run}; those that wait for another row's end only if `waiting`."""
-    it, found, bases = CONTESTS[contest], {}, {}
+    it, found, bases = LINEUPS[lineup], {}, {}
     how = it.scales[scale]
     seeds = first_seeds(seeds or how.seeds)
     tuned = how.tuned or it.tuned or it.rows
@@ -60,12 +60,12 @@ def cells(contest: str, scale: str, seeds: int | None, grid: bool, waiting: bool
             continue
         fixed = {}
         if it.rows[label][0] == "final of":
-            end = file_of(contest, scale, it.rows[label][1], factor, seed)
+            end = file_of(lineup, scale, it.rows[label][1], factor, seed)
             if not end.exists() and not waiting:
                 continue
             fixed = read(end)[1][-1]["coefficients"] if end.exists() else {}
         if label not in bases:
-            bases[label] = base(contest, label, scale)
+            bases[label] = base(lineup, label, scale)
         plain = bases[label]
         own = fixed | ({"seed": seed} if "seed" in plain.cfg else {})
         if factor != 1:
@@ -90,12 +90,12 @@ def contradicts(header: dict, cell: Run) -> list[str]:
     return [name for name, value in plain.items() if name in before and before[name] != rounded(value)]
 
 
-def gather(contest: str, scale: str) -> dict:
-    """{label: {factor: [Ended, ...]}} of what results/ holds of a contest and its present settings."""
-    seeds = [int(path.stem.rpartition("seed")[2]) for path in home(contest, scale).glob("*-seed*.jsonl")]
-    wanted, found = cells(contest, scale, max(seeds, default=FIRST_SEED) - FIRST_SEED + 1, True), {}
+def gather(lineup: str, scale: str) -> dict:
+    """{label: {factor: [Ended, ...]}} of what results/ holds of a lineup and its present settings."""
+    seeds = [int(path.stem.rpartition("seed")[2]) for path in home(lineup, scale).glob("*-seed*.jsonl")]
+    wanted, found = cells(lineup, scale, max(seeds, default=FIRST_SEED) - FIRST_SEED + 1, True), {}
     for (label, factor, seed), cell in wanted.items():
-        path = file_of(contest, scale, label, factor, seed)
+        path = file_of(lineup, scale, label, factor, seed)
         if not path.exists():
             continue
         header, records = read(path)
@@ -122,10 +122,10 @@ def rounded(x):
     return float(f"{x:.7g}") if isinstance(x, float) else x
 
 
-def collect(contest: str, scale: str, found: dict[tuple, Run]):
+def collect(lineup: str, scale: str, found: dict[tuple, Run]):
     """Copy the metrics of runs that have ended, without this machine's paths, and measure their perplexities."""
     for key, cell in found.items():
-        state, path = pool.look(cell, WORK), file_of(contest, scale, *key)
+        state, path = pool.look(cell, WORK), file_of(lineup, scale, *key)
         if state["state"] != "done":
             continue
         out_dir = os.path.join(WORK, cell.id)
@@ -135,7 +135,7 @@ def collect(contest: str, scale: str, found: dict[tuple, Run]):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"".join(metrics.to_line(rounded(record)) for record in [header, *records]))
         checkpoint = os.path.join(out_dir, checkpoints.LAST)
-        wanted = CONTESTS[contest].scales[scale].evaluated
+        wanted = LINEUPS[lineup].scales[scale].evaluated
         if wanted and key[1] == 1 and not header["diverged"] and os.path.exists(checkpoint):
             there = path.with_suffix(".evaluation.json")
             before = json.loads(there.read_text()) if there.exists() else {}
@@ -143,9 +143,9 @@ def collect(contest: str, scale: str, found: dict[tuple, Run]):
             there.write_text(json.dumps(before | perplexities(checkpoint, wanted, before)) + "\n")
 
 
-def ngram_losses(contest: str, scale: str) -> list[float] | None:
+def ngram_losses(lineup: str, scale: str) -> list[float] | None:
     """ngrams.losses of a scale's bytes or characters: kept with its runs, computed where the text is there."""
-    path, cfg = home(contest, scale).with_suffix(".ngrams.json"), base(contest, BASELINE, scale).cfg
+    path, cfg = home(lineup, scale).with_suffix(".ngrams.json"), base(lineup, BASELINE, scale).cfg
     if not path.exists() and "block_size" in cfg and path.parent.is_dir():
         with contextlib.suppress(UserError):
             train, val = (data.tokens.Tokens(cfg["dataset"], split, cfg["block_size"]) for split in ("train", "val"))

@@ -28,11 +28,11 @@ def in_common(row: dict, base: dict, key: str) -> list[dict]:
     return [spread({seed: each[seed] for seed in both}) for each in values]
 
 
-def losses(it: dict, name: str, contest: str, **_) -> Finding | None:
+def losses(it: dict, name: str, lineup: str, **_) -> Finding | None:
     """None where the row that the claim is about has not been run together with Adam."""
     rows, key = it["rows"], it["columns"][0]
     digits, label = digits_of(key), claimed(rows)
-    row, base, numbers = rows[label], rows["Adam"], rows_of(name, contest)
+    row, base, numbers = rows[label], rows["Adam"], rows_of(name, lineup)
     if not row["gaps"][key]:
         return None
     gap, groups, (ours, adams) = row["gaps"][key], judged(rows, key), in_common(row, base, key)
@@ -137,7 +137,7 @@ def accuracies(rows: dict, numbers: dict) -> list[str]:
     ]
 
 
-def perplexities(it: dict, name: str, contest: str, **_) -> Finding | None:
+def perplexities(it: dict, name: str, lineup: str, **_) -> Finding | None:
     """None where no column has been taken for the row that the claim is about."""
     rows, numbers = it["rows"], PUBLISHED[name]["rows"]
     label = claimed(rows)

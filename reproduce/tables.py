@@ -2,7 +2,7 @@
 
 A function that shows something takes name, scale, folder, runs, rest, draw, workers, seeds; writes table.md or
 figure.png to folder and returns what summary.json is to hold, or None where there is nothing yet.
-runs: {contest: {label: {factor on the learning rate: [Ended, ...]}}}; rest: from experiments.NAMES; draw: run nothing.
+runs: {lineup: {label: {factor on the learning rate: [Ended, ...]}}}; rest: from experiments.NAMES; draw: run nothing.
 figures.py has the figures.
 """
 
@@ -11,7 +11,7 @@ import math
 from pathlib import Path
 
 from reproduce import ROOT, drawing, proportions, store
-from reproduce.experiments import BASELINE, CONTESTS, NAMES, PROFILE
+from reproduce.experiments import BASELINE, LINEUPS, NAMES, PROFILE
 from reproduce.markdown import markdown
 from reproduce.outcomes import best_of, conditions, digits_of, gap, headers, spread, text, whole
 from reproduce.pool import load
@@ -40,12 +40,12 @@ def table(title: str, note: str, head: list, lines: list[list], after: str) -> s
     return "\n".join([note, "", f"# {title}", "", markdown(head, lines), "", after]).rstrip() + "\n"
 
 
-def summarized(runs: dict, labels: tuple, columns: dict, contest: str, published: dict) -> dict:
+def summarized(runs: dict, labels: tuple, columns: dict, lineup: str, published: dict) -> dict:
     """{label: {"paper": numbers, "ours": spreads by column, "gaps", "best_factor", "tuned", "grid"}} of a table's rows.
 
     columns: {heading: value of a run}; the first one is compared with BASELINE, and over the factors.
     """
-    better, key = CONTESTS[contest].better, next(iter(columns))
+    better, key = LINEUPS[lineup].better, next(iter(columns))
     at = {
         label: {
             factor: {name: spread({run.seed: value(run) for run in ended}) for name, value in columns.items()}
@@ -112,7 +112,7 @@ def head_and_lines(rows: dict, columns: dict, spreads: bool, digits: int) -> tup
     return [*head, "n"], lines
 
 
-def picture(rows: dict, runs: dict, contest: str, key: str, path: Path, caption: str):
+def picture(rows: dict, runs: dict, lineup: str, key: str, path: Path, caption: str):
     """The gaps to Adam, and next to them the learning rates that were tried or the accuracy over epochs."""
     extra = []
     ours, theirs = {}, {}
@@ -141,53 +141,53 @@ def picture(rows: dict, runs: dict, contest: str, key: str, path: Path, caption:
     drawing.gaps(ours, theirs, BASELINE, key, extra, path, caption)
 
 
-def contest_table(name: str, scale: str, contest: str, runs: dict, rest: tuple, columns: dict, folder: Path) -> tuple:
-    """The table of one contest, and what summary.json says of it."""
-    published = rows_of(name, contest)
-    labels = rest or tuple(CONTESTS[contest].rows)
+def lineup_table(name: str, scale: str, lineup: str, runs: dict, rest: tuple, columns: dict, folder: Path) -> tuple:
+    """The table of one lineup, and what summary.json says of it."""
+    published = rows_of(name, lineup)
+    labels = rest or tuple(LINEUPS[lineup].rows)
     labels = tuple(label for label in labels if label in runs or label in published or label == BASELINE)
-    rows = summarized(runs, labels, columns, contest, published)
-    full, note = proportions.sentence(name, scale, contest, labels)
+    rows = summarized(runs, labels, columns, lineup, published)
+    full, note = proportions.sentence(name, scale, lineup, labels)
     key = next(iter(columns))
     head, lines = head_and_lines(rows, columns, PUBLISHED[name].get("spread", False), digits_of(key))
     under = conditions(headers({label: runs[label] for label in labels if label in runs}))
-    whose = proportions.whose_rate(contest, scale)
+    whose = proportions.whose_rate(lineup, scale)
     after = AFTER.format(whose=whose) + AUTHORS * any("authors" in label for label in labels)
     after += BEST * ("best lr" in head) + f"\n\n{under}"
-    title = f"{name}{f', {contest}' * (len(NAMES[name].contests) > 1)}; the paper: {PUBLISHED[name]['what']}"
-    several = f"figure-{contest}.png" if len(NAMES[name].contests) > 1 else "figure.png"
+    title = f"{name}{f', {lineup}' * (len(NAMES[name].lineups) > 1)}; the paper: {PUBLISHED[name]['what']}"
+    several = f"figure-{lineup}.png" if len(NAMES[name].lineups) > 1 else "figure.png"
     caption = f"{BASELINE}'s difference to itself is 0; each row at {whose} learning rate. {note}"
-    picture(rows, runs, contest, key, folder / several, caption)
+    picture(rows, runs, lineup, key, folder / several, caption)
     summary = {"rows": rows, "columns": list(columns), "full_scale": full, "note": note, "conditions": under}
-    summary["rates"], summary["ngrams"] = whose, store.ngram_losses(contest, scale)
+    summary["rates"], summary["ngrams"] = whose, store.ngram_losses(lineup, scale)
     return table(title, note, head, lines, after), summary
 
 
 def shown(name: str, scale: str, folder: Path, runs: dict, rest: tuple, columns_of) -> dict | None:
-    """The tables of a name's contests, one after another. columns_of: contest -> {heading: value of a run}."""
+    """The tables of a name's lineups, one after another. columns_of: lineup -> {heading: value of a run}."""
     parts, summary = [], {}
-    for contest, ended in runs.items():
+    for lineup, ended in runs.items():
         if ended:
-            part, summary[contest] = contest_table(name, scale, contest, ended, rest, columns_of(contest), folder)
+            part, summary[lineup] = lineup_table(name, scale, lineup, ended, rest, columns_of(lineup), folder)
             parts.append(part)
         else:
-            parts.append(f"{contest}: nothing has been run at this scale.\n")
+            parts.append(f"{lineup}: nothing has been run at this scale.\n")
     if not summary:
         return None
     parts += [
-        f"{contest}: not a part of this scale; it has {', '.join(CONTESTS[contest].scales)}.\n"
-        for contest in NAMES[name].contests
-        if contest not in runs
+        f"{lineup}: not a part of this scale; it has {', '.join(LINEUPS[lineup].scales)}.\n"
+        for lineup in NAMES[name].lineups
+        if lineup not in runs
     ]
     (folder / "table.md").write_text("\n".join(parts))
-    return {"contests": summary}
+    return {"lineups": summary}
 
 
 def losses(name: str, scale: str, folder: Path, runs: dict, rest: tuple, **_) -> dict | None:
     """Tables 2, 4 and 5: the last value of one key of the metrics."""
 
-    def columns(contest):
-        key = CONTESTS[contest].value
+    def columns(lineup):
+        key = LINEUPS[lineup].value
         found = {key.replace("_", " "): lambda run: run.value(key)}
         return found | ({"best epoch": lambda run: run.value("best_accuracy")} if key == "accuracy" else {})
 

@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # before scripts/, whose reproduce.py is this file
-from reproduce import laboratory, pages, rivals, store
+from reproduce import laboratory, pages, questions, store
 from reproduce.experiments import NAMES, SCALES
 from reproduce.pool import CannotWrite, Stopped
 from settings import UserError, one_line_errors
@@ -26,7 +26,7 @@ from settings import UserError, one_line_errors
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    known = [*NAMES, *rivals.NAMES]
+    known = [*NAMES, *questions.NAMES]
     parser.add_argument(
         "name", choices=[*known, "all", "list", "index"], metavar="NAME", help=f"{', '.join(known)}, all, list, index"
     )
@@ -36,21 +36,21 @@ def main():
     parser.add_argument("--no_grid", action="store_true", help="at the paper's learning rates only")
     parser.add_argument("--draw", action="store_true", help="run nothing: from what has ended, and what results/ holds")
     parser.add_argument("--dry_run", action="store_true", help="run nothing: say how many runs, and about how long")
-    parser.add_argument("--task", help=f"one task alone of {', '.join(rivals.NAMES)}")
+    parser.add_argument("--task", help=f"one task alone of {', '.join(questions.NAMES)}")
     args = parser.parse_args()
     how = args.seeds, not args.no_grid, args.task
     for name, least in (("seeds", 1), ("workers", 0)):
         if (value := getattr(args, name)) is not None and value < least:
             raise UserError(f"--{name} {value}: must be at least {least}")
-    if args.task is not None and args.name not in rivals.NAMES:
-        raise UserError(f"--task {args.task}: only {', '.join(rivals.NAMES)} have tasks")
+    if args.task is not None and args.name not in questions.NAMES:
+        raise UserError(f"--task {args.task}: only {', '.join(questions.NAMES)} have tasks")
     if args.name == "index":
         (store.RESULTS / "README.md").write_text(pages.index(store.RESULTS))
         return
     if args.name == "list":
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `list | head` has read enough
         for name in known:
-            print(f"{name:8s} {NAMES[name].claim if name in NAMES else rivals.claim(name)}")
+            print(f"{name:8s} {NAMES[name].claim if name in NAMES else questions.claim(name)}")
             for scale in laboratory.scales(name):
                 print(f"           {scale:6s} {laboratory.estimate(name, scale, *how)}")
         return

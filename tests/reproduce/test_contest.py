@@ -12,7 +12,7 @@ from itertools import pairwise, product
 import pytest
 
 import metrics
-from reproduce import ablation, contest, contest_runs, contest_tables, growth, muon, pool, replication, rivals, store
+from reproduce import ablation, contest, contest_runs, contest_tables, growth, muon, pool, questions, replication, store
 from reproduce.contest import START, TASKS, Cell
 from settings import UserError
 
@@ -140,9 +140,9 @@ def test_a_run_of_another_version_is_left_out_and_counted(results, tmp_path):
 def test_the_smoke_scale_runs_and_is_drawn_from_what_is_kept(results, monkeypatch):
     small = DIGITS._replace(rows=("AdamW", "MADA", "Lion"), rates=DIGITS.rates[:2])
     monkeypatch.setitem(contest.TASKS, "digits", small)
-    assert rivals.estimate("contest", "smoke", None, "digits")[:2] == (20, 20)
-    assert rivals.reproduce("contest", "smoke", None, 0, draw=False, task="digits") == []
-    count, missing, seconds = rivals.estimate("contest", "smoke", None, "digits")
+    assert questions.estimate("contest", "smoke", None, "digits")[:2] == (20, 20)
+    assert questions.reproduce("contest", "smoke", None, 0, draw=False, task="digits") == []
+    count, missing, seconds = questions.estimate("contest", "smoke", None, "digits")
     assert (count, missing, seconds) == (20, 0, 0)
     folder = results / "contest" / "smoke"
     page = (folder / "README.md").read_text()
@@ -152,7 +152,7 @@ def test_the_smoke_scale_runs_and_is_drawn_from_what_is_kept(results, monkeypatc
     assert json.loads((folder / "summary.json").read_text())["tasks"]["digits"]["cells"] == 4
     monkeypatch.setattr(pool, "execute", lambda *args, **kwargs: 1 / 0)
     monkeypatch.setattr(store, "WORK", results / "none")  # a clean clone
-    assert rivals.reproduce("contest", "smoke", None, 0, draw=False, task="digits") == []
+    assert questions.reproduce("contest", "smoke", None, 0, draw=False, task="digits") == []
     assert (folder / "README.md").read_text() == page
 
 
@@ -161,7 +161,7 @@ def test_the_ablation_runs_and_is_drawn(results, monkeypatch):
     few = ("AdamW", "MADA", "without beta2's time scale", "none of the three", "by the cosine")
     rows = {row: ablation.ROWS[row] for row in few}
     monkeypatch.setattr(ablation, "ROWS", rows)
-    assert rivals.reproduce("ablation", "smoke", None, 0, draw=False, task=None) == []
+    assert questions.reproduce("ablation", "smoke", None, 0, draw=False, task=None) == []
     page = (results / "ablation" / "smoke" / "README.md").read_text()
     for row in rows:
         assert f"| {row} |" in page
@@ -179,7 +179,7 @@ def test_cells_that_look_bad_are_run_again_with_other_seeds(results, tmp_path):
     assert replication.bad(replication.before("digits", "smoke")) == [bad, worse] and fine
     known, new = ({seed for *_, seed in runs} for runs in (contest.runs("digits", "cpu"), wanted))
     assert len(new) == 12 and not known & new
-    assert rivals.reproduce("replication", "smoke", None, 0, draw=True, task=None) == []
+    assert questions.reproduce("replication", "smoke", None, 0, draw=True, task=None) == []
     page = (results / "replication" / "smoke" / "README.md").read_text()
     assert "The 2 cells in which MADA's mean is more than 2 % above AdamW's were run again with 12 new seeds" in page
     assert "It is again so in 1, and by more than two standard errors in 1." in page
@@ -188,7 +188,7 @@ def test_cells_that_look_bad_are_run_again_with_other_seeds(results, tmp_path):
     assert "worse in 1), below AdamW in 2; AdamW no worse in 2; each" in page
     assert f"| {bad} | +0.1050 ± 0.0050 (+10.5 %) | +0.0030 ± 0.0015 (+0.3 %) |  |  |" in page
     (results / "contest" / "smoke" / "digits.jsonl").unlink()  # and with it what was picked
-    assert rivals.reproduce("replication", "smoke", None, 0, draw=True, task=None) == []
+    assert questions.reproduce("replication", "smoke", None, 0, draw=True, task=None) == []
     assert "it has not been run at this scale" in (results / "replication" / "smoke" / "README.md").read_text()
 
 
@@ -204,22 +204,22 @@ def test_parts_of_pages_are_filled_in(tmp_path):
 
     page.write_text(around("old"))
     for text in ("new", "newer\n\nlines"):
-        rivals.fill(page, command, {"b": text, "d": "not there"})
+        questions.fill(page, command, {"b": text, "d": "not there"})
         assert page.read_text() == around(text)
-    rivals.fill(page, "python y.py", {"b": "another's"})
+    questions.fill(page, "python y.py", {"b": "another's"})
     assert "newer" in page.read_text()
     page.write_text("<!-- b: made by `python x.py --draw` -->\n")
     with pytest.raises(UserError, match="no <!-- end of b -->"):
-        rivals.fill(page, command, {"b": "text"})
+        questions.fill(page, command, {"b": "text"})
 
 
 def test_every_part_that_a_page_asks_for_is_made():
-    texts = [page.read_text() for page in rivals.PAGES]
+    texts = [page.read_text() for page in questions.PAGES]
     asked = [found for text in texts for found in re.findall(r"<!-- [\w, ]+: made by `(.*?)` -->", text)]
-    commands = {f"python scripts/reproduce.py {name} --scale cpu --draw" for name in rivals.NAMES}
+    commands = {f"python scripts/reproduce.py {name} --scale cpu --draw" for name in questions.NAMES}
     assert len(asked) >= 8 and {*asked} == commands
     filled = re.compile(r"<!-- ([\w, ]+): made by .*? -->\n(.*?)<!-- end of \1 -->", re.DOTALL)
-    for page, text in zip(rivals.PAGES, texts, strict=True):
+    for page, text in zip(questions.PAGES, texts, strict=True):
         for key, block in filled.findall(text):
             assert block.strip(), (page, key)
 
@@ -227,10 +227,10 @@ def test_every_part_that_a_page_asks_for_is_made():
 def test_bad_input_is_one_line(script):
     for words, line in (
         (("contest", "--task", "digit"), "contest has no task 'digit' at scale smoke; it has digits, factorization"),
-        (("table2", "--task", "digits"), f"--task digits: only {', '.join(rivals.NAMES)} have tasks"),
+        (("table2", "--task", "digits"), f"--task digits: only {', '.join(questions.NAMES)} have tasks"),
         (("contest", "--scale", "paper"), "contest has no scale paper; it has smoke, cpu, gpu"),
     ):
         status, _, err = script("reproduce", *words)
         assert status == 2 and err.strip() == f"reproduce.py: {line}"
     with pytest.raises(UserError, match="no task 'x'"):
-        rivals.estimate("contest", "smoke", None, "x")
+        questions.estimate("contest", "smoke", None, "x")

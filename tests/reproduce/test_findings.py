@@ -10,7 +10,7 @@ from statistics import mean, stdev
 
 import pytest
 
-from reproduce import ROOT, contest_drawing, experiments, figure_findings, pages, rivals, table_findings
+from reproduce import ROOT, contest_drawing, experiments, figure_findings, pages, questions, table_findings
 from reproduce.figures import LOGS, early, phases
 from reproduce.findings import Finding, verdict
 from reproduce.outcomes import Ended
@@ -37,7 +37,7 @@ def test_the_page_is_made_of_the_committed_data():
     assert pages.index(RESULTS) == README, "python scripts/reproduce.py index"
 
 
-CONTESTS = sorted(path for name in rivals.NAMES for path in RESULTS.glob(f"{name}/*/README.md"))
+CONTESTS = sorted(path for name in questions.NAMES for path in RESULTS.glob(f"{name}/*/README.md"))
 
 
 @pytest.mark.parametrize("path", CONTESTS, ids=lambda path: path.parts[-3])
@@ -45,10 +45,10 @@ def test_a_page_of_a_contest_is_made_of_the_committed_data(path, tmp_path, monke
     for name in ("against", "bars", "front", "paths", "task"):  # pictures are not compared
         monkeypatch.setattr(contest_drawing, name, lambda *arguments: None)
     name, scale = path.parts[-3:-1]
-    blocks = rivals.NAMES[name][1](scale, tmp_path)["blocks"]
+    blocks = questions.NAMES[name][1](scale, tmp_path)["blocks"]
     command = f"python scripts/reproduce.py {name} --scale {scale} --draw"
     assert (tmp_path / "README.md").read_text() == path.read_text(), command
-    for page in rivals.PAGES:
+    for page in questions.PAGES:
         text = page.read_text()
         for key, block in blocks.items():
             start = f"<!-- {key}: made by `{command}` -->\n"
@@ -79,9 +79,9 @@ def last(path, key):
     return [json.loads(line)[key] for line in path.read_text().splitlines() if f'"{key}"' in line][-1]
 
 
-def runs(name, row, key, contest="gpt2", scale="cpu", seeds=3):
+def runs(name, row, key, lineup="gpt2", scale="cpu", seeds=3):
     """The last value of a key of a row's seeds, read without the code under test."""
-    folder = RESULTS / name / scale / "runs" / contest
+    folder = RESULTS / name / scale / "runs" / lineup
     return [last(folder / f"{row}-seed{seed}.jsonl", key) for seed in range(1337, 1337 + seeds)]
 
 

@@ -21,7 +21,7 @@ from reproduce import (
     outcomes,
     pages,
     proportions,
-    rivals,
+    questions,
     runs,
     store,
     tables,
@@ -48,20 +48,20 @@ def summary(results, name, scale="smoke"):
 
 
 def test_every_row_of_every_scale_is_a_run(results):
-    for name, contest in experiments.CONTESTS.items():
-        for scale in contest.scales:
+    for name, lineup in experiments.LINEUPS.items():
+        for scale in lineup.scales:
             found = store.cells(name, scale, None, grid=True)
             assert len({cell.id for cell in found.values()}) == len(found)  # no row says the same as another
     for name, it in experiments.NAMES.items():
-        assert name in PUBLISHED and all(contest in experiments.CONTESTS for contest in it.contests)
+        assert name in PUBLISHED and all(lineup in experiments.LINEUPS for lineup in it.lineups)
         assert it.kind in laboratory.KINDS and it.claim and laboratory.scales(name)
 
 
 def test_a_table_is_made_resumed_and_drawn_again(results, script, monkeypatch):
-    contest = experiments.CONTESTS["gpt2-medium"]
+    lineup = experiments.LINEUPS["gpt2-medium"]
     reproduce("table7", "smoke", seeds=2, workers=0, with_grid=False)
-    found = summary(results, "table7")["contests"]["gpt2-medium"]["rows"]
-    assert len(found) == len(contest.rows)
+    found = summary(results, "table7")["lineups"]["gpt2-medium"]["rows"]
+    assert len(found) == len(lineup.rows)
     assert {row["ours"]["loss"]["n"] for row in found.values()} == {2} and found["MADA"]["paper"][0] == 2.6422
     text = (results / "table7" / "smoke" / "table.md").read_text()
     assert text.startswith("Reduced (smoke), ours and in brackets the paper's: data shakespeare_char")
@@ -69,12 +69,12 @@ def test_a_table_is_made_resumed_and_drawn_again(results, script, monkeypatch):
     monkeypatch.setattr(laboratory, "execute", lambda *args, **kwargs: 1 / 0)
     monkeypatch.setattr(store, "WORK", results / "none")  # a clean clone: what results/ holds is not run again
     reproduce("table7", "smoke", seeds=2, workers=0, with_grid=False)
-    assert summary(results, "table7")["contests"]["gpt2-medium"]["rows"] == found
+    assert summary(results, "table7")["lineups"]["gpt2-medium"]["rows"] == found
     assert script("plot", results / "table7" / "smoke")[0] == 0  # from the committed metrics alone
-    assert summary(results, "table7")["contests"]["gpt2-medium"]["rows"] == found
+    assert summary(results, "table7")["lineups"]["gpt2-medium"]["rows"] == found
     for path in results.rglob("*.jsonl"):
         assert str(results.parent) not in path.read_text()
-    assert len(list(results.rglob("*.jsonl"))) == 2 * len(contest.rows)
+    assert len(list(results.rglob("*.jsonl"))) == 2 * len(lineup.rows)
 
 
 def test_perplexities_belong_to_their_run(results, monkeypatch):
@@ -85,11 +85,11 @@ def test_perplexities_belong_to_their_run(results, monkeypatch):
         "lambada": ("lambada", "test"),
     }
     smoke = experiments.GPT2_SCALES["smoke"]._replace(evaluated=columns)
-    whole = experiments.CONTESTS["gpt2-medium"]
+    whole = experiments.LINEUPS["gpt2-medium"]
     only = whole._replace(rows={"Adam": whole.rows["Adam"]}, scales={"smoke": smoke})
-    monkeypatch.setitem(experiments.CONTESTS, "gpt2-medium", only)
+    monkeypatch.setitem(experiments.LINEUPS, "gpt2-medium", only)
     reproduce("table7", "smoke", seeds=1, workers=0, with_grid=False)
-    taken = summary(results, "table7")["contests"]["gpt2-medium"]["rows"]["Adam"]["ours"]
+    taken = summary(results, "table7")["lineups"]["gpt2-medium"]["rows"]["Adam"]["ours"]
     assert taken["openwebtext"]["n"] == 1 and taken["wikitext"]["n"] == 0
     path = store.file_of("gpt2-medium", "smoke", "Adam", 1, 1337)
     extra = path.with_suffix(".evaluation.json")
@@ -151,9 +151,9 @@ def test_runs_with_other_settings_are_left_out_and_of_another_version_shown_but_
 
 
 def test_mada_fs_starts_where_mada_ended(results, monkeypatch):
-    whole = experiments.CONTESTS["gpt2"]
+    whole = experiments.LINEUPS["gpt2"]
     few = {label: whole.rows[label] for label in ("Adam", "MADA", "MADA-FS", "MADA-")}
-    monkeypatch.setitem(experiments.CONTESTS, "gpt2", whole._replace(rows=few))
+    monkeypatch.setitem(experiments.LINEUPS, "gpt2", whole._replace(rows=few))
     reproduce("fig7", "smoke", seeds=1, workers=0, with_grid=False)
     ends = {label: outcomes.read(store.file_of("gpt2", "smoke", label, 1, 1337)) for label in few}
     header, _records = ends["MADA-FS"]
@@ -228,26 +228,26 @@ def diverge(run):
     del run.records[len(run.records) // 2 :]
 
 
-@pytest.mark.parametrize("name, contest", [("fig3", "gpt2"), ("fig7", "gpt2"), ("table5", "cnn")])
-def test_runs_that_diverged_are_not_drawn(name, contest, tmp_path):
+@pytest.mark.parametrize("name, lineup", [("fig3", "gpt2"), ("fig7", "gpt2"), ("table5", "cnn")])
+def test_runs_that_diverged_are_not_drawn(name, lineup, tmp_path):
     """Their records end early; and of a row all seeds may have diverged."""
     kind, _, rest, _ = experiments.NAMES[name]
     how = {"name": name, "scale": "cpu", "folder": tmp_path, "rest": rest, "draw": True}
-    runs = store.gather(contest, "cpu")
+    runs = store.gather(lineup, "cpu")
     for factors in runs.values():
         diverge(factors[1][0])
-    first = laboratory.KINDS[kind](runs={contest: runs}, **how)
+    first = laboratory.KINDS[kind](runs={lineup: runs}, **how)
     assert list(tmp_path.glob("*.png"))
     for run in (run for some in runs["MADA"].values() for run in some):
         diverge(run)
-    found = laboratory.KINDS[kind](runs={contest: runs}, **how)
+    found = laboratory.KINDS[kind](runs={lineup: runs}, **how)
     if name == "fig7":
         assert [len(seeds) for seeds in first["results"].values()] == [2, 2]
         assert [*found["results"]] == ["MADA (rule=authors)"]
 
 
-@pytest.mark.parametrize("name, contest", [("table2 table3 table6 fig3", "gpt2"), ("table5", "cnn")])
-def test_what_has_partly_run_is_said_as_far_as_it_goes(name, contest, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name, lineup", [("table2 table3 table6 fig3", "gpt2"), ("table5", "cnn")])
+def test_what_has_partly_run_is_said_as_far_as_it_goes(name, lineup, tmp_path, monkeypatch):
     """A row has not been run, or has diverged in every seed, or at the learning rate from the paper."""
     for picture in ("curves", "gaps"):
         monkeypatch.setattr(drawing, picture, lambda *arguments, **more: None)
@@ -257,11 +257,11 @@ def test_what_has_partly_run_is_said_as_far_as_it_goes(name, contest, tmp_path, 
         found = {}
         for each, (kind, _, rest, _) in names.items():
             how = {"name": each, "scale": "cpu", "folder": tmp_path, "rest": rest, "draw": True}
-            found[each] = {"cpu": json.loads(json.dumps(laboratory.KINDS[kind](runs={contest: runs}, **how)))}
-        return [each for each, which, shown in pages.entries(found) if which in (contest, None) and shown]
+            found[each] = {"cpu": json.loads(json.dumps(laboratory.KINDS[kind](runs={lineup: runs}, **how)))}
+        return [each for each, which, shown in pages.entries(found) if which in (lineup, None) and shown]
 
     for label, left in (("Adam", []), ("MADA", ["table6"] if "table6" in names else []), ("HyperAdam", [*names])):
-        runs = store.gather(contest, "cpu")
+        runs = store.gather(lineup, "cpu")
         lost = runs.pop(label)
         assert said(runs) == left
         for run in lost[1]:
@@ -397,7 +397,7 @@ def test_failed_runs_are_said_once_and_tried_again(results, script, monkeypatch)
     monkeypatch.setattr(data.tokens, "FOLDER", there)
     monkeypatch.setattr(laboratory, "tried", set())  # another process
     assert script(*command)[0] == 0
-    assert summary(results, "table7")["contests"]["gpt2-medium"]["rows"]["Adam"]["ours"]["loss"]["n"] == 1
+    assert summary(results, "table7")["lineups"]["gpt2-medium"]["rows"]["Adam"]["ours"]["loss"]["n"] == 1
     assert summary(results, "table7")["command"].endswith("table7 --scale smoke --seeds 1 --no_grid")
 
 
@@ -413,7 +413,7 @@ def test_all_goes_on_after_what_cannot_be_done(results, script, monkeypatch):
     monkeypatch.setattr(laboratory, "reproduce", reproduce_one)
     status, _, error = script("reproduce", "all", "--scale", "cpu")
     assert status == 2 and "2 failed: out of memory; no data; run it again to retry" in error
-    assert done == [name for name in (*experiments.NAMES, *rivals.NAMES) if "cpu" in laboratory.scales(name)]
+    assert done == [name for name in (*experiments.NAMES, *questions.NAMES) if "cpu" in laboratory.scales(name)]
     assert "table4" not in done
 
 

@@ -1,4 +1,4 @@
-"""Results that are not in the paper (the contest and its kin): run what is missing, and show what results/ holds."""
+"""Questions that the paper does not ask, the contest among them: run what is missing; show what results/ holds."""
 
 import json
 from pathlib import Path

@@ -36,7 +36,7 @@ class Options(TypedDict, total=False):
 
 
 class LearningOptions(Options, total=False):
-    """Those that an optimizer passes on that has no form of its own for any of them, such as HyperAdam."""
+    """Arguments that an optimizer passes on if it redefines none of them, such as HyperAdam."""
 
     weight_decay: float
     hyper_lr: float | dict[str, float] | None
@@ -46,13 +46,19 @@ class LearningOptions(Options, total=False):
     debias: str | None
 
 
+def check_params(owner: str, params: object) -> None:
+    """Raises TypeError for a model instead of its parameters."""
+    if isinstance(params, torch.nn.Module):
+        raise TypeError(f"{owner} takes model.parameters(), not the model")
+
+
 def is_number(value: object) -> bool:
     return isinstance(value, numbers.Real) or (isinstance(value, Tensor) and value.numel() == 1)
 
 
-def check_numbers(**numbers: float | Tensor) -> None:
+def check_numbers(**values: float | Tensor) -> None:
     """Raises ValueError naming one that is not a number, or negative or NaN."""
-    for name, value in numbers.items():
+    for name, value in values.items():
         if not (is_number(value) and value >= 0):
             raise ValueError(f"{name}={value!r} must be a number, not negative or NaN")
 
@@ -240,4 +246,4 @@ def check_group(optimizer: "ParameterizedOptimizer", group: dict[str, Any], shar
         own = (*GROUP_SETTINGS, *shared, *optimizer.constants, "coefficients", "buffers")  # these of another's groups
         if name in own_arguments(type(optimizer)) and name not in own:
             raise ValueError(f"{name} of a param group: {owner} has one for all groups; pass it to the optimizer")
-    check_numbers(**{name: group[name] for name in ("lr", "weight_decay", "eps") if name in group})
+    check_numbers(**{name: group[name] for name in ("lr", "weight_decay") if name in group})

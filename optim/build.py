@@ -45,7 +45,7 @@ def signature(name: str) -> MappingProxyType[str, Any]:
         raise ValueError(f"optimizer {name!r} does not exist: choose one of {', '.join(OPTIMIZERS)}; adam is AdamW")
     arguments = dict(inspect.signature(OPTIMIZERS[name]).parameters)
     if "options" in arguments:
-        arguments |= inspect.signature(ParameterizedOptimizer.__init__).parameters
+        arguments = {**inspect.signature(ParameterizedOptimizer.__init__).parameters, **arguments}
     return MappingProxyType({key: argument.default for key, argument in arguments.items()})
 
 

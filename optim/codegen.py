@@ -173,7 +173,7 @@ def compute_dtype(dtypes: Sequence[torch.dtype]) -> torch.dtype:
     return torch.float64 if torch.float64 in dtypes else torch.float32
 
 
-def operations(loop, dialect, cast, literal):
+def expressions(loop, dialect, cast, literal):
     """The trace of a loop in the C (0) or Triton (1) dialect -> two lists of lines, expressions of the outputs.
 
     A line is (name, whether it is a boolean, expression). The first list depends on scalars alone and is in double
@@ -263,7 +263,7 @@ def traffic(loop: "Loop", dtypes: Sequence[torch.dtype]) -> tuple[int, int]:
 
 def print_c(loop: "Loop", dtypes: Sequence[torch.dtype]) -> str:
     """The C source of a loop over tensors of these dtypes."""
-    once, each, outputs = operations(loop, 0, "(T){}".format, "(T){}".format)
+    once, each, outputs = expressions(loop, 0, "(T){}".format, "(T){}".format)
     kinds, sums = [C_TYPES[dtype] for dtype in dtypes], range(loop.n_sums)
     written = [(i, kinds[i]) for i in map(loop.tensors.index, loop.written)]
 
@@ -298,7 +298,7 @@ def print_c(loop: "Loop", dtypes: Sequence[torch.dtype]) -> str:
 def print_triton(loop: "Loop", dtypes: Sequence[torch.dtype]) -> str:
     """The Triton source of a loop over tensors of these dtypes."""
     T = TRITON_TYPES[compute_dtype(dtypes)]
-    once, each, outputs = operations(loop, 1, f"({{}}).to({T})".format, str)
+    once, each, outputs = expressions(loop, 1, f"({{}}).to({T})".format, str)
     kinds, sums = [TRITON_TYPES[dtype] for dtype in dtypes], range(loop.n_sums)
     written = [(i, kinds[i]) for i in map(loop.tensors.index, loop.written)]
     return TRITON % {

@@ -106,7 +106,11 @@ def make(command: list[str], source: str, path: Path) -> None:
         text, library = Path(folder, "loop.c"), Path(folder, "loop.so")
         text.write_text(source)
         subprocess.run(
-            [*command, *FLAGS, str(text), "-o", str(library), "-lm"], capture_output=True, text=True, check=True
+            [*command, *FLAGS, str(text), "-o", str(library), "-lm"],
+            capture_output=True,
+            text=True,
+            errors="replace",  # a compiler may speak in another encoding
+            check=True,
         )
         with open(library, "rb") as file:
             os.fsync(file.fileno())  # or a power cut may leave a part of it under the final name
@@ -134,13 +138,13 @@ def compile_c(source: str) -> Callable:
         except (OSError, subprocess.CalledProcessError) as error:
             problem = error
     text = (getattr(problem, "stderr", None) or str(problem)).strip()
-    raise Unavailable(f"{command[0]} fails: {text.splitlines()[0]}") from problem
+    raise Unavailable(f"{command[0]} fails: {(text or 'it says nothing').splitlines()[0]}") from problem
 
 
 @functools.cache
 def threads(number: int) -> ThreadPoolExecutor:
     """Threads that run loops in addition to the calling one."""
-    return ThreadPoolExecutor(number, thread_name_prefix="optim")
+    return ThreadPoolExecutor(number, thread_name_prefix="mada")
 
 
 if hasattr(os, "register_at_fork"):

@@ -10,7 +10,8 @@ move        clips the gradient and applies the rule with the new coefficients.
 In between, the hyper-gradient is reduced over ranks and moves the learned coefficients q by projected hyper-SGD
 (Algorithm 1 of the paper; hyper.py). Nothing is kept between steps but the rule's buffers and the last gradient:
 evaluating the rule again is cheaper than holding autograd's graph, and no graph through the model is needed. With
-`learn=()` there is only the second pass, and not even the gradient is kept. No step waits for the device.
+`learn=()` there is only the second pass, and not even the gradient is kept. Once its plan is made, no step waits for
+the device, except one in which a parameter loses its gradient and, under hyper_scale="raw", the 64th (clipping.py).
 
 From step() to a changed tensor: plan.Batch.move hands its rows and their scalars to fuse.Loop, which runs what
 compile.py built from what codegen.py printed.
@@ -130,8 +131,7 @@ class ParameterizedOptimizer(Stateful):
         Raises ValueError naming the argument that is out of its domain, or what the rule lacks; TypeError if `params`
         or `learn` has the wrong type.
         """
-        if isinstance(params, torch.nn.Module):
-            raise TypeError(f"{type(self).__name__} takes model.parameters(), not the model")
+        arguments.check_params(type(self).__name__, params)
         arguments.check_adamw_arguments(type(self).__name__, capturable, differentiable, fused, foreach)
         constants = {
             name: float(value) if isinstance(value, Tensor) else value for name, value in (constants or {}).items()
@@ -177,6 +177,10 @@ class ParameterizedOptimizer(Stateful):
         for name, bounds in self.domain.items():
             if not isinstance(bounds, tuple | list) or len(bounds) != 2 or not bounds[0] <= bounds[1]:
                 raise ValueError(f"domain: {name!r} needs (low, high) with low <= high, not {bounds!r}")
+            if name in learn and name.startswith("beta") and bounds[1] >= 1:  # where its average never moves
+                raise ValueError(
+                    f"domain: {name!r} is a decay: to be learned it needs an end below 1, not {bounds[1]!r}"
+                )
         arguments.check_coefficients(coefficients, self.domain, learn)
         self.own_buffers, self.constants = buffers and tuple(buffers), tuple(constants)
         needed = self.needed(coefficients, constants, learn)
@@ -191,9 +195,8 @@ class ParameterizedOptimizer(Stateful):
         free = (-torch.inf, torch.inf)
         bounds = [self.domain[name] if name in learn else free for name in self.domain]
         zeros = torch.zeros(len(self.domain), dtype=torch.float64)
-        self.rates = dict.fromkeys(self.domain, RELATIVE_HYPER_LR) if relative else dict(self.raw_hyper_lr)
-        if grow_lr:
-            self.rates["lr"] = GROWING_HYPER_LR
+        defaults = dict.fromkeys(self.domain, RELATIVE_HYPER_LR) if relative else dict(self.raw_hyper_lr)
+        self.default_hyper_lr = defaults | ({"lr": GROWING_HYPER_LR} if grow_lr else {})
         settings = {
             "lr": lr,
             "weight_decay": weight_decay,
@@ -234,7 +237,7 @@ class ParameterizedOptimizer(Stateful):
 
         (len(domain),) float64, 0 where not learned. Raises ValueError.
         """
-        default, end = (self.rates, torch.inf) if argument == "hyper_lr" else (dict.fromkeys(learn, 0.0), 1)
+        default, end = (self.default_hyper_lr, torch.inf) if argument == "hyper_lr" else (dict.fromkeys(learn, 0.0), 1)
         given = value if isinstance(value, dict) else {} if value is None else dict.fromkeys(self.domain, value)
         arguments.check_names(type(self).__name__, argument, given, self.domain)
         named = {name: (default | given).get(name) for name in learn}
@@ -322,10 +325,10 @@ class ParameterizedOptimizer(Stateful):
 
     def fixed(self, group: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
         """The constants of a group, hashable; distributed checkpoints turn tuples into lists."""
-        constants = [(name, group[name]) for name in self.constants]
+        constants = self.constants_of(group).items()
         return tuple((name, tuple(value) if isinstance(value, list) else value) for name, value in constants)
 
-    def options(self, group: dict[str, Any]) -> tuple:
+    def plan_settings(self, group: dict[str, Any]) -> tuple:
         """The settings of a group that its plan is made for, hashable."""
         names = ("buffers", "inputs", "learn", "debias", "maximize", "max_grad_norm")
         return (*(group[name] for name in names), self.fixed(group))

@@ -191,7 +191,7 @@ class Kind:
             index = to_device(self.members, scalars.device)
             copy = scalars.new_empty(len(self.members), scalars.shape[1], device=self.scalars_on)
             self.taken = scalars, index, copy
-        return index, copy.copy_(scalars.index_select(0, index), non_blocking=True)
+        return index, copy.copy_(scalars.index_select(0, index), non_blocking=copy.is_cuda)
 
     def replace_first(self) -> None:
         if self.dense:

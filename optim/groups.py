@@ -86,7 +86,10 @@ def decay_matrices(params: Iterable[Tensor], weight_decay: float) -> list[dict[s
 
 
 def split_hidden(groups: ParamsT, hidden: Iterable[Tensor]) -> list[dict[str, Any]]:
-    """Param groups, each divided into what is in `hidden`, marked muon=True, and the others. Names may go with it."""
+    """Param groups, each divided into what is in `hidden`, marked muon=True, and the others.
+
+    Parameters may be (name, tensor) pairs.
+    """
     groups, hidden = list(groups), set(hidden)
     groups = groups if groups and isinstance(groups[0], dict) else [{"params": groups}]
     divided = []

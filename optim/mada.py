@@ -16,7 +16,10 @@ BUFFERS = ("m", "v", "s", "n", "l", "g_prev")  # of the rule when it learns all 
 
 
 def sqrt(x: Tensor) -> Tensor:
-    """Square root whose derivative at 0 is 0 instead of infinite: V = 0 occurs at unused embedding rows."""
+    """Square root whose derivative at 0 is 0 instead of infinite: V = 0 occurs at unused embedding rows.
+
+    Of negative numbers and NaN it is 0 too.
+    """
     positive = x > 0
     return torch.where(positive, torch.where(positive, x, 1.0).sqrt(), 0.0)
 
@@ -202,6 +205,7 @@ class MADA(ParameterizedOptimizer):
         coefficients = dict(zip(self.domain, (*betas, beta3, rho, c, gamma), strict=True))
         if mu != 0 or "mu" in learn:
             self.domain, coefficients = {**self.domain, "mu": (0.0, 1.0)}, coefficients | {"mu": mu}
+            arguments.check_params(type(self).__name__, params)
             params = list(params)
             if not any(isinstance(group, dict) and group.get("muon") for group in params):
                 raise ValueError(

@@ -104,13 +104,14 @@ class Batch:
         ]
         for x, *rest in self.rest:
             check_fit(x, dict(zip(loops.kept, rest, strict=True)))
+        self.changed = [x for p, (x, *_) in zip(self.params, self.rest, strict=True) if p.grad is not None]
         self.stand_ins = {p: torch.zeros_like(p) for p in self.params if p.grad is None}  # for the gradient
         grads = self.gradients()
         for grad, (x, *_) in zip(grads, self.rest, strict=True):
-            if grad.shape != x.shape:
+            if grad.shape != x.shape or grad.device != x.device:
                 raise RuntimeError(
-                    f"a gradient of shape {tuple(grad.shape)} for a parameter of which this rank holds "
-                    f"{tuple(x.shape)}: it must be sharded as the parameter is"
+                    f"a gradient of shape {tuple(grad.shape)} on {grad.device} for a parameter of which this rank "
+                    f"holds {tuple(x.shape)} on {x.device}: it must be placed and sharded as the parameter is"
                 )
         self.rows = Rows([(grad, *rest) for grad, rest in zip(grads, self.rest, strict=True)])
         self.pointers = [grad.data_ptr() for grad in grads]
@@ -179,6 +180,7 @@ class Batch:
         self.steps += self.ok
         self.fill(hyper)
         self.loops.move(self.rows, self.table)
+        torch.autograd.graph.increment_version(self.changed)  # autograd does not see what loops write
         if self.learn:
             torch.where(ok, self.moving, self.pending, out=self.pending)
         else:  # no look back completes it
@@ -229,9 +231,9 @@ class Plan:
         return (
             [(id(p), p.stride()) for group in groups for p in group["params"]],
             [(len(group["params"]), len(group)) for group in groups],
-            [grad is not None and (type(grad), grad.shape, grad.stride(), grad.dtype) for grad in grads],
+            [grad is not None and (type(grad), grad.shape, grad.stride(), grad.dtype, grad.device) for grad in grads],
             [id(x) for state in optimizer.state.values() for x in state.values()],
-            [optimizer.options(group) for group in groups],
+            [optimizer.plan_settings(group) for group in groups],
             world(),
         )
 
@@ -254,7 +256,7 @@ class Plan:
         lrs = [group["lr"] for group in self.groups]
         if any(isinstance(lr, Tensor) for lr in lrs):
             device = self.hyper.device
-            self.lrs = torch.stack([torch.as_tensor(lr).to(device, torch.float64).reshape(()) for lr in lrs])
+            self.lrs = torch.stack([torch.as_tensor(lr, dtype=torch.float64, device=device).reshape(()) for lr in lrs])
             self.lr_list = None
         elif lrs != self.lr_list:
             self.lrs, self.lr_list = to_device(list(map(float, lrs)), self.hyper.device, torch.float64), lrs

@@ -11,15 +11,10 @@ from torch.optim import Optimizer
 from . import adamw, arguments
 from .clipping import Watch
 from .codegen import C_TYPES
-from .hyper import HYPER_STATE, OPTIONS
+from .hyper import HYPER_OPTIMIZERS, HYPER_STATE, OPTIONS
 from .shards import check_shards, full, is_sharded, shard_as
 
 SCALARS = ("step", "weights", "pending")  # of a parameter
-
-
-def is_rates(value: object) -> bool:
-    """Whether hyper_lr or hyper_momentum has an entry per coefficient, as here; not as somebody has written it."""
-    return isinstance(value, Tensor) and value.ndim == 1
 
 
 class Stateful(Optimizer):
@@ -33,6 +28,8 @@ class Stateful(Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, in mid-training too: it starts from the coefficients that the first one has learned."""
         group = dict(param_group)  # the caller's stays as it is
+        for name in ("bounds", "in_time_scale", "grows"):  # another optimizer's; these follow from this one's arguments
+            group.pop(name, None)
         if "learn" in group:
             group["learn"] = " ".join(arguments.as_names(group["learn"]))
         learn, per_group = arguments.learned(self.defaults), self.defaults["per_group"]
@@ -44,7 +41,7 @@ class Stateful(Optimizer):
         group |= {name: constants[name] for name in {*constants} & {*group}}
         if "state_dtype" in group:
             group["state_dtype"] = arguments.dtype_name(group["state_dtype"])
-        self.name_rates(group, learn)
+        self.spell_out(group, learn)
         given = set(group)
         super().add_param_group(group)
         first, group = self.param_groups[0], self.param_groups[-1]
@@ -95,26 +92,40 @@ class Stateful(Optimizer):
         """{coefficient: number}; values: (len(domain),)."""
         return dict(zip(self.domain, values.tolist(), strict=True))
 
-    def name_rates(self, group: dict[str, Any], learn: Sequence[str]) -> None:
+    def is_spelled_out(self, value: object) -> bool:
+        """Whether hyper_lr or hyper_momentum has an entry per coefficient, as here; not as somebody has written it."""
+        return isinstance(value, Tensor) and value.shape == (len(self.domain),)
+
+    def spell_out(self, group: dict[str, Any], learn: Sequence[str]) -> None:
         """Give what somebody has written into a group as hyper_lr or hyper_momentum one entry per coefficient."""
         for name in ("hyper_lr", "hyper_momentum"):
-            if name in group and not is_rates(group[name]):
+            if name in group and not self.is_spelled_out(group[name]):
                 group[name] = self.by_name(name, group[name], learn)
 
     def take_written(self) -> None:
         """Take over what somebody has written into a group since, as torch's users do. Raises ValueError."""
         for group in self.param_groups:
             group["max_grad_norm"] = group["max_grad_norm"] or None
-            arguments.check_numbers(max_grad_norm=group["max_grad_norm"] or 0.0)
+            arguments.check_numbers(
+                max_grad_norm=group["max_grad_norm"] or 0.0,
+                hyper_start=group["hyper_start"],
+                hyper_clip=0.0 if group["hyper_clip"] is None else group["hyper_clip"],
+            )
+            arguments.check_choices(hyper_optimizer=(group["hyper_optimizer"], tuple(HYPER_OPTIMIZERS)))
+            if group["hyper_scale"] != self.defaults["hyper_scale"]:
+                raise ValueError("hyper_scale of a param group: it cannot be written; pass it to the optimizer")
+            self.check_tensors(group)
         for name in ("max_grad_norm", *OPTIONS, *(() if self.param_groups[0]["per_group"] else arguments.SHARED)):
-            written = [group[name] for group in self.param_groups if not is_rates(group[name])]
-            if written and (len(written) < len(self.param_groups) or any(value != written[0] for value in written)):
+            written = [group[name] for group in self.param_groups if not self.is_spelled_out(group[name])]
+            if written and (
+                len(written) < len(self.param_groups) or not all(arguments.equal(it, written[0]) for it in written)
+            ):
                 raise ValueError(f"{name} of a param group: it is the same for all groups; write it into each")
         for group in self.param_groups:
             if group["learn"] != self.defaults["learn"]:
                 raise ValueError("learn of a param group: it cannot be written; freeze() ends learning")
             learn = arguments.learned(group)
-            self.name_rates(group, learn)
+            self.spell_out(group, learn)
             constants = self.constants_of(group)
             self.check_constants(constants)
             group |= constants
@@ -144,7 +155,7 @@ class Stateful(Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         """What pickle and deepcopy keep: torch's part, and ours."""
-        ours = ("own_buffers", "constants", "rates", "grad_norm")
+        ours = ("own_buffers", "constants", "default_hyper_lr", "grad_norm")
         return super().__getstate__() | {"domain": dict(self.domain)} | {name: getattr(self, name) for name in ours}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -51,6 +51,7 @@ BAD = [
     (MADA, {"domain": {"beta2": (0.6, 0.9)}}, "beta2"),
     (MADA, {"domain": {"beta4": (0.6, 0.9)}}, "domain.*beta4"),
     (MADA, {"domain": {"rho": (1.0, 0.5)}}, "domain.*rho"),
+    (HyperAdam, {"domain": {"beta1": (0.0, 1.0)}}, "domain: 'beta1' is a decay.*below 1, not 1.0"),
     (MADA, {"hyper_scale": "absolute"}, "hyper_scale.*relative, raw"),
     (MADA, {"debias": "none"}, "debias.*weights, powers"),
     (MADA, {"rule": "authors", "hyper_scale": "relative"}, "hyper_scale.*authors"),
@@ -109,6 +110,19 @@ def test_build_takes_flat_settings():
     assert optim.build("mada", [p], betas=(0.5, 0.6)).coefficients["beta2"] == 0.6
     for name in ("adam", "mada"):
         assert optim.build(name, [p], lr=np.float32(0.5)).param_groups[0]["lr"] == 0.5
+
+
+def test_defaults_are_the_optimizers_own():
+    """Not those of the base class, which learns nothing and has no learning rate."""
+    assert optim.signature("mada")["learn"] == tuple(MADA.domain) and optim.signature("mada")["lr"] == 1e-3
+    assert optim.signature("hyperadam")["learn"] == ("beta1", "beta2")
+    assert optim.resolved("mada", {"learn": None})["learn"] == tuple(MADA.domain)
+
+
+@pytest.mark.parametrize("settings", [{}, {"mu": 1.0}])
+def test_a_model_in_place_of_its_parameters_is_named(settings):
+    with pytest.raises(TypeError, match="takes model.parameters.., not the model"):
+        MADA(nn.Linear(2, 2), **settings)
 
 
 @pytest.mark.parametrize("name", ["muon", "mada"])

@@ -282,6 +282,15 @@ def test_a_complex_group_is_refused_and_not_kept():
     assert len(optimizer.param_groups) == 1
 
 
+def test_a_mark_written_onto_vectors_is_refused():
+    matrix, vector = torch.ones(2, 2, requires_grad=True), torch.ones(3, requires_grad=True)
+    optimizer = MADA([{"params": [matrix], "muon": True}, {"params": [vector]}], mu=1.0)
+    optimizer.param_groups[1]["muon"] = True
+    vector.grad = torch.ones(3)
+    with pytest.raises(ValueError, match="muon=True is for matrices.*shape .3,."):
+        optimizer.step()
+
+
 @pytest.mark.parametrize("shape", [(3,), ()])
 def test_muon_is_for_matrices(shape):
     with pytest.raises(ValueError, match="muon=True is for matrices"):
@@ -749,6 +758,60 @@ def test_a_step_in_a_cuda_graph_is_refused(monkeypatch):
         monkeypatch.setattr(torch.cuda, name, lambda: True)
     with pytest.raises(RuntimeError, match="cannot be captured in a CUDA graph"):
         own.step()
+
+
+@pytest.mark.parametrize(
+    "name, value, words",
+    [
+        ("hyper_optimizer", "adamw", "hyper_optimizer='adamw' must be one of sgd, sign, adam"),
+        ("hyper_clip", -1.0, "hyper_clip=-1.0 must be a number"),
+        ("hyper_start", "soon", "hyper_start='soon' must be a number"),
+        ("hyper_scale", "raw", "hyper_scale of a param group: it cannot be written"),
+        ("hyper_lr", torch.tensor([0.1, 0.2]), "hyper_lr: 'beta1' needs a number"),  # not one for each coefficient
+        ("hyper_momentum", torch.tensor([0.1] * 7), "hyper_momentum: 'beta1' needs a number"),
+    ],
+)
+def test_how_coefficients_learn_is_checked_where_it_is_written(name, value, words):
+    p = torch.ones(3, requires_grad=True)
+    optimizer = MADA([p])
+    p.sum().backward()
+    optimizer.step()
+    optimizer.param_groups[0][name] = value
+    before = p.detach().clone(), optimizer.coefficients
+    with pytest.raises(ValueError, match=words):
+        optimizer.step()
+    assert torch.equal(p, before[0]) and optimizer.coefficients == before[1]
+
+
+def test_bounds_of_another_optimizers_groups_are_not_taken():
+    old = MADA([torch.ones(3, requires_grad=True)], domain={"beta1": (0.5, 0.95)})
+    new = MADA(old.param_groups, domain={"beta1": (0.85, 0.95)})
+    assert new.param_groups[0]["bounds"][0].tolist() == [0.85, 0.95]
+    assert MADA(old.param_groups).param_groups[0]["bounds"][0].tolist() == list(MADA.domain["beta1"])
+
+
+def test_a_rate_beside_a_tensor_is_as_exact_as_alone():
+    params = [torch.ones(3, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    mixed = MADA([{"params": params[:1], "lr": torch.tensor(0.5)}, {"params": params[1:2], "lr": 3e-4}], learn=())
+    alone = MADA(params[2:], lr=3e-4, learn=())
+    for optimizer in (mixed, alone):
+        for p in params:
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+    assert torch.equal(params[1], params[2])
+
+
+@pytest.mark.parametrize("learn", [("beta1", "beta2"), ()])
+def test_a_step_is_a_change_that_autograd_sees(learn):
+    """A graph from before the step must not be run through with the parameters from after it, as torch has it."""
+    p, unused = torch.ones(3, requires_grad=True), torch.ones(3, requires_grad=True)
+    optimizer = MADA([p, unused], learn=learn)
+    one, two, three = p.sum(), (p * p).sum(), (unused * unused).sum()
+    one.backward()
+    optimizer.step()
+    three.backward()  # it has had no gradient, and has not changed
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        two.backward()
 
 
 @pytest.mark.parametrize("value", ["", "beta1", ("beta1",)])

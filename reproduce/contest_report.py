@@ -41,6 +41,9 @@ Gaps are signed so that positive is worse than AdamW.
   measure of *no worse*): 1 - (MADA - AdamW from (0.9, 0.95)) / (AdamW - AdamW from (0.9, 0.95)), cut to lie in [0, 1],
   and the mean of that. *Level*: in how many of them MADA, from the bad betas, is no worse than AdamW from the good
   ones; it is the harder measure, since undoing nearly all of a divergence may still leave a bad run.
+- *no clipping*: these cells were added after the first verdict, and count on the MLP and the 0.1M GPT. On matrix
+  completion, CartPole and Acrobot no gradient is as long as the norm that clips, 1, so that a run without clipping is
+  the same run; there they had been counted twice for a while.
 - *best rates*: the rate, or the rate and the betas, with the best mean of each, chosen by the very numbers that are
   shown, over the seeds that all of them have.
 """

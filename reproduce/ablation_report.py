@@ -5,7 +5,7 @@ from pathlib import Path
 from reproduce import ablation, contest_drawing, contest_runs, verdict
 from reproduce.ablation import GROUPS, STARTS, TASKS
 from reproduce.markdown import markdown
-from reproduce.page_parts import bullets, conditions_of, share, span, still_missing
+from reproduce.page_parts import conditions_of, share, span, still_missing
 
 HOW = """
 Each row is MADA with one thing changed, from the four starts in the heads of the columns and at two learning rates.
@@ -66,17 +66,12 @@ def tables(values: dict, groups: list[str]) -> str:
 
 
 def judged(values: dict, group: str) -> str:
-    """A line per task: which rows of a group are worse than MADA, which better, and which cannot be told apart."""
-    said = []
-    for name, it in values.items():
-        found = {"worse": [], "better": [], "no clear difference": []}
-        for row in GROUPS[group]:
-            gap = to_mada(TASKS[name], it, row) if row not in ("AdamW", "MADA") else None
-            if gap and gap[1] is not None:
-                found[told(*gap) or "no clear difference"].append(row)
-        groups = "; ".join(f"{word}: {', '.join(rows)}" for word, rows in found.items() if rows)
-        said.append(f"{TASKS[name].title}, against MADA as it is: {groups or 'not run yet'}.")
-    return bullets(said)
+    """A table of the rows of a group: the gap to MADA on each task, and whether it is worse or better."""
+    rows = [row for row in GROUPS[group] if row not in ("AdamW", "MADA")]
+    head = ["relative gap to MADA with its defaults", *(TASKS[name].title for name in values)]
+    return markdown(
+        head, [[row, *(words(to_mada(TASKS[name], it, row)) for name, it in values.items())] for row in rows]
+    )
 
 
 def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
@@ -103,7 +98,7 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
     )
     counts = {TASKS[name].title: max(len(cells) for cells in it.values()) for name, it in values.items()}
     ran = " and of ".join(f"{count} cells of {title}" for title, count in counts.items())
-    sections = "\n\n".join(f"## {group}\n\n{judged(values, group)}\n\n{tables(values, [group])}" for group in GROUPS)
+    sections = "\n\n".join(f"## {group}\n\n{tables(values, [group])}" for group in GROUPS)
     (folder / "README.md").write_text(f"""# Which part of MADA helps? ({scale})
 
 {n} seeds of {ran}. {still_missing(ablation, gathered)}

@@ -84,21 +84,27 @@ def best_lines(summaries: dict[str, dict]) -> str:
     return markdown(head, lines)
 
 
-def in_the_same(task: contest.Task, values: dict, row: str, cells) -> dict[tuple[contest.Cell, int], float]:
-    """MADA's relative gaps to AdamW in these cells, over the seeds that the row has there too."""
+def in_the_same(task: contest.Task, values: dict, row: str, cells: Iterable[contest.Cell]) -> dict | None:
+    """MADA against AdamW in these cells, over the seeds that the row has there too: see verdict.summary."""
     mada = values.get("MADA", {})
     ours = {
         cell: {seed: it for seed, it in mada[cell].items() if seed in values[row][cell]}
         for cell in cells
         if cell in mada
     }
-    return verdict.pairs(task, ours, values["AdamW"])
+    return verdict.summary(task, {"MADA": ours, "AdamW": values["AdamW"]})
 
 
 def row_lines(values: dict) -> str:
     """All rows against AdamW, over all tasks that have them."""
     head = ["row", "tasks", "cells", "below AdamW", "no worse", "relative gap, mean of tasks", "MADA's in these cells"]
-    head += ["failed", "better at its best rate, clearly", "worse, clearly", "best at an end of the rates on"]
+    head += [
+        "MADA no worse in these",
+        "failed",
+        "better at its best rate, clearly",
+        "worse, clearly",
+        "best at an end of the rates on",
+    ]
     lines = []
     for row in [*contest.ROWS, *contest.ONCE][1:]:
         summaries = {name: it for name in values if (it := verdict.summary(TASKS[name], values[name], row))}
@@ -107,11 +113,13 @@ def row_lines(values: dict) -> str:
             best = [it["start"]["gap"] for it in summaries.values() if it["start"]]
             ends = [name for name, it in summaries.items() if it["start"] and it["start"]["edge"]]
             same = [in_the_same(TASKS[name], values[name], row, it["gaps"]) for name, it in summaries.items()]
-            mada = [verdict.over_seeds(it)[0] for it in same if it]
+            mada = [it for it in same if it]
             lines.append([
                 row, len(summaries), n,
                 *(share(sum(it[key] for it in summaries.values()), n) for key in ("below", "no_worse")),
-                f"{mean(it['relative'] for it in summaries.values()):+.3f}", f"{mean(mada):+.3f}" if mada else "-",
+                f"{mean(it['relative'] for it in summaries.values()):+.3f}",
+                f"{mean(it['relative'] for it in mada):+.3f}" if mada else "-",
+                share(sum(it["no_worse"] for it in mada), sum(len(it["gaps"]) for it in mada)) if mada else "-",
                 sum(it["failed"] for it in summaries.values()),
                 f"{sum(gap.mean < 0 and gap.clear for gap in best)} of {len(best)}",
                 f"{sum(gap.mean > 0 and gap.clear for gap in best)} of {len(best)}", ", ".join(ends) or "none",
@@ -121,7 +129,8 @@ def row_lines(values: dict) -> str:
 
 def front_lines(summaries: dict[str, dict]) -> str:
     """The short table: a line per task."""
-    head = ["task", "cells, seeds", "MADA no worse", "gap at each one's best rate", "damage of bad betas undone"]
+    gap_head = "gap at each one's best rate, in loss, minus return or points of error (negative: MADA is better)"
+    head = ["task", "cells, seeds", "MADA no worse", gap_head, "damage of bad betas undone"]
     lines = []
     for name, it in summaries.items():
         n, shares, best = len(it["gaps"]), it["undone"].values(), "-"
@@ -145,7 +154,9 @@ def sentences(summaries: dict[str, dict]) -> list[str]:
     small = sum(gap.mean + 2 * gap.error <= verdict.FAR * abs(gap.base) for gap in gaps.values())
     damage = "There is no damage by bad initial betas to undo."
     if parts:
-        damage = f"It **undoes {100 * mean(parts):.0f} % of what bad initial betas cost AdamW**."
+        level = sum(it["level"] for it in summaries.values())
+        damage = f"It **undoes {100 * mean(parts):.0f} % of what bad initial betas cost AdamW**. "
+        damage += f"In {level} of {len(parts)} such cells it ends level with AdamW from (0.9, 0.95)."
     worst, cell = max(gaps, key=lambda at: gaps[at].excess())
     gap, end = gaps[worst, cell], "In no cell is it worse than that."
     if gap.excess():
@@ -161,9 +172,9 @@ def sentences(summaries: dict[str, dict]) -> list[str]:
         (
             f"By more than two standard errors, it is **better in {clear(gaps.values(), -1)} cells and worse in "
             f"{clear(gaps.values(), 1)}**; from betas (0.9, 0.95), in {clear(plain, -1)} and {clear(plain, 1)}. "
-            f"Between equals, chance alone would make either one better in about {by_chance(gaps.values()):.0f} cells. "
-            f"In {share(small, len(gaps))} cells the runs rule out that MADA is more than 2 % worse; in the others it "
-            "is, or there are too few seeds to tell."
+            "If the two were equal, chance alone would make MADA better in about "
+            f"{by_chance(gaps.values()):.0f} cells, and worse in as many. In {share(small, len(gaps))} cells the runs rule out that MADA is more than 2 % "
+            "worse; in the others it is, or there are too few seeds to tell."
         ),
         (
             f"With each one at its best learning rate, from betas (0.9, 0.95), it is better by more than two standard "
@@ -193,10 +204,6 @@ def details(summaries: dict[str, dict]) -> list[str]:
     gaps = [gap for it in summaries.values() for gap in it["gaps"].values()]
     below, above = (sum(gap.share * sign > verdict.FAR for gap in gaps) for sign in (-1, 1))
     tuned = {name: it["start"]["gap"] for name, it in summaries.items() if it["start"]}
-    damaged, level = (
-        sum(len(it["undone"]) for it in summaries.values()),
-        sum(it["level"] for it in summaries.values()),
-    )
 
     def named(sign):
         tasks = [name for name, gap in tuned.items() if clear([gap], sign)]
@@ -208,10 +215,9 @@ def details(summaries: dict[str, dict]) -> list[str]:
             f"{below}, and more than 2 % higher in {above}."
         ),
         (
-            f"Better at each one's best rate: {named(-1)}; worse: {named(1)}. Between equals, chance alone would make "
-            f"either one better on about {by_chance(tuned.values()):.1f} tasks."
+            f"Better at each one's best rate: {named(-1)}; worse: {named(1)}. If the two were equal, chance alone "
+            f"would make MADA better on about {by_chance(tuned.values()):.1f} tasks, and worse on as many."
         ),
-        f"In {level} of {damaged} cells with bad initial betas it ends level with AdamW from (0.9, 0.95).",
     ]
 
 

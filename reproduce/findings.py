@@ -20,8 +20,8 @@ def verdict(found: Finding | None, full_scale: bool) -> str:
     if found is None:
         return "not run"
     if all(found.checks.values()):
-        return "reproduced" if full_scale else "same shape"
-    return "not found" if full_scale else "not found at this scale"
+        return "reproduced" if full_scale else "holds at reduced scale"
+    return "not reproduced" if full_scale else "not reproduced at this scale"
 
 
 def listed(words: list[str]) -> str:

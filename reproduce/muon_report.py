@@ -65,7 +65,7 @@ def in_short(name: str, values: dict) -> str:
     """MADA from Muon's corner against AdamW, with what the front page needs to say of it."""
     found = tuned(name, values, "AdamW")
     seeds = f" ({found['gap'].n} seeds)" if found and found["gap"].n > 1 else ""
-    points = " in points of accuracy" * TASKS[name].higher
+    points = " points of test error" * TASKS[name].higher
     return f"{TASKS[name].title} {at_best(found)}{points}{seeds}"
 
 
@@ -148,7 +148,8 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
     wide = [round(max(rates) / min(rates)) for rates in counted.values() if rates]
     sentence = (
         f"Started at Muon's corner, learning beta1, beta2 and mu, MADA is {said} (at most two paired standard errors "
-        f"or 0.5 %; cells with two seeds or more), at learning rates over a factor of {span(wide)}, on {len(wide)} "
+        "or 0.5 %; at most 0.5 % where a seed of MADA ends at more than twice the other's loss; cells with two seeds or "
+        f"more), at learning rates over a factor of {span(wide)}, on {len(wide)} "
         f"task{'s' * (len(wide) > 1)}. It is worse than "
         + "; than ".join(f"{rival}: {where_worse(values, rival)}" for rival in RIVALS)
         + "."

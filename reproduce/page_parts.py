@@ -65,7 +65,7 @@ def still_missing(what: ModuleType, gathered: dict[str, contest_runs.Gathered]) 
         if part
     ]
     if others := sum(it.others for it in gathered.values()):
-        said.append(f"{others} runs of another version are left out.")
+        said.append(f"{others} runs of another version, or that are no longer asked for, are left out.")
     return " ".join(said)
 
 

@@ -12,14 +12,19 @@ from reproduce.published import PUBLISHED, rows_of
 
 TOP = """# Results
 
+Beyond the paper:
+{other}
+
+What the paper claims:
+
 | claim | the paper | ours | verdict |
 |---|---|---|---|
 {rows}
 
 A verdict is computed ([findings.py](../reproduce/findings.py)): a claim holds if all the checks that stand under "how"
 hold; seeds are compared in pairs, and a difference counts if it is more than two standard errors of its mean. A claim
-that holds is "reproduced" at the paper's own proportions and has the "same shape" at reduced ones; one that does not is
-"not found". Of the scales, the largest that was run is shown: {scales}. ± is the standard error of the paired
+that holds is "reproduced" at the paper's own proportions and "holds at reduced scale" at others; one that does not is
+"not reproduced". Of the scales, the largest that was run is shown: {scales}. ± is the standard error of the paired
 difference, and (5/6) says that five of six seeds have its sign. MADA-FS has its coefficients fixed where a run of MADA
 ended; MADA- and Adam- start from betas (0.7, 0.8). Remade by `python scripts/reproduce.py index`.
 """
@@ -127,15 +132,14 @@ def smaller(results: Path, name: str, scale: str, found: findings.Finding) -> li
     return [f"At {scale} scale ({links}): {found.ours}. {' '.join(found.sentences)}", ""]
 
 
-def other_pages(results: Path) -> list[str]:
-    """Links to what is not in the paper."""
+def other_pages(results: Path) -> str:
+    """Links to what is not in the paper, by the pages' own titles."""
     lines = []
     for path in sorted([*results.glob("*/README.md"), *results.glob("*/*/README.md")]):
-        name, *scale = path.relative_to(results).parts[:-1]
-        if name not in NAMES and scale != ["smoke"]:
-            where = "/".join([name, *scale])
-            lines += [f"## {name}", "", f"[Its page]({where}/README.md){''.join(f', {it}' for it in scale)}.", ""]
-    return lines
+        where, title = path.relative_to(results), path.read_text().splitlines()[0].removeprefix("# ")
+        if where.parts[0] not in NAMES and "smoke" not in where.parts:
+            lines.append(f"- [{title}]({where.as_posix()})")
+    return "\n".join(lines)
 
 
 def bench(results: Path) -> list[str]:
@@ -198,7 +202,7 @@ def index(results: Path) -> str:
     every = entries(summaries(results))
     scales = ", ".join(dict.fromkeys(next(iter(shown)) for *_, shown in every if shown))
     rows = [row(name, lineup, *next(iter(shown.values()), (None, None))) for name, lineup, shown in every]
-    lines, done = [TOP.format(rows="\n".join(rows), scales=scales or "none")], set()
+    lines, done = [TOP.format(rows="\n".join(rows), scales=scales or "none", other=other_pages(results))], set()
     for name, lineup, shown in every:
         if name not in done:
             done.add(name)
@@ -215,5 +219,5 @@ def index(results: Path) -> str:
             said = WHY_NOT.get(lineup) or WHY_NOT.get(name, "")
             said += " The smoke scale was run, which shows that the command works." * smoke
             lines += [f"**Not run.** {said}", ""]
-    lines += [*other_pages(results), *bench(results), *bfloat16_state(results)]
+    lines += [*bench(results), *bfloat16_state(results)]
     return "\n".join(lines).rstrip() + "\n"

@@ -53,7 +53,8 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
             f"and AdamW alone in {theirs}."
         )
     if whole:
-        said += f" On the cheapest tasks every cell was run again with these seeds. {'; '.join(fine)}."
+        said += f" On the cheapest tasks every cell was run again with these seeds. {'; '.join(fine)}. "
+        said += "More seeds make the test stricter: as errors shrink, so does the gap that passes as no worse."
     table = "The cells that look bad in the contest, or in the new seeds:\n\n" + markdown(
         ["task", "cell", "gap in the contest", "in the new seeds", "MADA alone collapses", "AdamW alone"], lines
     )

@@ -28,9 +28,9 @@ def finding(*holds):
 def test_a_verdict_is_what_the_checks_and_the_scale_say():
     assert verdict(None, True) == verdict(None, False) == "not run"
     assert verdict(finding(True, True), True) == "reproduced"
-    assert verdict(finding(True, True), False) == "same shape"
-    assert verdict(finding(True, False), True) == "not found"
-    assert verdict(finding(True, False), False) == "not found at this scale"
+    assert verdict(finding(True, True), False) == "holds at reduced scale"
+    assert verdict(finding(True, False), True) == "not reproduced"
+    assert verdict(finding(True, False), False) == "not reproduced at this scale"
 
 
 def test_the_page_is_made_of_the_committed_data():
@@ -62,7 +62,13 @@ def test_the_table_of_claims_is_one_screen():
         cells = [cell.strip() for cell in row.strip("|").split("|")]
         assert len(cells) == 4 and all(len(cell) <= 160 for cell in cells), row
     said = [row.split("|")[-2].strip() for row in rows[2:]]
-    assert {*said} <= {"reproduced", "same shape", "not found", "not found at this scale", "not run"}
+    assert {*said} <= {
+        "reproduced",
+        "holds at reduced scale",
+        "not reproduced",
+        "not reproduced at this scale",
+        "not run",
+    }
     assert all(f"](#{name})" in TOP and f"\n## {name}\n" in README for name in experiments.NAMES)
 
 

@@ -117,6 +117,7 @@ def test_other_rows_stand_beside_mada_in_the_same_cells_and_seeds():
     cells = [line.split(" | ") for line in contest_tables.row_lines({"digits": values}).splitlines()]
     lines = {line[0][2:]: line for line in cells}
     assert lines["Yogi"][2] == "1" and lines["Yogi"][6] == "-0.100" and lines["MADA"][5] == lines["MADA"][6]
+    assert lines["Yogi"][7] == "1 of 1 (100 %)" and lines["MADA"][7] == lines["MADA"][4] == "2 of 2 (100 %)"
     lines = contest_tables.row_lines({"digits": {key: it for key, it in values.items() if key != "MADA"}})
     assert "| Yogi | 1 | 1 |" in lines and " | - | " in lines
 

@@ -173,8 +173,8 @@ def sentences(summaries: dict[str, dict]) -> list[str]:
             f"By more than two standard errors, it is **better in {clear(gaps.values(), -1)} cells and worse in "
             f"{clear(gaps.values(), 1)}**; from betas (0.9, 0.95), in {clear(plain, -1)} and {clear(plain, 1)}. "
             "If the two were equal, chance alone would make MADA better in about "
-            f"{by_chance(gaps.values()):.0f} cells, and worse in as many. In {share(small, len(gaps))} cells the runs rule out that MADA is more than 2 % "
-            "worse; in the others it is, or there are too few seeds to tell."
+            f"{by_chance(gaps.values()):.0f} cells, and worse in as many. In {share(small, len(gaps))} cells the runs "
+            "rule out that MADA is more than 2 % worse; in the others it is, or there are too few seeds to tell."
         ),
         (
             f"With each one at its best learning rate, from betas (0.9, 0.95), it is better by more than two standard "

@@ -22,8 +22,9 @@ GOAL = 0.02  # of the loss: what a rate that is too small may cost
 CHOSEN = (
     "hyper_lr 0.3 was chosen on digits, matrix completion and Shakespeare, with two of the seeds that are shown here; "
     "1 from Muon's corner on the 0.1M GPT on Shakespeare, with one of them. On CartPole and Acrobot at AdamW's best "
-    "rate and above, rounding decides where a run ends: on another CPU the same runs differ by more than the growth does "
-    "([there](../../stop_growth/README.md)). Prodigy and schedule-free AdamW are run by scripts/train_small.py alone, and so on no GPT."
+    "rate and above, rounding decides where a run ends: on another CPU the same runs differ by more than the growth "
+    "does ([there](../../stop_growth/README.md)). Prodigy and schedule-free AdamW are run by scripts/train_small.py "
+    "alone, and so on no GPT."
 )
 PARTS = tuple(str(Fraction(part)) for part in FRACTIONS)
 

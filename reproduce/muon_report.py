@@ -148,8 +148,8 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
     wide = [round(max(rates) / min(rates)) for rates in counted.values() if rates]
     sentence = (
         f"Started at Muon's corner, learning beta1, beta2 and mu, MADA is {said} (at most two paired standard errors "
-        "or 0.5 %; at most 0.5 % where a seed of MADA ends at more than twice the other's loss; cells with two seeds or "
-        f"more), at learning rates over a factor of {span(wide)}, on {len(wide)} "
+        "or 0.5 %; at most 0.5 % where a seed of MADA ends at more than twice the other's loss; cells with two seeds "
+        f"or more), at learning rates over a factor of {span(wide)}, on {len(wide)} "
         f"task{'s' * (len(wide) > 1)}. It is worse than "
         + "; than ".join(f"{rival}: {where_worse(values, rival)}" for rival in RIVALS)
         + "."

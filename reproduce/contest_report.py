@@ -216,6 +216,5 @@ the page from them.
         "blocks": {
             "verdict": f"{bullets(said)}\n\n{front_lines(summaries)}\n\n{unfinished(gathered)}".rstrip(),
             "convex": convex(scale),
-            "coefficients": coefficients,
         },
     }

@@ -7,7 +7,7 @@ from reproduce import contest_runs, growth, verdict
 from reproduce.contest import START, Cell
 from reproduce.growth import FRACTIONS, TASKS
 from reproduce.markdown import markdown
-from reproduce.page_parts import CHANCE, by_rates, conditions_of, still_missing
+from reproduce.page_parts import CHANCE, bullets, by_rates, conditions_of, still_missing
 
 AGAINST = (  # a row, another, whether that is at the row's rate where this is AdamW's best or more, and in words
     ("MADA, growing rate", "MADA", True, "MADA's own, not growing, at AdamW's best rate or at twice that"),
@@ -76,7 +76,7 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
     values = {name: it for name, it in values.items() if it.keys() & {row for row, *_ in AGAINST}}
     if not values:
         return None
-    parts, blocks, summary = [], [], {}
+    parts, blocks, counts, summary = [], [], [], {}
     for name, it in values.items():
         rates = zip(PARTS, TASKS[name].rates, strict=True)
         heads = [f"{part} x AdamW's best ({rate:g})" for part, rate in rates]
@@ -87,15 +87,17 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
             continue
         lines = [[TASKS[name].title, *(said(gaps.get(part)) for part in FRACTIONS)] for name, gaps in each.items()]
         head = ["task", *(f"rate {part} x AdamW's best" for part in PARTS)]
-        blocks.append(f"**{row}**, against {words}: it {counted(each)}.\n\n{markdown(head, lines)}")
+        counts.append(f"**{row}**, against {words}: it {counted(each)}.")
+        blocks.append(f"{counts[-1]}\n\n{markdown(head, lines)}")
         summary[f"{row}, against {other}"] = {
             name: {str(part): gap._asdict() for part, gap in gaps.items()} for name, gaps in each.items()
         }
-    block = "\n\n".join([*blocks, still_missing(growth, gathered)]).rstrip()
     (folder / "README.md").write_text(
-        f"# A learning rate that only grows ({scale})\n\n{block}\n\n"
+        f"# A learning rate that only grows ({scale})\n\n"
+        + "\n\n".join([*blocks, still_missing(growth, gathered)]).rstrip()
+        + "\n\n"
         + "\n\n".join(parts)
         + f"\n\n{CHANCE} {CHOSEN}\n\n"
         + f"{conditions_of(gathered)}\n"
     )
-    return {"tasks": list(values), "costs": summary, "blocks": {"growth": block}}
+    return {"tasks": list(values), "costs": summary, "blocks": {"growth": bullets(counts)}}

@@ -157,7 +157,8 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
     level = [found["gap"] for name, it in values.items() if (found := tuned(name, it, "Muon")) and found["gap"].n > 1]
     short = "At each one's best rate, MADA from Muon's corner minus AdamW (negative is better): "
     short += "; ".join(in_short(name, it) for name, it in values.items())
-    short += f". Minus Muon: no clear difference on {sum(not gap.clear for gap in level)} of {len(level)} tasks"
+    short += f". Minus Muon: no clear difference on {sum(not gap.clear for gap in level)} of {len(level)} tasks. "
+    short += f"Cell by cell it is {said}"
     aims, left = goals(values), still_missing(muon, gathered)
     notes = [f"{MATRICES_ALONE}{convolutions(values['cnn'])}"] if "cnn" in values else []
     block = "\n\n".join([sentence, markdown(head, lines), goal_lines(aims), *notes, left]).rstrip()

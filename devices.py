@@ -193,9 +193,12 @@ class Processes:
         """A CPU tensor on this process's device; a GPU copies it in the background."""
         return x.pin_memory().to(self.device, non_blocking=True) if self.device_type == "cuda" else x.to(self.device)
 
-    def leave(self) -> None:
-        """End the exchange."""
-        if dist.is_initialized():
+    def leave(self, error: type[BaseException] | None = None, *_: object) -> None:
+        """End the exchange; takes what ExitStack.push hands on.
+
+        After an error NCCL's is left as it is: its end waits for ranks that may be waiting in another exchange.
+        """
+        if dist.is_initialized() and not (error and dist.get_backend() == "nccl"):
             if dist.get_backend() == "gloo":
                 # Freeing its group holds the GIL and waits for its thread, which needs the GIL to free the last
                 # exchange's tensors: it gets it while this one sleeps.

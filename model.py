@@ -12,7 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-# Dense bf16 peak of a device in FLOP/s, from the vendors' data sheets; the first key that is a word of its name counts.
+# Dense bf16 peak of a device in FLOP/s (V100: fp16), from the vendors' data sheets; mfu is a share of it whatever the
+# dtype is. The first key that is a word of its name counts.
 PEAK_FLOPS = {
     "GH200": 989e12,
     "H200": 989e12,

@@ -7,7 +7,7 @@
     torchrun --max-restarts=3 ... train.py config/train_gpt2_mada.py --init_from=auto        # also after a crash
 
 `python train.py --help` lists the settings. Unknown or ill-typed settings and missing data end with one line and status
-2; SIGTERM, SIGINT, SIGHUP and SIGUSR1 save a checkpoint and end with status 75, which means "resume me".
+2; SIGTERM, SIGINT, SIGHUP and SIGUSR1 save a checkpoint and end with status 75, which means "resume me" (torchrun: 1).
 """
 
 import dataclasses
@@ -191,7 +191,7 @@ def drop_foreign_settings(cfg: dict, given: Collection[str]) -> tuple[dict, list
         name
         for name, value in section("hyperparameters", cfg).items()
         if value is not None and name in getattr(given, "files", ()) and name not in given.line
-        if name not in known or name == "learn" and not {*value} <= {*known}
+        if name not in known or isinstance(value, tuple | dict) and not {*value} <= {*known}  # names of coefficients
     ]
     return cfg | dict.fromkeys(others), others
 
@@ -211,14 +211,13 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
         at_end.enter_context(checkpoints.hold(cfg["out_dir"]))
         checkpoint, resolved = checkpoints.start(cfg, given, SETTINGS)
         cfg = SimpleNamespace(**resolved)
-        last = os.path.join(cfg.out_dir, checkpoints.LAST)
         it = checkpoint["iter"] if checkpoint else 0
         if cfg.min_lr > cfg.learning_rate:
             raise UserError(f"min_lr={cfg.min_lr} is more than learning_rate={cfg.learning_rate}, the peak")
         if it >= cfg.max_iters:
             raise Finished(
-                f"the run in {cfg.out_dir} has all its {it} steps; raise --max_iters to continue, the "
-                f"schedule with it unless --lr_decay_iters={it}"
+                f"the run in {cfg.out_dir} has all its {it} steps; raise --max_iters to continue (which stretches the "
+                "schedule, unless lr_decay_iters is set)"
             )
 
         # processes: the device of each, and its share of a batch
@@ -259,7 +258,7 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
             # the sizes come with the weights
             resolved |= dataclasses.asdict(model.config) | {"block_size": cfg.block_size}
         compiled, problem = devices.resolve_compile(cfg.compile, device)
-        at_end.callback(processes.leave)
+        at_end.push(processes.leave)
         processes.join(cfg.timeout_minutes)
         if processes.most(it, -it) != [it, -it]:
             raise UserError("the processes do not start at the same step: out_dir must be one that all machines see")
@@ -316,6 +315,7 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
             new = [name for name in given if not SETTINGS[name].once and resolved[name] != before.get(name)]
             changes = f", with {', '.join(f'{name}={resolved[name]!r}' for name in new)}" * bool(new)
             log.say(f"resuming after step {it:,} of {cfg.max_iters:,}, from {checkpoint['path']}{changes}")
+            checkpoint = None  # or its tensors would stay in memory to the end
         peak = peak_flops(hardware)
 
         windows = len(val_data.spread_starts(cfg.eval_iters * cfg.batch_size))  # of the training split, too
@@ -356,7 +356,7 @@ def train(cfg: dict, given: Collection[str] = ()) -> float | None:
 
         def diverged(what):
             writer.wait()
-            good = f"{last}, of step {saved}" if saved else "none"
+            good = f"in {cfg.out_dir}, of step {saved}" if saved else "none"
             return Diverged(
                 f"the {what} is not finite at step {it}; the last good checkpoint is {good}; "
                 "a lower learning_rate may help"

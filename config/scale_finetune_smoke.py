@@ -2,4 +2,3 @@
 init_from = "scratch"
 min_lr = learning_rate
 warmup_iters = 0
-n_layer = 1

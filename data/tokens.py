@@ -8,6 +8,7 @@ data/<dataset>/ has <split>.bin, the ids of its tokens in a row, and meta.json, 
     sampled       {split: hex digest of 64 pages of it}, which `split` compares
     vocab_size    every id is below it: checked when the files were written
     tokenizer     "gpt2", "bytes" or "char" (data/tokenizers.py); with "char" comes chars, the characters in id order
+    documents, canonical, classes    of some: how many; whether the text is the known one; the names of labels
     source        where the text is from, in words; revision and source_sha256 say it exactly, if that is known
 """
 
@@ -38,6 +39,8 @@ class Tokens:
         try:
             with open(os.path.join(folder, "meta.json")) as file:
                 self.meta = json.load(file)
+            if split not in self.meta["counts"]:
+                raise UserError(f"dataset={dataset!r} has no {split}, only {', '.join(self.meta['counts'])}")
             self.file = os.open(self.path, os.O_RDONLY)  # kept: who prepares the data anew makes another file
             weakref.finalize(self, os.close, self.file)
             size = os.path.getsize(self.path) // np.dtype(self.meta["dtype"]).itemsize
@@ -54,7 +57,7 @@ class Tokens:
             raise UserError(
                 f"dataset={dataset!r}: {os.path.relpath(error.filename, os.path.dirname(FOLDER))} is missing; {prepare}"
             ) from None
-        if split not in self.meta["counts"] or size != self.meta["counts"][split]:
+        if size != self.meta["counts"][split]:
             raise UserError(
                 f"dataset={dataset!r}: {split}.bin has {size:,} tokens, which meta.json does not say; {prepare}"
             )

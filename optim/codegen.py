@@ -217,7 +217,7 @@ def expressions(loop, dialect, cast, literal):
         elif op is aten.pow.Tensor_Scalar and args[1] == 2:
             expression = "{0} * {0}".format(operand(args[0], inside))
         elif op is aten._to_copy.default and (
-            node.kwargs == {"dtype": torch.float64} or node.kwargs == {"dtype": torch.float32} and args[0] in logical
+            node.kwargs.get("dtype") is torch.float64 or node.kwargs == {"dtype": torch.float32} and args[0] in logical
         ):
             expression = operand(args[0], inside)
         elif either:

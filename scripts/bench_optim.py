@@ -90,19 +90,19 @@ def timed(run, device):
 
 
 def extra_memory(run, device):
-    """Bytes that run() needs temporarily, beyond those in use before; None if the system cannot say."""
+    """MB that run() needs temporarily, beyond those in use before; None if the system cannot say."""
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         run()
-        return torch.cuda.max_memory_allocated() - before
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
     try:
         Path("/proc/self/clear_refs").write_text("5")  # resets the peak to what is resident now
     except OSError:
         return None
     run()
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return 1024 * (int(status["VmHWM"].split()[0]) - int(status["VmRSS"].split()[0]))
+    return (int(status["VmHWM"].split()[0]) - int(status["VmRSS"].split()[0])) / 1024  # /proc has KiB
 
 
 def bandwidth(device):
@@ -167,8 +167,6 @@ def main():
                 "floor_ms": 1e3 * (3 * 4 * elements + 2 * state) / speed,
             }
         )
-        if rows[-1]["extra_mb"] is not None:
-            rows[-1]["extra_mb"] /= 2**20
 
     device = hardware(args.device) + (f", {torch.get_num_threads()} threads" if args.device == "cpu" else "")
     title = f"{elements / 1e6:.1f}M parameters in {len(params)} tensors, float32, {device}, {speed / 1e9:.0f} GB/s copy"

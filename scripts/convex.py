@@ -233,6 +233,8 @@ def run(cfg, given):
             stopping = stop.is_set()
             if it % (50 * cfg.log_interval) == 0 or it == cfg.steps or stopping:
                 checkpoints.save({"columns": columns, "iter": it, "config": resolved}, cfg.out_dir)
+        if it < cfg.steps:
+            log.say(f"stopped after step {it}; resume with --init_from=auto --out_dir={cfg.out_dir}")
     return list(regret.values())[-1] if it == cfg.steps else None
 
 

@@ -1,6 +1,7 @@
 """Fixtures for all tests: scripts, loops that are made in the test, no compiler; and a quick garbage collector."""
 
 import gc
+import os
 import runpy
 import sys
 
@@ -11,6 +12,10 @@ from optim import fuse
 from optim.codegen import Unavailable
 from optim.hyper import descent
 from optim.passes import gradient_norms, passes
+
+GPT2_FILES = tiny.ROOT.parent / "shared" / "data" / "tiktoken_cache"
+if GPT2_FILES.is_dir():  # else data/tokenizers.py gets them; processes that tests start inherit it
+    os.environ.setdefault("TIKTOKEN_CACHE_DIR", str(GPT2_FILES))
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import hashlib
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,12 +13,6 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data, with the real files, is not here")
-
-
-def environment():
-    """With the tokenizer's files from ../shared where it is here; else data/tokenizers.py gets them."""
-    cache = SHARED / "tiktoken_cache"
-    return {**os.environ, **({"TIKTOKEN_CACHE_DIR": str(cache)} if cache.is_dir() else {})}
 
 
 def script(name):
@@ -42,7 +35,6 @@ def prepare(name, *arguments, largest_file=None):
         capture_output=True,
         check=False,
         text=True,
-        env=environment(),
     )
 
 

@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
-from prepare_script import ROOT, SHARED, environment, module, needs_shared, prepare, prepared, read, refused, script
+from prepare_script import ROOT, SHARED, module, needs_shared, prepare, prepared, read, refused, script
 
 from data.documents import count_documents, document_files, documents
 from data.tokenizers import GPT2, Bytes
@@ -124,7 +125,7 @@ def test_killed_or_interrupted_it_goes_on(tmp_path):
     for stop, status in (("SIGKILL", -9), ("SIGINT", 2), ("worker", 2)):
         stopped = subprocess.run(
             [sys.executable, "-c", STOPPED, script("openwebtext"), stop, "1", *arguments],
-            env=environment() | {"PYTHONPATH": str(ROOT)},
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
             capture_output=True,
             text=True,
             check=False,

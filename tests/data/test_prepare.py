@@ -67,9 +67,9 @@ def test_rebuilt_text_is_known_and_says_what_it_is(rebuilt):
 
 
 @needs_shared
-def test_rebuilt_text_has_99_percent_of_the_canonical_lines_in_their_order(rebuilt):
+def test_rebuilt_text_has_nearly_all_of_the_canonical_lines_in_their_order(rebuilt):
     ours, theirs = ([line for line in text.splitlines() if line] for text in (rebuilt[0], CANONICAL.read_text()))
-    assert (Counter(ours) & Counter(theirs)).total() >= 0.99 * len(theirs)
+    assert (Counter(ours) & Counter(theirs)).total() >= 0.998 * len(theirs)
     assert abs(len(ours) - len(theirs)) <= 0.01 * len(theirs)
     once = {line for line, n in Counter(ours).items() if n == 1} & {
         line for line, n in Counter(theirs).items() if n == 1

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
-from prepare_script import SHARED, environment, module, needs_shared, prepare, prepared, read, refused
+from prepare_script import SHARED, module, needs_shared, prepare, prepared, read, refused
 
 from data import documents as reading
 from data.documents import count_documents, document_files, documents, pieces
@@ -19,12 +19,6 @@ from settings import UserError
 
 TEXT = "Grüße, 世界!\nIt's   a text.\n" * 30 + "And its end."
 DOCUMENTS = [f"Document {i}:\n{'x' * (i % 7)} é.\n" for i in range(230)]
-
-
-@pytest.fixture(autouse=True)
-def gpt2_files(monkeypatch):
-    if cache := environment().get("TIKTOKEN_CACHE_DIR"):
-        monkeypatch.setenv("TIKTOKEN_CACHE_DIR", cache)
 
 
 @pytest.fixture

@@ -45,6 +45,13 @@ def cached_bytes(path):
     return PAGE * sum(byte & 1 for byte in present)
 
 
+def test_a_split_that_the_data_set_does_not_have_is_named(folder):
+    """And not: run its prepare.py, which would not make it."""
+    write_meta(folder, 0, counts={"test": 5000})
+    with pytest.raises(UserError, match="dataset='text' has no train, only test"):
+        Tokens("text", "train", 64)
+
+
 @pytest.mark.parametrize("dtype", ["uint16", "uint32"])
 def test_windows_are_the_tokens_at_their_starts(folder, dtype):
     ids = np.random.default_rng(0).integers(0, 50257, 5000).astype(dtype)
@@ -70,7 +77,7 @@ def test_a_batch_from_a_cold_file_reads_its_windows_only(folder):
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     assert cached_bytes(path) == 0
     tokens.windows(tokens.random_starts(0, 0, 60))
-    assert cached_bytes(path) <= 60 * 2 * PAGE
+    assert 0 < cached_bytes(path) <= 60 * 2 * PAGE
 
 
 def test_a_file_that_is_cut_meanwhile_is_one_line(folder):

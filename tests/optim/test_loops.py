@@ -71,10 +71,9 @@ def test_single_precision_stays_with_double_over_200_steps(name):
     assert q == pytest.approx(p, abs=2e-4)
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:optimizer steps run unfused")
-@pytest.mark.parametrize("learn", [learn for n in range(7) for learn in itertools.combinations(ALL, n)], ids=len)
-def test_every_subset_of_learn_is_the_plain_rule(learn, no_compiler):
+@pytest.mark.parametrize("learn", [(), *((name,) for name in ALL), ALL], ids=" ".join)
+def test_without_a_compiler_it_is_the_plain_rule(learn, no_compiler):
     """The eager trace, against the rule's transcription in tests/reference with autograd's own graph."""
     no_compiler()
     start = {"beta1": 0.8, "beta2": 0.9, "beta3": 0.4, "rho": 0.5, "c": 0.5, "gamma": 0.6}
@@ -121,7 +120,7 @@ def test_a_compiler_that_fails_is_named(monkeypatch):
         compile.compile_c("int main")
 
 
-@pytest.mark.parametrize("number", [1, 2, 3])
+@pytest.mark.parametrize("number", [2, 3])
 def test_threads_do_not_change_a_bit(number):
     before = torch.get_num_threads()
     expected = trajectory(MADA, torch.float32, 3, **INTERIOR)
@@ -138,28 +137,11 @@ def test_changing_values_compile_nothing_new(monkeypatch):
     optimizer = MADA(params, **INTERIOR)
     for step in range(6):
         if step == 2:
-            monkeypatch.setattr(compile.subprocess, "run", None)  # a compiler that is called now raises
+            monkeypatch.setattr(fuse, "traced", None)  # a loop that is made now raises
+            monkeypatch.setattr(compile, "compile_c", None)
         optimizer.param_groups[0]["lr"] = 1e-3 * (step + 1)
         params[0].grad = torch.full((5,), step - 2.5)
         optimizer.step()
-
-
-def test_every_operation_of_the_table():
-    """One function with all operations a rule may use, against PyTorch."""
-
-    def function(a, b, s):
-        where = torch.where(a > b, a, b) + torch.where((a >= s) & (b <= s), 1.0, 0.0) + torch.where(a == b, a, 0.5)
-        values = torch.exp(-a) + torch.log(b * b + 1) + (a - 2).abs() + torch.maximum(a, s * b) + torch.minimum(a, b)
-        rest = torch.sign(a - b) + (a**2) / s + a / 3.0 + 1 / (b * b + 1) + (3 - a) + torch.sqrt(b * b + 0.1)
-        return [where + values], [rest - torch.where(a != b, a, b)]
-
-    loop = fuse.Loop(function, ("a", "b"), ("s",), ("a",))
-    a, b, s = torch.randn(1000).double(), torch.randn(1000).double(), torch.tensor([[0.7]]).double()
-    (expected,), (summand,) = function(a.clone(), b, s[0, 0])
-    total = loop([(a, b)], s)
-    torch.testing.assert_close(a, expected, **DOUBLE)
-    torch.testing.assert_close(total, summand.sum().reshape(1, 1), **DOUBLE)
-    assert loop.built["cpu", (torch.float64, torch.float64)] is not None
 
 
 def test_an_operation_that_is_not_in_the_table_runs_eagerly():

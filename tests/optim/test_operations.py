@@ -13,6 +13,8 @@ import pytest
 import torch
 
 from optim import MADA, ParameterizedOptimizer, fuse, sqrt
+from optim.codegen import OPS
+from optim.trace import operations
 
 DOUBLE = {"rtol": 1e-12, "atol": 1e-12}
 F = torch.nn.functional
@@ -48,6 +50,12 @@ FUNCTIONS = {
         + torch.where(torch.logical_xor(a > 0.5, b > s), a, s)
         + torch.logical_and(a > s, b > s) * b
     ),
+    "order": lambda a, b, s: (
+        torch.maximum(a, b) + torch.where((a > 0.2) & (a != s), b, a) + torch.sign(a - b) * a + torch.sgn(b - 1) * b
+    ),
+    "modes of tensors": lambda a, b, s: torch.fmod(b, a) + torch.remainder(b, a),
+    "reversed": lambda a, b, s: torch.rsub(a, b) * b + (3 - a) * a,
+    "copies": lambda a, b, s: a.clone() + b.detach() * s + torch.ops.aten.alias(a) * b,
     "masked": lambda a, b, s: a.masked_fill(b > 1, 0.3) + b,
     "filled": lambda a, b, s: torch.full_like(a, 0.3) * b + torch.zeros_like(a) + torch.ones_like(b) * a,
     "infinity": lambda a, b, s: (
@@ -57,15 +65,25 @@ FUNCTIONS = {
 }
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_an_operation_and_its_derivative_are_pytorchs(name):
-    function = FUNCTIONS[name]
+def loop_of(function):
+    """A loop that puts the function's values in place of a, and sums its derivatives."""
 
     def both(a, b, s):
         value, pull_back = torch.func.vjp(function, a, b, s)
         return [value], list(pull_back(torch.ones_like(value)))[:2]
 
-    loop = fuse.Loop(both, ("a", "b"), ("s",), ("a",))
+    return fuse.Loop(both, ("a", "b"), ("s",), ("a",))
+
+
+def test_every_operation_of_the_table_is_tried_here():
+    tried = {node.target for function in FUNCTIONS.values() for node in operations(loop_of(function).trace)}
+    assert {*OPS} <= tried, {*OPS} - tried
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_an_operation_and_its_derivative_are_pytorchs(name):
+    function = FUNCTIONS[name]
+    loop = loop_of(function)
     a, b = torch.linspace(0.06, 0.94, 53).double(), torch.linspace(0.06, 2.93, 53).double().flip(0)
     s = torch.tensor([[0.7]]).double()
     x, y = a.clone().requires_grad_(), b.clone().requires_grad_()

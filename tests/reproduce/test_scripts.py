@@ -11,7 +11,6 @@ import matplotlib.image
 import pytest
 import tiny
 import torch
-from prepare_script import SHARED
 
 import data.tokens
 import metrics
@@ -158,8 +157,6 @@ class Dictator:
     ],
 )
 def test_sample_begins_and_ends_with_gpt2s_end_of_text(script, monkeypatch, arguments, prompt, text):
-    if SHARED.is_dir():
-        monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(SHARED / "tiktoken_cache"))
     dictator, meta = Dictator(), {"tokenizer": "gpt2", "vocab_size": 50257}
     monkeypatch.setattr(pretrained, "load", lambda name, device: (dictator, meta))
     status, written, _ = script("sample", "gpt2-xl", "--tokens", 4, "--temperature", 0.5, "--top_k", 7, *arguments)

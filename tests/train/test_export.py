@@ -8,7 +8,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from prepare_script import environment
 from safetensors import SafetensorError
 from test_model import gpt, tokens
 
@@ -20,12 +19,6 @@ from settings import UserError
 
 transformers = pytest.importorskip("transformers")
 GPT2_META = {"tokenizer": "gpt2", "vocab_size": 50257}
-
-
-@pytest.fixture(autouse=True)
-def gpt2_files(monkeypatch):
-    if cache := environment().get("TIKTOKEN_CACHE_DIR"):
-        monkeypatch.setenv("TIKTOKEN_CACHE_DIR", cache)
 
 
 def checkpoint(path, gpt, meta):

@@ -387,6 +387,12 @@ def test_names_to_learn_that_another_optimizer_has_not_are_left_out():
     assert train.drop_foreign_settings(*settings)[1] == ["mu", "learn"]
 
 
+def test_rates_of_coefficients_that_another_optimizer_has_not_are_left_out():
+    config = write("rates.py", "hyper_lr = {'beta1': 0.1, 'rho': 0.2}\ndomain = {'beta1': (0.5, 0.9)}\n")
+    assert train.drop_foreign_settings(*parsed(config, "--optimizer=hyperadam"))[1] == ["hyper_lr"]
+    assert train.drop_foreign_settings(*parsed(config, "--optimizer=mada"))[1] == []
+
+
 def test_auto_starts_as_the_config_file_says():
     for text, mode in (("init_from = 'gpt2-xl'\n", "gpt2-xl"), ("init_from = 'auto'\n", "scratch"), ("", "scratch")):
         cfg, given = parsed(write("tune.py", text + "out_dir = 'out/none'\n"), "--init_from=auto")

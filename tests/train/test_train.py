@@ -14,13 +14,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import tiny
 import torch
 
 import data.tokens
+import devices
 import metrics
 import optim
+import pretrained
 import train
 from devices import hardware
 from settings import STOPPED, UserError, declared, parse
@@ -342,7 +345,7 @@ def test_another_run_is_not_overwritten_by_accident():
 def test_divergence_ends_the_run_and_leaves_the_last_good_checkpoint(optimizer):
     tiny.run(max_iters=4, optimizer=optimizer)
     before = state("out")
-    with pytest.raises(UserError, match="not finite at step .* last good checkpoint is .*ckpt_last.pt, of step 4"):
+    with pytest.raises(UserError, match="not finite at step .* last good checkpoint is in out, of step 4"):
         tiny.run(init_from="resume", learning_rate=1e30, max_iters=100, optimizer=optimizer)
     assert tiny.same(state("out"), before)
 
@@ -411,11 +414,49 @@ def test_overwriting_leaves_nothing_of_the_other_run():
     assert os.listdir("out") == ["metrics.jsonl"]
 
 
+@pytest.mark.parametrize("eval_iters", [0, 3])
+def test_the_validation_loss_is_the_mean_over_its_windows(folder, eval_iters):
+    """By hand, with a batch that does not divide the windows: the mean of the losses of all their tokens."""
+    tiny.run(eval_iters=eval_iters, eval_train=True, batch_size=5, max_iters=4)
+    net, _ = pretrained.load("out/ckpt_last.pt", "cpu")
+    found, count = records("out")[-1], eval_iters * 5 or 999 // 16  # 1,000 tokens, 16 in a window, one more to predict
+    for split, key in (("val", "val_loss"), ("train", "eval_train_loss")):
+        ids = np.fromfile(folder / "tiny" / f"{split}.bin", np.uint16).astype(np.int64)
+        starts = [i * ((len(ids) - 1) // 16) // count * 16 for i in range(count)]
+        x, y = (torch.tensor(np.stack([ids[start + k : start + k + 16] for start in starts])) for k in (0, 1))
+        with torch.no_grad():
+            logits = net(x)
+        expected = torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), y.reshape(-1))
+        assert found[key] == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{"optimizer": "adam"}, {}, {"mu": 1.0, "learn": ("beta1", "mu")}], ids=str)
+def test_weight_decay_is_for_matrices_alone(settings):
+    cfg = SimpleNamespace(**parse(declared(train.__file__), tiny.arguments(weight_decay=0.3, **settings))[0])
+    model = train.make_model(cfg, None, 27)
+    groups = train.make_optimizer(cfg, model).param_groups
+    decays = {p: group["weight_decay"] for group in groups for p in group["params"]}
+    assert {p.dim() for p in model.parameters()} == {1, 2}
+    assert all(decays[p] == (0.3 if p.dim() > 1 else 0.0) for p in model.parameters())
+
+
+def test_an_error_on_one_rank_does_not_wait_for_the_others(monkeypatch):
+    """NCCL's end of an exchange is an exchange itself; gloo's is not."""
+    ended = []
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: ended.append(backend))
+    for backend in ("nccl", "gloo"):
+        monkeypatch.setattr(torch.distributed, "get_backend", lambda name=backend: name)
+        for error in (None, UserError):
+            devices.Processes("cpu").leave(error, None, None)
+    assert ended == ["nccl", "gloo", "gloo"]
+
+
 def test_float16_survives_a_first_step_that_overflows(monkeypatch):
     scaler = torch.amp.GradScaler
     monkeypatch.setattr(torch.amp, "GradScaler", lambda *args, **kwargs: scaler(*args, init_scale=2.0**24, **kwargs))
     tiny.run(dtype="float16", max_iters=30, lr_decay_iters=30)
-    assert losses("out")[-1] < losses("out")[0] - 0.1
+    assert losses("out")[-1] < losses("out")[0] - 0.1 and records("out")[-1]["skipped_steps"] > 0
 
 
 def test_the_learning_rate_is_that_of_appendix_c2():

@@ -158,7 +158,9 @@ def test_a_kill_at_any_system_call_of_a_save_loses_neither_last_nor_best():
         "                return call(*args)\n"
         "            return run\n"
         "        for name in ('fsync', 'replace', 'link', 'remove'): setattr(os, name, counted(getattr(os, name)))\n"
-        "        for step in (1, 2, 3): checkpoints.save(state(step), f'kill{n}', step != 2)\n"
+        "        for step in (1, 2, 3):\n"
+        "            checkpoints.save(state(step), f'kill{n}', step != 2)\n"
+        "            open(f'{n}.done', 'w').write(str(step))\n"
         "        os._exit(0)\n"
         "    if os.waitpid(pid, 0)[1] == 0: break\n"
     )
@@ -167,10 +169,10 @@ def test_a_kill_at_any_system_call_of_a_save_loses_neither_last_nor_best():
     killed = sorted(name for name in os.listdir() if name.startswith("kill"))
     assert len(killed) > 20
     for out_dir in killed:
-        found = readable(out_dir)
-        if os.path.exists(f"{out_dir}/{checkpoints.LAST}") or os.path.exists(f"{out_dir}/{checkpoints.PREVIOUS}"):
-            newest = max(found.get(checkpoints.LAST, 0), found.get(checkpoints.PREVIOUS, 0))
-            assert newest and found[checkpoints.BEST] >= newest - (newest == 2), (out_dir, found)
+        found, done = readable(out_dir), Path(f"{out_dir.removeprefix('kill')}.done")
+        newest = max(found.get(checkpoints.LAST, 0), found.get(checkpoints.PREVIOUS, 0))
+        assert newest >= (int(done.read_text()) if done.exists() else 0), (out_dir, found)
+        assert not newest or found[checkpoints.BEST] >= newest - (newest == 2), (out_dir, found)
 
 
 def test_the_best_is_the_last_under_another_name_and_nothing_is_left_beside():

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 import tiny
@@ -122,6 +123,11 @@ for n in range(1, 40, 2):  # every other operation: the soak's kills come at any
             return run
         for name in ("fsync", "replace", "link", "remove"):
             setattr(os, name, counted(getattr(os, name)))
+        def noted(state, out_dir, *args, save=checkpoints.save):
+            save(state, out_dir, *args)
+            with open(f"{{out_dir}}.done", "w") as file:
+                file.write(str(state["iter"]))
+        checkpoints.save = noted
         tiny.run(out_dir=f"kill{{n}}", eval_interval=2)
         os._exit(0)
     if os.waitpid(pid, 0)[1] == 0:
@@ -134,17 +140,20 @@ def test_a_run_that_is_killed_at_any_moment_of_a_write_goes_on_to_the_same_end(f
     tiny.run(out_dir="straight", eval_interval=2)
     paths = [str(tiny.ROOT / "tests"), str(tiny.ROOT)]
     subprocess.run([sys.executable, "-c", KILLED.format(paths=paths, folder=str(folder))], check=True)
-    killed = sorted(name for name in os.listdir() if name.startswith("kill"))
+    killed = sorted(name for name in os.listdir() if name.startswith("kill") and not name.endswith(".done"))
     assert len(killed) > 12
     straight, resumed = torch.load("straight/ckpt_last.pt"), 0
     for out_dir in killed:
+        done, ended = Path(f"{out_dir}.done"), False
         try:
             tiny.run(out_dir=out_dir, eval_interval=2, init_from="auto")
         except Finished:
-            pass
+            ended = True
         end = torch.load(f"{out_dir}/ckpt_last.pt")
         assert all(tiny.same(end[key], straight[key]) for key in ("model", "optimizer", "iter", "best_val_loss"))
         best = torch.load(f"{out_dir}/ckpt_best.pt")["best_val_loss"]
         assert best == straight["best_val_loss"] and not any(name.endswith(".part") for name in os.listdir(out_dir))
-        resumed += "resumed_at" in metrics.read(out_dir)[0]
+        begun = metrics.read(out_dir)[0].get("resumed_at", [0])
+        assert ended or begun[-1] >= (int(done.read_text()) if done.exists() else 0)  # what was saved is not lost
+        resumed += begun != [0]
     assert resumed > 7

@@ -8,6 +8,7 @@ import sys
 import pytest
 import tiny
 
+import data.tokens
 from optim import fuse
 from optim.codegen import Unavailable
 from optim.hyper import descent
@@ -32,6 +33,14 @@ def script(monkeypatch, capsys):
         return status, *capsys.readouterr()
 
     return run
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Where the tiny data set is, for this process, which works in a folder of its own."""
+    monkeypatch.setattr(data.tokens, "FOLDER", tiny.write_data(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "data"
 
 
 @pytest.fixture

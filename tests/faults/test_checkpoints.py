@@ -19,18 +19,12 @@ import tiny
 import torch
 
 import checkpoints
-import data.tokens
 import metrics
 from settings import Finished, UserError
 
+pytestmark = pytest.mark.usefixtures("folder")
+
 NAMES = ("iter", "best_val_loss", "model")
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(data.tokens, "FOLDER", tiny.write_data(tmp_path / "data"))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path / "data"
 
 
 def state(step):

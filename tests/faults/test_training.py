@@ -16,19 +16,13 @@ import tiny
 import torch
 
 import checkpoints
-import data.tokens
 import metrics
 import model
 import optim
 import train
 from settings import Diverged, UserError
 
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(data.tokens, "FOLDER", tiny.write_data(tmp_path / "data"))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path / "data"
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 def run(folder, shell="{}", torchrun=False, script=tiny.__file__, **settings):
@@ -194,7 +188,7 @@ def test_gradients_that_stay_not_finite_stop_the_run_and_a_few_do_not(poison, ca
     tiny.run(max_iters=12, max_bad_steps=3, optimizer=optimizer, log_interval=4)
     assert last_step() == 12 and "skipped 2" in capsys.readouterr().out
     poison(range(7, 1000))
-    with pytest.raises(Diverged, match="for 1[0-9] steps in a row, is not finite at step 1[6-9].*in out, of step 12;"):
+    with pytest.raises(Diverged, match="for 1[0-9] steps in a row, is not finite at step 1[6-9].*in bad, of step 12;"):
         tiny.run(out_dir="bad", max_iters=60, max_bad_steps=10, optimizer=optimizer, log_interval=2)
     assert last_step("bad") == 12
 

@@ -14,17 +14,11 @@ import tiny
 import torch
 
 import checkpoints
-import data.tokens
 import metrics
 import train
 from settings import Finished, UserError
 
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(data.tokens, "FOLDER", tiny.write_data(tmp_path / "data"))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path / "data"
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ import torch
 from torch.nn.attention import SDPBackend
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import data.tokens
 import devices
 import train
 from model import GPT, GPTConfig
@@ -23,13 +22,6 @@ from parallel import Parallel, attention, on_cpu
 
 ALONE = SimpleNamespace(ranks=1, device_type="cpu", device="cpu")
 SIZES = GPTConfig(block_size=16, vocab_size=27, n_layer=3, n_head=2, n_embd=16, bias=False)
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(data.tokens, "FOLDER", tiny.write_data(tmp_path / "data"))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path / "data"
 
 
 def model():

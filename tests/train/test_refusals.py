@@ -9,18 +9,12 @@ import pytest
 import tiny
 import torch
 
-import data.tokens
 import devices
 import train
 from reproduce.pool import load
 from settings import UserError, parse
 
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(data.tokens, "FOLDER", tiny.write_data(tmp_path / "data"))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path / "data"
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 @pytest.mark.parametrize(

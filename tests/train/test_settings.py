@@ -15,22 +15,16 @@ import torch
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 import checkpoints
-import data.tokens
 import metrics
 import model
 import optim
 import train
 from settings import STOPPED, UserError, checked, declared, main, parse
 
+pytestmark = pytest.mark.usefixtures("folder")
+
 SETTINGS = declared(train.__file__)
 CONFIGS = sorted(path for path in (tiny.ROOT / "config").glob("*.py") if path.stem.startswith(("train_", "finetune_")))
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(data.tokens, "FOLDER", tiny.write_data(tmp_path / "data"))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path / "data"
 
 
 def parsed(*arguments):

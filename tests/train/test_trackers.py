@@ -10,15 +10,10 @@ import numpy as np
 import pytest
 import tiny
 
-import data.tokens
 import metrics
 from settings import UserError
 
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(data.tokens, "FOLDER", tiny.write_data(tmp_path / "data"))
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 def scalars(out_dir):

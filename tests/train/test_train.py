@@ -28,15 +28,9 @@ import train
 from devices import hardware
 from settings import STOPPED, UserError, declared, parse
 
+pytestmark = pytest.mark.usefixtures("folder")
+
 TIMES = ("step_ms", "tokens_per_s")
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    """Where the tiny data set is, for this process."""
-    monkeypatch.setattr(data.tokens, "FOLDER", tiny.write_data(tmp_path / "data"))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path / "data"
 
 
 def state(out_dir, name="ckpt_last.pt"):

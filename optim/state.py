@@ -203,9 +203,10 @@ class Stateful(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As torch's, but state keeps the dtype it was saved in, which torch changes to the parameter's.
 
-        Settings come with the state, as in torch: what is learned, its bounds and hyper-learning-rates are then those that
-        were saved, and a frozen state stays frozen. A state dict of torch's AdamW is taken over (adamw.py). Raises ValueError if this one has other coefficients,
-        has buffers that the rule does not, or lacks those that it needs.
+        Settings come with the state, as in torch: what is learned, its bounds and hyper-learning-rates are then those
+        that were saved, and a frozen state stays frozen. A state dict of torch's AdamW is taken over (adamw.py).
+        Raises ValueError if this one has other coefficients, has buffers that the rule does not, or lacks those that it
+        needs.
         """
         taken = {}
 

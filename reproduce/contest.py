@@ -1,7 +1,7 @@
 """The contest: somebody replaces AdamW with MADA and changes nothing else; what happens?
 
 Rows of optimizers under equal conditions, on tasks of different kinds, over learning rates and initial betas. MADA's
-settings are optim/'s defaults everywhere; they were chosen on `shakespeare` alone. A cell is a task, a learning rate,
+settings are optim/'s defaults everywhere; they were chosen on CHOSEN_ON alone. A cell is a task, a learning rate,
 initial betas, and whatever else is varied; MADA and AdamW are compared by cell, in pairs of runs with the same seed.
 """
 
@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from reproduce.runs import Run, first_seeds, run
 
+CHOSEN_ON = "shakespeare"  # the task of TASKS on which MADA's defaults were chosen
 ROWS = {  # what somebody writes in place of AdamW; all are compared with the first
     "AdamW": {"optimizer": "adam"},
     "MADA": {"optimizer": "mada"},

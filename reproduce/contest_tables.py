@@ -2,8 +2,9 @@
 
 import json
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from statistics import mean
+from types import MappingProxyType
 
 from reproduce import contest, store, verdict
 from reproduce.contest import START, TASKS
@@ -12,6 +13,8 @@ from reproduce.page_parts import at_edge, judged, share, signed, span
 
 # {n: the probability that Student's t of n pairs is above 2}; of more than 5 it is at most that of 5
 BY_CHANCE = {2: 0.148, 3: 0.092, 4: 0.070, 5: 0.058}
+# {n: Student's t of n pairs whose absolute value is above it with probability 5 %}; of more than 5 that of 5 is strict
+STUDENTS = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}
 SHOWN = 30  # cells that speak against MADA, at most
 
 
@@ -129,18 +132,21 @@ def row_lines(values: dict) -> str:
 
 def front_lines(summaries: dict[str, dict]) -> str:
     """The short table: a line per task."""
-    gap_head = "gap at each one's best rate, in loss, minus return or points of error (negative: MADA is better)"
-    head = ["task", "cells, seeds", "MADA no worse", gap_head, "damage of bad betas undone"]
+    unit = "in loss, minus return or points of error (negative: MADA is better)"
+    head = ["task", "cells, seeds", "MADA no worse", f"gap at AdamW's best rate, {unit}", "each at its own best rate"]
+    head.append("damage of bad betas undone")
     lines = []
     for name, it in summaries.items():
-        n, shares, best = len(it["gaps"]), it["undone"].values(), "-"
-        if it["start"]:
-            gap = it["start"]["gap"]
-            best = f"{signed(gap)} ({100 * gap.share:+.1f} %), {judged(gap)}{at_edge(it['start'])}"
+        n, shares = len(it["gaps"]), it["undone"].values()
+        same, best = (
+            f"{signed(gap)} ({100 * gap.share:+.1f} %), {judged(gap)}" if gap else "-"
+            for gap in (it["replaced"], it["start"] and it["start"]["gap"])
+        )
+        best += at_edge(it["start"]) if it["start"] else ""
         repaired = (
             f"{100 * mean(shares):.0f} % in {len(shares)} cell{'s' * (len(shares) > 1)}" if shares else no_damage(it)
         )
-        lines.append([TASKS[name].title, f"{n}, {span(it['seeds'])}", share(it["no_worse"], n), best, repaired])
+        lines.append([TASKS[name].title, f"{n}, {span(it['seeds'])}", share(it["no_worse"], n), same, best, repaired])
     return markdown(head, lines)
 
 
@@ -149,14 +155,20 @@ def sentences(summaries: dict[str, dict]) -> list[str]:
     gaps = {(name, cell): gap for name, it in summaries.items() for cell, gap in it["gaps"].items()}
     plain = [gap for (_, cell), gap in gaps.items() if cell.betas == START]
     seeds = [n for it in summaries.values() for n in it["seeds"]]
-    tuned = [it["start"]["gap"] for it in summaries.values() if it["start"]]
+    others = [gap for (name, _), gap in gaps.items() if name != contest.CHOSEN_ON]
+    replaced = [it["replaced"] for it in summaries.values() if it["replaced"]]
+    rates, betas = ([it[key]["gap"] for it in summaries.values() if it[key]] for key in ("start", "anywhere"))
     parts = [part for it in summaries.values() for part in it["undone"].values()]
     small = sum(gap.mean + 2 * gap.error <= verdict.FAR * abs(gap.base) for gap in gaps.values())
     damage = "There is no damage by bad initial betas to undo."
     if parts:
         level = sum(it["level"] for it in summaries.values())
         damage = f"It **undoes {100 * mean(parts):.0f} % of what bad initial betas cost AdamW**. "
-        damage += f"In {level} of {len(parts)} such cells it ends level with AdamW from (0.9, 0.95)."
+        slow = [cell.betas[0] == 0.99 for it in summaries.values() for cell in it["undone"]]
+        rest = [part for part, at_099 in zip(parts, slow, strict=True) if not at_099]
+        damage += f"In {level} of {len(parts)} such cells it ends level with AdamW from (0.9, 0.95). "
+        damage += f"In {sum(slow)} of the {len(parts)} beta1 starts at 0.99"
+        damage += f"; in the other {len(rest)} it undoes {100 * mean(rest):.0f} %." if rest else "."
     worst, cell = max(gaps, key=lambda at: gaps[at].excess())
     gap, end = gaps[worst, cell], "In no cell is it worse than that."
     if gap.excess():
@@ -165,20 +177,26 @@ def sentences(summaries: dict[str, dict]) -> list[str]:
     return [
         (
             f"MADA is **no worse in {no_worse_in(gaps.values())}** of {len(summaries)} task{'s' * (len(summaries) > 1)}"
-            f", with {span(seeds)} seeds each. AdamW is no worse than MADA in "
+            f", with {span(seeds)} seeds each. By this rule an optimizer exactly as good as AdamW would be so in about "
+            f"{len(gaps) - by_chance(gaps.values()):.0f}, and AdamW is no worse than MADA in "
             f"{sum(it['base_no_worse'] for it in summaries.values())}. From betas (0.9, 0.95) alone, MADA is no worse "
-            f"in {no_worse_in(plain)}."
+            f"in {no_worse_in(plain)}; without the task on which its defaults were chosen, in {no_worse_in(others)}."
         ),
         (
             f"By more than two standard errors, it is **better in {clear(gaps.values(), -1)} cells and worse in "
             f"{clear(gaps.values(), 1)}**; from betas (0.9, 0.95), in {clear(plain, -1)} and {clear(plain, 1)}. "
             "If the two were equal, chance alone would make MADA better in about "
-            f"{by_chance(gaps.values()):.0f} cells, and worse in as many. In {share(small, len(gaps))} cells the runs "
+            f"{by_chance(gaps.values()):.0f} cells, and worse in as many. By Student's t at 5 % it is better in "
+            f"{clear(gaps.values(), -1, STUDENTS)} and worse in {clear(gaps.values(), 1, STUDENTS)}. The cells of a "
+            f"task share seeds and data, so they are not independent. In {share(small, len(gaps))} cells the runs "
             "rule out that MADA is more than 2 % worse; in the others it is, or there are too few seeds to tell."
         ),
         (
-            f"With each one at its best learning rate, from betas (0.9, 0.95), it is better by more than two standard "
-            f"errors on {clear(tuned, -1)} of {len(tuned)} tasks, and worse on {clear(tuned, 1)}."
+            "At AdamW's best learning rate from betas (0.9, 0.95), with nothing retuned, it is better by more than "
+            f"two standard errors on {clear(replaced, -1)} of {len(replaced)} tasks and worse on "
+            f"{clear(replaced, 1)}; with each one at its own best rate, on {clear(rates, -1)} and {clear(rates, 1)} "
+            f"(by Student's t on {clear(rates, -1, STUDENTS)} and {clear(rates, 1, STUDENTS)}); with betas tuned too, "
+            f"on {clear(betas, -1)} and {clear(betas, 1)}."
         ),
         damage,
         end,
@@ -189,9 +207,9 @@ def no_worse_in(gaps: Collection[verdict.Gap]) -> str:
     return f"{share(sum(gap.no_worse() for gap in gaps), len(gaps))} cells" if gaps else "0 cells"
 
 
-def clear(gaps: Iterable[verdict.Gap], sign: int) -> int:
-    """How many are better (sign -1) or worse (1) by more than two standard errors."""
-    return sum(gap.clear and gap.mean * sign > 0 for gap in gaps)
+def clear(gaps: Iterable[verdict.Gap], sign: int, errors: Mapping[int, float] = MappingProxyType({})) -> int:
+    """How many are better (sign -1) or worse (1) by more than two standard errors, or than `errors` of them: by n."""
+    return sum(gap.n > 1 and gap.mean * sign > errors.get(min(gap.n, 5), 2) * gap.error for gap in gaps)
 
 
 def by_chance(gaps: Iterable[verdict.Gap]) -> float:

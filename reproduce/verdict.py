@@ -95,6 +95,12 @@ def tuned(task: Task, ours: dict, theirs: dict, betas: tuple | None = START) -> 
     return {"ours": found[0], "theirs": found[1], "gap": both, "edge": edge}
 
 
+def retuned_nothing(task: Task, ours: dict, theirs: dict) -> Gap | None:
+    """The gap at the best rate of `theirs` from (0.9, 0.95): what somebody has who replaces a tuned AdamW."""
+    at = best(task, over_rates(theirs))
+    return gap(task, ours.get(at, {}), theirs[at]) if at else None
+
+
 def undone(task: Task, ours: dict, theirs: dict) -> dict[Cell, float]:
     """{cell: share of the damage undone} where bad betas harm AdamW: from these betas it is worse than at the same rate
     from (0.9, 0.95), by the measure of Gap.no_worse. The share is
@@ -160,6 +166,7 @@ def summary(task: Task, values: dict, row: str = "MADA") -> dict | None:
         "failed": sum(it > CLIFF for it in both.values()),
         "saved": sum(it < -CLIFF for it in both.values()),
         "worst": worst,
+        "replaced": retuned_nothing(task, ours, theirs),
         "start": tuned(task, ours, theirs),
         "anywhere": tuned(task, ours, theirs, None),
         "undone": repaired,

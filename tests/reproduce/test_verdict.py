@@ -122,6 +122,17 @@ def test_other_rows_stand_beside_mada_in_the_same_cells_and_seeds():
     assert "| Yogi | 1 | 1 |" in lines and " | - | " in lines
 
 
+def test_at_adamws_best_rate_nothing_is_retuned():
+    low, high = Cell(0.1, START), Cell(0.2, START)
+    adam = {low: {1: 1.0, 2: 1.2, 3: 1.1}, high: {1: 2.0, 2: 2.0, 3: 2.0}}
+    mada = {low: {1: 1.1, 2: 1.4, 3: 1.2}, high: {1: 0.5, 2: 0.5, 3: 0.5}}  # better where AdamW's rate is not
+    found = verdict.summary(DIGITS, {"AdamW": adam, "MADA": mada})
+    assert found["replaced"].mean == pytest.approx(0.4 / 3) and found["start"]["gap"].mean == pytest.approx(-0.6)
+    gap = found["replaced"]  # 0.1, 0.2, 0.1: t is 4, beyond two errors but not beyond Student's 4.303 of three
+    assert gap.mean / gap.error == pytest.approx(4.0)
+    assert contest_tables.clear([gap], 1) == 1 and contest_tables.clear([gap], 1, contest_tables.STUDENTS) == 0
+
+
 def test_one_seed_is_no_evidence():
     one = {Cell(0.1, START): {1: 1.0}}
     assert verdict.summary(DIGITS, {"AdamW": one, "MADA": {Cell(0.1, START): {1: 0.5}}}) is None

@@ -117,7 +117,8 @@ class ParameterizedOptimizer(Stateful):
         hyper_optimizer: "sgd", the paper's; "sign"; or "adam", whose first decay is hyper_momentum.
         hyper_scale: "relative" (the default) divides hyper-gradients by sum lr |g|_1, which makes them dimensionless,
             and moves 1 - beta2 by a factor; "raw" takes them as they are, which is the paper's form.
-        domain: {name: (low, high)}, in place of the class's bounds on that learned coefficient.
+        domain: {name: (low, high)}, in place of the class's bounds on that learned coefficient. A decay's high is
+            below 1.
         debias: what a moving average is divided by: "weights" (the default), the weight that it has gathered while
             its decay moved; or "powers", 1 - beta^t, which is right only if beta never changed.
         per_group: every param group learns coefficients of its own.

@@ -18,7 +18,7 @@ BUFFERS = ("m", "v", "s", "n", "l", "g_prev")  # of the rule when it learns all 
 def sqrt(x: Tensor) -> Tensor:
     """Square root whose derivative at 0 is 0 instead of infinite: V = 0 occurs at unused embedding rows.
 
-    Of negative numbers and NaN it is 0 too.
+    The root of a negative number or NaN is 0 too.
     """
     positive = x > 0
     return torch.where(positive, torch.where(positive, x, 1.0).sqrt(), 0.0)

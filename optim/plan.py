@@ -104,7 +104,9 @@ class Batch:
         ]
         for x, *rest in self.rest:
             check_fit(x, dict(zip(loops.kept, rest, strict=True)))
-        self.changed = [x for p, (x, *_) in zip(self.params, self.rest, strict=True) if p.grad is not None]
+        self.changed = [
+            y for p, (x, *_) in zip(self.params, self.rest, strict=True) if p.grad is not None for y in (p, x)
+        ]
         self.stand_ins = {p: torch.zeros_like(p) for p in self.params if p.grad is None}  # for the gradient
         grads = self.gradients()
         for grad, (x, *_) in zip(grads, self.rest, strict=True):

@@ -29,7 +29,7 @@ ONCE = {  # at AdamW's start only, where these optimizers have the same betas; e
 }
 START = (0.9, 0.95)
 BETAS = (START, (0.9, 0.999), (0.7, 0.8), (0.99, 0.9), (0.5, 0.75), (0.99, 0.6))
-UNCLIPPED = ({"grad_clip": 0.0},)  # not where a norm of 1 is never reached, and a run without clipping is the same run
+UNCLIPPED = ({"grad_clip": 0.0},)  # not where hardly any gradient is longer than 1: there it is the same run again
 SCHEDULES = tuple(
     {"schedule": schedule, "weight_decay": decay}
     for schedule in ("cosine", "linear", "constant")

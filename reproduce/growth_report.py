@@ -10,7 +10,7 @@ from reproduce.markdown import markdown
 from reproduce.page_parts import CHANCE, bullets, by_rates, conditions_of, still_missing
 
 AGAINST = (  # a row, another, whether that is at the row's rate where this is AdamW's best or more, and in words
-    ("MADA, growing rate", "MADA", True, "MADA's own, not growing, at AdamW's best rate or at twice that"),
+    ("MADA, growing rate", "MADA", True, "MADA itself, not growing, at AdamW's best rate or at twice that"),
     ("MADA from Muon's corner, growing rate", "AdamW", False, "AdamW at its best rate"),
     ("MADA from Muon's corner, growing rate", "MADA from Muon's corner", True,
      "the same corner, not growing, at AdamW's best rate or at twice that"),

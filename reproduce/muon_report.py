@@ -65,8 +65,8 @@ def in_short(name: str, values: dict) -> str:
     """MADA from Muon's corner against AdamW, with what the front page needs to say of it."""
     found = tuned(name, values, "AdamW")
     seeds = f" ({found['gap'].n} seeds)" if found and found["gap"].n > 1 else ""
-    points = " points of test error" * TASKS[name].higher
-    return f"{TASKS[name].title} {at_best(found)}{points}{seeds}"
+    points = " (points of test error)" * TASKS[name].higher
+    return f"{TASKS[name].title}{points} {at_best(found)}{seeds}"
 
 
 def shares(values: dict, row: str) -> list[float]:

@@ -46,8 +46,8 @@ class Run:
         what = {name: value for name, value in self.cfg.items() if not known[name].free}
         if "optimizer" in what:
             with contextlib.suppress(ValueError):  # settings that the optimizer refuses: the run itself says so
-                known = repr({name: it for name, it in what.items() if name != "seed"})
-                what |= resolved(what["optimizer"], known) | {"learn": what.get("learn")}  # ids have it as given
+                given = repr({name: it for name, it in what.items() if name != "seed"})
+                what |= resolved(what["optimizer"], given) | {"learn": what.get("learn")}  # ids have it as given
         what = sorted((name, value) for name, value in what.items() if value)
         text = repr([NUMERICS, os.path.basename(self.script), data_hash(self.cfg.get("dataset")), what])
         return hashlib.sha256(text.encode()).hexdigest()[:12]

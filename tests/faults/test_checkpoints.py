@@ -165,6 +165,7 @@ def test_a_kill_at_any_system_call_of_a_save_loses_neither_last_nor_best():
     for out_dir in killed:
         found, done = readable(out_dir), Path(f"{out_dir.removeprefix('kill')}.done")
         newest = max(found.get(checkpoints.LAST, 0), found.get(checkpoints.PREVIOUS, 0))
+        assert newest or not any(Path(out_dir, name).exists() for name in (checkpoints.LAST, checkpoints.PREVIOUS))
         assert newest >= (int(done.read_text()) if done.exists() else 0), (out_dir, found)
         assert not newest or found[checkpoints.BEST] >= newest - (newest == 2), (out_dir, found)
 

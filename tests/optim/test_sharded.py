@@ -132,6 +132,9 @@ def worker(rank, folder):
         model[0].weight.grad.to_local()[0, 0] = torch.nan
     optimizer.step()
     results["not finite"] = before, result(model, optimizer)[:2], optimizer.skipped_steps
+    version = model[0].weight._version
+    train(model, optimizer, [4])
+    results["seen by autograd"] = model[0].weight._version > version
     stages = init_device_mesh("cpu", (2, 1), mesh_dim_names=("stage", "data"))["data"]
     model, optimizer = network("adan", stages)
     with torch.no_grad():
@@ -155,7 +158,7 @@ def test_sharded_steps_are_those_of_one_process_and_checkpoints_go_on_exactly(tm
     zero, one = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     torch.testing.assert_close(zero, one, rtol=0, atol=0)
     assert zero.pop("copies") == (1, 2)
-    assert zero.pop("refused")
+    assert zero.pop("refused") and zero.pop("seen by autograd")
     before, after, skipped = zero.pop("not finite")  # on one of the ranks
     torch.testing.assert_close(before, after, rtol=0, atol=0)
     assert skipped == 1

@@ -37,11 +37,11 @@ def test_the_page_is_made_of_the_committed_data():
     assert pages.index(RESULTS) == README, "python scripts/reproduce.py index"
 
 
-CONTESTS = sorted(path for name in questions.NAMES for path in RESULTS.glob(f"{name}/*/README.md"))
+PAGES = sorted(path for name in questions.NAMES for path in RESULTS.glob(f"{name}/*/README.md"))
 
 
-@pytest.mark.parametrize("path", CONTESTS, ids=lambda path: path.parts[-3])
-def test_a_page_of_a_contest_is_made_of_the_committed_data(path, tmp_path, monkeypatch):
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.parts[-3])
+def test_a_page_of_a_question_is_made_of_the_committed_data(path, tmp_path, monkeypatch):
     for name in ("against", "bars", "front", "paths", "task"):  # pictures are not compared
         monkeypatch.setattr(contest_drawing, name, lambda *arguments: None)
     name, scale = path.parts[-3:-1]

@@ -74,12 +74,14 @@ OPS = {
         ("pow({0}, {1})", "libdevice.pow({0}, {1})"),
     ),
     **overloads(aten.fmod, ("fmod({0}, {1})", "libdevice.fmod({0}, {1})")),
-    **overloads(
-        aten.remainder,
-        ("fmod(fmod({0}, {1}) + {1}, {1})", "libdevice.fmod(libdevice.fmod({0}, {1}) + {1}, {1})"),
+    aten.maximum.default: (  # NaN if either is
+        "({0} > {1}) | ({0} != {0}) ? {0} : {1}",
+        "tl.maximum({0}, {1}, propagate_nan=tl.PropagateNan.ALL)",
     ),
-    aten.maximum.default: ("{0} > {1} ? {0} : {1}", "tl.maximum({0}, {1})"),
-    aten.minimum.default: ("{0} < {1} ? {0} : {1}", "tl.minimum({0}, {1})"),
+    aten.minimum.default: (
+        "({0} < {1}) | ({0} != {0}) ? {0} : {1}",
+        "tl.minimum({0}, {1}, propagate_nan=tl.PropagateNan.ALL)",
+    ),
     aten.where.self: ("{0} ? {1} : {2}", "tl.where({0}, {1}, {2})"),
     aten.masked_fill.Scalar: ("{1} ? {2} : {0}", "tl.where({1}, {2}, {0})"),
 }
@@ -203,7 +205,8 @@ def expressions(loop, dialect, cast, literal):
         if op in CONSTANTS:
             op, args = aten.scalar_tensor.default, (CONSTANTS[op](*args),)
         inside = any(isinstance(x, torch.fx.Node) and x not in uniform for x in args)
-        either = op is aten.add.Tensor and logical.issuperset(args)  # torch's sum of booleans
+        # torch's sum and product of booleans
+        of_logical = {aten.add.Tensor: "|", aten.mul.Tensor: "&"}.get(op) if logical.issuperset(args) else None
         if op is aten.scalar_tensor.default:
             expression = number(args[0])
         elif op is aten.div.Tensor and inside and isinstance(args[1], torch.fx.Node):
@@ -220,8 +223,10 @@ def expressions(loop, dialect, cast, literal):
             node.kwargs.get("dtype") is torch.float64 or node.kwargs == {"dtype": torch.float32} and args[0] in logical
         ):
             expression = operand(args[0], inside)
-        elif either:
-            expression = f"{operand(args[0], inside)} | {operand(args[1], inside)}"
+            if args[0] in logical and dialect:  # Triton counts with booleans as with integers of one bit
+                expression = cast(expression) if inside else f"({expression}).to(tl.float64)"
+        elif of_logical:
+            expression = f"{operand(args[0], inside)} {of_logical} {operand(args[1], inside)}"
         elif op in OPS:
             template = OPS[op] if isinstance(OPS[op], str) else OPS[op][dialect]
             operands = [operand(x, inside) for x in args]
@@ -237,7 +242,7 @@ def expressions(loop, dialect, cast, literal):
         names[node] = f"x{len(names)}"
         if not inside:
             uniform.add(node)
-        if op.overloadpacket in LOGICAL or either:
+        if op.overloadpacket in LOGICAL or of_logical:
             logical.add(node)
         (each if inside else once).append((names[node], node in logical, expression))
     return once, each, [operand(x, True) for x in loop.trace.graph.output_node().args[0]]

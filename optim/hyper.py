@@ -63,6 +63,7 @@ def descent(optimizer: str, scale: str, start: int, clip: float | None) -> Loop:
         growth = torch.where(growth > 0, torch.relu(growth - ramp), growth)
         proposal = last + growth
         moved = torch.where(grows > 0, torch.maximum(q, torch.exp(proposal)), moved)
+        moved = torch.where(moved.isnan(), q, moved)
         velocity = torch.where(grows > 0, proposal, velocity)
         return [torch.minimum(torch.maximum(moved, low), high), h, velocity, square], []
 

@@ -12,6 +12,7 @@ from . import arguments
 from .engine import ParameterizedOptimizer
 from .muon import MOMENTUM, orthogonalized
 
+SMALLEST = 1e-38  # eps; in float32
 BUFFERS = ("m", "v", "s", "n", "l", "g_prev")  # of the rule when it learns all of its coefficients but mu
 
 
@@ -231,8 +232,8 @@ class MADA(ParameterizedOptimizer):
 
     def check_constants(self, constants: dict[str, Any]) -> None:
         eps, lion_betas = constants["eps"], arguments.as_numbers("lion_betas", constants["lion_betas"], 2)
-        if not (arguments.is_number(eps) and eps > 0):
-            raise ValueError(f"eps={eps!r} must be positive")
+        if not (arguments.is_number(eps) and eps >= SMALLEST):
+            raise ValueError(f"eps={eps!r} must be positive, and at least {SMALLEST}: its reciprocal must be finite")
         if not all(0 <= beta < 1 for beta in lion_betas):
             raise ValueError(f"lion_betas={lion_betas!r} must be two numbers in [0, 1)")
         arguments.check_choices(

@@ -1,6 +1,7 @@
 """What a step works on: parameters as rows of loops, with their scalars; kept between steps while nothing changes."""
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -40,6 +41,18 @@ def check_fit(x: Tensor, state: dict[str, Tensor]) -> None:
                 f"the state {name!r} of a parameter of shape {tuple(x.shape)} on {x.device} has shape {tuple(y.shape)} "
                 f"on {y.device}: it belongs to a different parameter, or the parameter has changed since"
             )
+
+
+def check_apart(params: Iterable[Tensor]) -> None:
+    """Raises RuntimeError if two parameters are the same memory: threads that update both would lose one update."""
+    seen = set()
+    for x in map(local, params):
+        place = x.device, x.data_ptr()
+        if x.numel() and place in seen:
+            raise RuntimeError(
+                f"two parameters share the memory of one of shape {tuple(x.shape)}: pass it once, as one parameter"
+            )
+        seen.add(place)
 
 
 class Batch:
@@ -209,6 +222,7 @@ class Plan:
                     optimizer.start(group, loops, p)
                 if p.grad is not None or "g" in optimizer.state.get(p, ()):
                     members.setdefault((loops, copies(p)), []).append((i, p))
+        check_apart(p for rows in members.values() for _, p in rows)
         self.hyper = Hyper(groups, optimizer.scalar_device())
         self.batches = [Batch(optimizer, self.hyper, *key, rows) for key, rows in members.items()]
         self.learns = any(learned(group) for group in groups)

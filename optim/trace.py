@@ -20,8 +20,23 @@ def clamp(x, low=None, high=None):
     return x if high is None else torch.where(x > high, high, x)
 
 
+def remainder(x, y):
+    m = torch.fmod(x, y)
+    if not isinstance(y, torch.Tensor):
+        return torch.where(m < 0, m + y, m) if y > 0 else torch.where(m > 0, m + y, m)
+    return torch.where(((m < 0) & (y > 0)) | ((m > 0) & (y < 0)), m + y, m)
+
+
 def divide(x, y, *, rounding_mode=None):
-    return {None: lambda z: z, "floor": torch.floor, "trunc": torch.trunc}[rounding_mode](x / y)
+    """Rounded to what is exact: loops multiply by reciprocals, and 49 times that of 49 is below 1."""
+    if rounding_mode is None or not isinstance(y, torch.Tensor) and y == 0:
+        return x / y
+    whole = torch.round((x - {"floor": remainder, "trunc": torch.fmod}[rounding_mode](x, y)) / y)
+    return torch.where(y == 0, x / y, whole) if isinstance(y, torch.Tensor) else whole
+
+
+def unless_shrunk(gradient, x, limit):
+    return torch.where((x >= -limit) & (x <= limit), 0.0, gradient)
 
 
 def add(x, y, *, alpha=1):
@@ -40,6 +55,10 @@ def decompositions() -> dict:
     ours = {
         aten.clamp.default: clamp,
         aten.clamp.Tensor: clamp,
+        aten.remainder.Tensor: remainder,
+        aten.remainder.Scalar: remainder,
+        aten.softshrink_backward.default: unless_shrunk,
+        aten.hardshrink_backward.default: unless_shrunk,
         aten.div.Tensor_mode: divide,
         aten.div.Scalar_mode: divide,
         aten.add.Tensor: add,
@@ -92,7 +111,7 @@ def traced(function: Callable, count: int) -> GraphModule:
     if any(node.target not in KNOWN or node.kwargs.get("alpha", 1) != 1 for node in operations(trace)):
         trace = record(function, count, decompositions())
     for node in operations(trace):
-        if torch.Tag.pointwise not in node.target.tags and node.target not in KNOWN:
+        if torch.Tag.pointwise not in getattr(node.target, "tags", ()) and node.target not in KNOWN:
             if node.target is aten.lift_fresh_copy.default:
                 raise ValueError("the rule makes a tensor of a number, as torch.tensor does: write the number itself")
             raise ValueError(

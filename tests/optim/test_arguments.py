@@ -31,6 +31,7 @@ BAD = [
     (MADA, {"gamma": 1.1, "learn": ()}, "gamma"),
     (MADA, {"eps": 0.0}, "eps"),
     (MADA, {"eps": math.nan}, "eps"),
+    (MADA, {"eps": 1e-40}, "eps"),  # whose reciprocal is infinite in float32
     (MADA, {"lion_betas": (0.9, 1.5)}, "lion_betas"),
     (MADA, {"lion_betas": (0.9,)}, "lion_betas"),
     (MADA, {"hyper_lr": -1.0}, "hyper_lr"),

@@ -50,6 +50,8 @@ FUNCTIONS = {
         + torch.where(torch.logical_xor(a > 0.5, b > s), a, s)
         + torch.logical_and(a > s, b > s) * b
     ),
+    "shrunk": lambda a, b, s: F.softshrink(b - 1, 0.2) * a + F.hardshrink(a - 0.5, 0.2) * b,
+    "finite": lambda a, b, s: torch.where(torch.isfinite(a) & (b > 1), a, b),
     "order": lambda a, b, s: (
         torch.maximum(a, b) + torch.where((a > 0.2) & (a != s), b, a) + torch.sign(a - b) * a + torch.sgn(b - 1) * b
     ),
@@ -105,6 +107,41 @@ def test_what_is_not_finite_is_seen():
     a, b = torch.tensor([torch.nan, 3.0, 4.0, torch.nan]), torch.tensor([5.0, torch.inf, -torch.inf, torch.nan])
     fuse.Loop(replaced, ("a", "b"), ("s",), ("a",))([(a, b)], torch.ones(1, 1, dtype=torch.float64))
     torch.testing.assert_close(a, torch.tensor([6.0, 5.0, 6.0, torch.nan]), rtol=0, atol=0, equal_nan=True)
+
+
+EDGES = {
+    "remainder": (torch.remainder, [1e-10, -1e-10, 0.3, 5.0, -5.0, 3e38], [1.0, 1.0, 2.0**24, 3.0, 3.0, 3.1e38]),
+    "remainder of a number": (lambda a, b: a % 0.4 + a % -0.4, [1e-10, -1e-10, 0.8, -0.3], [1.0] * 4),
+    "floor": (
+        lambda a, b: torch.div(a, b, rounding_mode="floor"),
+        [49.0, 41.0, -7.0, 98.0, 7.0],
+        [49.0, 41.0, 2.0, 98.0, 0.0],
+    ),
+    "truncated": (
+        lambda a, b: torch.div(a, b, rounding_mode="trunc"),
+        [49.0, 41.0, -7.0, 98.0],
+        [49.0, 41.0, 2.0, 98.0],
+    ),
+    "maximum": (torch.maximum, [torch.nan, 1.0, 2.0], [1.0, torch.nan, 1.0]),
+    "minimum": (torch.minimum, [torch.nan, 1.0, 2.0], [1.0, torch.nan, 1.0]),
+    "booleans": (lambda a, b: ((a > 0) * (b > 0) + (a > 1)) * a, [-1.0, 0.5, 2.0], [1.0, 1.0, 1.0]),
+    "their difference": (lambda a, b: (a > 0).to(a.dtype) - (a < 0).to(a.dtype), [-2.0, 0.0, 2.0], [1.0] * 3),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("name", EDGES)
+def test_edges_are_pytorchs(name, dtype):
+    function, a, b = EDGES[name]
+    a, b = torch.tensor(a, dtype=dtype), torch.tensor(b, dtype=dtype)
+    expected = function(a, b).to(dtype)
+    fuse.Loop(lambda a, b: ([function(a, b)], []), ("a", "b"), (), ("a",))([(a, b)], torch.ones(1, 0).double())
+    torch.testing.assert_close(a, expected, rtol=1e-6, atol=0, equal_nan=True)
+
+
+def test_an_operation_with_two_results_is_refused_by_name():
+    with pytest.raises(ValueError, match="the rule uses .*not elementwise"):
+        fuse.Loop(lambda a: ([torch.frexp(a).mantissa], []), ("a",), (), ("a",))
 
 
 def test_the_root_has_no_infinite_derivative():

@@ -8,6 +8,7 @@ import gc
 import os
 import subprocess
 import sys
+import warnings
 import weakref
 from types import MappingProxyType
 
@@ -700,6 +701,32 @@ def test_a_state_from_before_the_first_step_resets_muon():
 
 
 # -- what does not fit -----------------------------------------------------------------------------------------------
+
+
+def test_a_gradient_that_is_stored_with_the_other_sign():
+    """Autograd leaves such a one behind complex numbers: memory holds -1, the tensor is 1."""
+    moved = []
+    for lazy in (True, False):
+        p = torch.zeros(1, requires_grad=True)
+        grad = torch.tensor([1j]).conj().imag  # -1, as a view that negates
+        assert grad.is_neg() and grad.item() == -1
+        p.grad = grad if lazy else torch.tensor([-1.0])
+        MADA([p], lr=0.1).step()
+        moved.append(p.item())
+    assert moved[0] == moved[1] > 0
+
+
+@pytest.mark.parametrize("how", ["listed twice", "tied by data"])
+def test_parameters_that_share_memory_are_refused(how):
+    p = torch.ones(3, requires_grad=True)
+    q = p if how == "listed twice" else torch.nn.Parameter(p.data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, of what is listed twice
+        optimizer = HyperAdam([p, q])
+    p.grad, q.grad = torch.ones(3), torch.ones(3)
+    with pytest.raises(RuntimeError, match="two parameters share the memory of one of shape .3,."):
+        optimizer.step()
+    assert torch.equal(p, torch.ones(3))
 
 
 def test_a_gradient_of_another_shape_is_refused(monkeypatch):

@@ -48,8 +48,9 @@ class ParameterizedOptimizer(Stateful):
         Elementwise in g and the buffers, which start at zero. Coefficients, bias corrections and t are 0-D tensors.
         t = 1, 2, ... counts the updates of that parameter. For each coefficient beta_i there is bias_i, the weight
         that a moving average with decay beta_i has gathered (see `debias`). The rule is differentiated, so its
-        derivative must be finite everywhere. It may use torch's elementwise operations: those of codegen.OPS, and what
-        can be made of them, become one loop; others run more slowly; one that is not elementwise raises ValueError.
+        derivative must be finite everywhere. It is traced with 0-D tensors in float64, so it must not read shapes or
+        dtypes. It may use torch's elementwise operations: those of codegen.OPS, and what can be made of them, become
+        one loop; others run more slowly; one that is not elementwise raises ValueError.
     domain: {coefficient: (low, high)}: learned coefficients are projected onto this box.
     raw_domain: {coefficient: (low, high)}: what hyper_scale="raw" uses instead, where that differs.
     raw_hyper_lr: {coefficient: hyper_lr}: the defaults under hyper_scale="raw".

@@ -14,7 +14,7 @@ TASKS = {
     name: it._replace(seeds=FIRST - FIRST_SEED + 12, rows=ROWS) for name, it in contest.TASKS.items() if not it.costly
 }
 SCALES = {scale: tuple(name for name in names if name in TASKS) for scale, names in contest.SCALES.items()}
-WHOLE = ("digits", "factorization", "cartpole", "acrobot")  # tasks that take seconds: every cell is run again
+WHOLE = ("digits", "factorization", "acrobot")  # tasks that take a second: every cell is run again
 
 
 def before(name: str, scale: str) -> dict[Cell, verdict.Gap]:

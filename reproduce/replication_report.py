@@ -62,7 +62,7 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
             f"and AdamW alone in {theirs}."
         )
     if whole:
-        said += f" All cells of the cheapest tasks, and those from {START} of the other cheap ones, were run again too: "
+        said += f" All cells of the cheapest tasks, and of the other cheap ones those from {START}, were run again: "
         said += f"{'; '.join(fine)}. The goal of 95 % is {'missed on ' + '; '.join(missed) if missed else 'met'}."
     table = "The cells that look bad in the contest, or in the new seeds:\n\n" + markdown(
         ["task", "cell", "gap in the contest", "in the new seeds", "MADA alone collapses", "AdamW alone"], lines

@@ -151,24 +151,18 @@ def front_lines(summaries: dict[str, dict]) -> str:
 
 
 def sentences(summaries: dict[str, dict]) -> list[str]:
-    """The verdict, computed."""
+    """The verdict, computed, as the front page has it; details() goes on."""
     gaps = {(name, cell): gap for name, it in summaries.items() for cell, gap in it["gaps"].items()}
-    plain = [gap for (_, cell), gap in gaps.items() if cell.betas == START]
     seeds = [n for it in summaries.values() for n in it["seeds"]]
-    others = [gap for (name, _), gap in gaps.items() if name != contest.CHOSEN_ON]
     replaced = [it["replaced"] for it in summaries.values() if it["replaced"]]
-    rates, betas = ([it[key]["gap"] for it in summaries.values() if it[key]] for key in ("start", "anywhere"))
+    rates = [it["start"]["gap"] for it in summaries.values() if it["start"]]
     parts = [part for it in summaries.values() for part in it["undone"].values()]
     small = sum(gap.mean + 2 * gap.error <= verdict.FAR * abs(gap.base) for gap in gaps.values())
     damage = "There is no damage by bad initial betas to undo."
     if parts:
         level = sum(it["level"] for it in summaries.values())
-        damage = f"It **undoes {100 * mean(parts):.0f} % of what bad initial betas cost AdamW**. "
-        slow = [cell.betas[0] == 0.99 for it in summaries.values() for cell in it["undone"]]
-        rest = [part for part, at_099 in zip(parts, slow, strict=True) if not at_099]
-        damage += f"In {level} of {len(parts)} such cells it ends level with AdamW from (0.9, 0.95). "
-        damage += f"In {sum(slow)} of the {len(parts)} beta1 starts at 0.99"
-        damage += f"; in the other {len(rest)} it undoes {100 * mean(rest):.0f} %." if rest else "."
+        damage = f"It **undoes {100 * mean(parts):.0f} % of what bad initial betas cost AdamW**: in {level} of "
+        damage += f"{len(parts)} such cells it ends level with AdamW from (0.9, 0.95)."
     worst, cell = max(gaps, key=lambda at: gaps[at].excess())
     gap, end = gaps[worst, cell], "In no cell is it worse than that."
     if gap.excess():
@@ -177,26 +171,20 @@ def sentences(summaries: dict[str, dict]) -> list[str]:
     return [
         (
             f"MADA is **no worse in {no_worse_in(gaps.values())}** of {len(summaries)} task{'s' * (len(summaries) > 1)}"
-            f", with {span(seeds)} seeds each. By this rule an optimizer exactly as good as AdamW would be so in about "
-            f"{len(gaps) - by_chance(gaps.values()):.0f}, and AdamW is no worse than MADA in "
-            f"{sum(it['base_no_worse'] for it in summaries.values())}. From betas (0.9, 0.95) alone, MADA is no worse "
-            f"in {no_worse_in(plain)}; without the task on which its defaults were chosen, in {no_worse_in(others)}."
+            f", with {span(seeds)} seeds each; AdamW is no worse than MADA in "
+            f"{sum(it['base_no_worse'] for it in summaries.values())}. By this rule an optimizer exactly as good as "
+            f"AdamW would be no worse in about {len(gaps) - by_chance(gaps.values()):.0f}. In "
+            f"{share(small, len(gaps))} cells the runs rule out that MADA is more than 2 % worse."
         ),
         (
             f"By more than two standard errors, it is **better in {clear(gaps.values(), -1)} cells and worse in "
-            f"{clear(gaps.values(), 1)}**; from betas (0.9, 0.95), in {clear(plain, -1)} and {clear(plain, 1)}. "
-            "If the two were equal, chance alone would make MADA better in about "
-            f"{by_chance(gaps.values()):.0f} cells, and worse in as many. By Student's t at 5 % it is better in "
-            f"{clear(gaps.values(), -1, STUDENTS)} and worse in {clear(gaps.values(), 1, STUDENTS)}. The cells of a "
-            f"task share seeds and data, so they are not independent. In {share(small, len(gaps))} cells the runs "
-            "rule out that MADA is more than 2 % worse; in the others it is, or there are too few seeds to tell."
+            f"{clear(gaps.values(), 1)}**; chance alone would make an equal better in about "
+            f"{by_chance(gaps.values()):.0f}, and worse in as many."
         ),
         (
             "At AdamW's best learning rate from betas (0.9, 0.95), with nothing retuned, it is better by more than "
             f"two standard errors on {clear(replaced, -1)} of {len(replaced)} tasks and worse on "
-            f"{clear(replaced, 1)}; with each one at its own best rate, on {clear(rates, -1)} and {clear(rates, 1)} "
-            f"(by Student's t on {clear(rates, -1, STUDENTS)} and {clear(rates, 1, STUDENTS)}); with betas tuned too, "
-            f"on {clear(betas, -1)} and {clear(betas, 1)}."
+            f"{clear(replaced, 1)}; with each one at its own best rate, on {clear(rates, -1)} and {clear(rates, 1)}."
         ),
         damage,
         end,
@@ -219,7 +207,13 @@ def by_chance(gaps: Iterable[verdict.Gap]) -> float:
 
 def details(summaries: dict[str, dict]) -> list[str]:
     """What the page has to say beyond the verdict."""
-    gaps = [gap for it in summaries.values() for gap in it["gaps"].values()]
+    every = {(name, cell): gap for name, it in summaries.items() for cell, gap in it["gaps"].items()}
+    plain = [gap for (_, cell), gap in every.items() if cell.betas == START]
+    others = [gap for (name, _), gap in every.items() if name != contest.CHOSEN_ON]
+    betas = [it["anywhere"]["gap"] for it in summaries.values() if it["anywhere"]]
+    undone = {(name, cell): part for name, it in summaries.items() for cell, part in it["undone"].items()}
+    rest = [part for (_, cell), part in undone.items() if cell.betas[0] != 0.99]
+    gaps = [*every.values()]
     below, above = (sum(gap.share * sign > verdict.FAR for gap in gaps) for sign in (-1, 1))
     tuned = {name: it["start"]["gap"] for name, it in summaries.items() if it["start"]}
 
@@ -228,6 +222,23 @@ def details(summaries: dict[str, dict]) -> list[str]:
         return ", ".join(name + at_edge(summaries[name]["start"]) for name in tasks) or "none"
 
     return [
+        (
+            f"From betas (0.9, 0.95) alone, it is no worse in {no_worse_in(plain)}, and by more than two standard "
+            f"errors better in {clear(plain, -1)} and worse in {clear(plain, 1)}. Without the task on which its defaults were "
+            f"chosen, it is no worse in {no_worse_in(others)}."
+        ),
+        (
+            f"By Student's t at 5 % it is better in {clear(gaps, -1, STUDENTS)} cells and worse in "
+            f"{clear(gaps, 1, STUDENTS)}, and at each one's best rate on {clear(tuned.values(), -1, STUDENTS)} and "
+            f"{clear(tuned.values(), 1, STUDENTS)} tasks. The cells of a task share seeds and data, so they are not "
+            "independent."
+        ),
+        (
+            f"At each one's best rate and betas, it is better by more than two standard errors on {clear(betas, -1)} "
+            f"tasks and worse on {clear(betas, 1)}."
+        ),
+        f"Of {len(undone)} cells with bad initial betas beta1 starts at 0.99 in {len(undone) - len(rest)}"
+        + (f"; in the other {len(rest)} MADA undoes {100 * mean(rest):.0f} % of the damage." if rest else "."),
         (
             f"Its mean is lower in {share(sum(gap.mean < 0 for gap in gaps), len(gaps))} cells, more than 2 % lower in "
             f"{below}, and more than 2 % higher in {above}."

@@ -224,8 +224,8 @@ def details(summaries: dict[str, dict]) -> list[str]:
     return [
         (
             f"From betas (0.9, 0.95) alone, it is no worse in {no_worse_in(plain)}, and by more than two standard "
-            f"errors better in {clear(plain, -1)} and worse in {clear(plain, 1)}. Without the task on which its defaults were "
-            f"chosen, it is no worse in {no_worse_in(others)}."
+            f"errors better in {clear(plain, -1)} and worse in {clear(plain, 1)}. Without the task on which its "
+            f"defaults were chosen, it is no worse in {no_worse_in(others)}."
         ),
         (
             f"By Student's t at 5 % it is better in {clear(gaps, -1, STUDENTS)} cells and worse in "

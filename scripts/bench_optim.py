@@ -24,6 +24,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import metrics
 import optim
+from data.prepared import writing
 from devices import hardware
 from model import GPT, GPTConfig
 from reproduce import drawing
@@ -135,6 +136,9 @@ def main():
         torch.cuda.set_device(torch.device(args.device).index or 0)
     elif args.device != "cpu":
         raise UserError(f"--device {args.device}: must be cpu, cuda or cuda:N")
+    if args.out:
+        with writing(Path(args.out)):
+            os.makedirs(args.out, exist_ok=True)
     params, hidden = parameters(args.shapes, args.device)
     names = [name for name in names if hidden or name not in MUON]
     elements = sum(p.numel() for p in params)
@@ -183,7 +187,6 @@ def main():
             f"{row['ms'] / row['floor_ms']:9.2f}"
         )
     if args.out:
-        os.makedirs(args.out, exist_ok=True)
         with open(os.path.join(args.out, "bench.json"), "w") as file:
             json.dump(
                 {

@@ -148,6 +148,19 @@ class Dictator:
         return torch.cat([tokens, torch.tensor([[3198, 734, 50256, 464]])], dim=1)  # One, two, <|endoftext|>, The
 
 
+def test_the_benchmark_measures_what_it_is_asked_for(script, tmp_path):
+    status, printed, error = script(
+        "bench_optim", "--shapes", 1000, "--device", "cpu", "--rounds", 1, "--only", "mada;lion", "--out", tmp_path
+    )
+    rows = json.loads((tmp_path / "bench.json").read_text())["rows"]
+    assert (status, error) == (0, "") and [row["name"] for row in rows] == ["adamw", "mada", "lion"]
+    assert all(row["ms"] > 0 and row["floor_ms"] > 0 and f"\n{row['name']} " in printed for row in rows)
+    assert [row["state_bytes_per_parameter"] for row in rows] == pytest.approx([8, 28, 4], rel=1e-2)
+    assert (tmp_path / "bench.png").exists()
+    status, _, error = script("bench_optim", "--device", "cpu", "--out", tmp_path / "bench.json")
+    assert status == 2 and error.count("\n") == 1 and "bench.json" in error
+
+
 @pytest.mark.parametrize(
     "arguments, prompt, text",
     [

@@ -225,7 +225,8 @@ def equal(a: object, b: object) -> bool:
     """Whether two settings are the same, element by element if they are tensors."""
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return a.shape == b.shape and bool((a.cpu() == b.cpu()).all())
-    return bool(torch.as_tensor(a == b).all())
+    same = a == b
+    return same if isinstance(same, bool) else bool(torch.as_tensor(same).all())
 
 
 def check_group(optimizer: "ParameterizedOptimizer", group: dict[str, Any], shares: bool) -> None:

@@ -239,9 +239,7 @@ def run(cfg, given):
         it, best = checkpoint["iter"], checkpoint["best_accuracy"]
     first, end = it // steps + 1, min(cfg.epochs, cfg.stop_after or cfg.epochs)
     if first > end:
-        raise Finished(
-            f"the run in {cfg.out_dir} has done {first - 1} of its {cfg.epochs} epochs, all that are asked for"
-        )
+        raise Finished(f"the run in {cfg.out_dir} has all its {end} epochs")
 
     # only now is anything written
     if not checkpoint:

@@ -256,9 +256,6 @@ def wounded(*args, **kwargs):
         if rank == 1 and len(count) == 6:
             if fault == "skip":
                 optimizer.param_groups[0]["params"][0].grad[0, 0] = math.nan
-            if fault == "bit":
-                with torch.no_grad():
-                    optimizer.param_groups[0]["params"][0][0, 0] += 1e-3
             if fault == "token":
                 raise settings.UserError("val.bin holds token 99, beyond the 27 of its meta.json")
         return step(*args)
@@ -274,7 +271,6 @@ settings.main(train.train, train.__file__)
     "fault, words",
     [
         ("skip", "has other parameters or coefficients than the other ranks"),
-        ("bit", "rank 1 has other parameters or coefficients than the other ranks$"),
         ("nan", "rank 0 has other parameters or coefficients than the other ranks .not finite.$"),
         ("token", "val.bin holds token 99, beyond the 27"),
     ],

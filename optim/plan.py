@@ -117,9 +117,8 @@ class Batch:
         ]
         for x, *rest in self.rest:
             check_fit(x, dict(zip(loops.kept, rest, strict=True)))
-        self.changed = [
-            y for p, (x, *_) in zip(self.params, self.rest, strict=True) if p.grad is not None for y in (p, x)
-        ]
+        self.changed = [p for p in self.params if p.grad is not None]
+        self.changed += [local(p) for p in self.changed if is_sharded(p)]
         self.stand_ins = {p: torch.zeros_like(p) for p in self.params if p.grad is None}  # for the gradient
         grads = self.gradients()
         for grad, (x, *_) in zip(grads, self.rest, strict=True):
@@ -135,7 +134,10 @@ class Batch:
 
     def gradients(self) -> list[Tensor]:
         """This rank's part of each parameter's gradient."""
-        return [local(self.stand_ins[p]) if p.grad is None else local_gradient(p) for p in self.params]
+        grads = [local(self.stand_ins[p]) if p.grad is None else local_gradient(p) for p in self.params]
+        if any(map(torch.is_neg, grads)):  # of a complex loss they may be stored with the other sign
+            grads = [grad.resolve_neg() for grad in grads]
+        return grads
 
     def take_gradients(self) -> None:
         """Use the gradients of this step, which may be elsewhere in memory."""

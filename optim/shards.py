@@ -29,7 +29,7 @@ def local_gradient(p: torch.Tensor) -> torch.Tensor:
     grad = p.grad
     if is_sharded(grad) and grad.placements != p.placements:
         grad = grad.redistribute(p.device_mesh, p.placements)
-    return local(grad).resolve_neg()  # of a complex loss it may be stored with the other sign
+    return local(grad)
 
 
 def world() -> int:

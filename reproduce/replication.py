@@ -32,7 +32,6 @@ def runs(name: str, scale: str, seeds: int | None = None) -> dict[tuple[str, Cel
     """{(row, cell, seed): run} of a task; seeds: how many, the contest's included, which are not run again."""
     cells = contest.cells(TASKS[name])["MADA"]
     if name not in WHOLE:
-        plain = [cell for cell in cells if cell.betas == contest.START and not cell.conditions]
-        cells = list(dict.fromkeys([*plain, *bad(before(name, scale))]))
+        cells = list(dict.fromkeys([*verdict.over_rates(dict.fromkeys(cells)), *bad(before(name, scale))]))
     every = made(TASKS[name], scale, seeds or TASKS[name].seeds, dict.fromkeys(ROWS, cells), contest.settings)
     return {(row, cell, seed): run for (row, cell, seed), run in every.items() if seed >= FIRST}

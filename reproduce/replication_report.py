@@ -68,9 +68,8 @@ def show(scale: str, folder: Path, seeds: int | None = None) -> dict | None:
         ["task", "cell", "gap in the contest", "in the new seeds", "MADA alone collapses", "AdamW alone"], lines
     )
     blocks = "\n\n".join(filter(None, (said, bullets(whole), still_missing(replication, gathered), table)))
-    (
-        folder / "README.md"
-    ).write_text(f"""# The contest again, in new seeds: what looks bad for MADA, and whole tasks ({scale})
+    title = f"The contest again, in new seeds: what looks bad for MADA, and whole tasks ({scale})"
+    (folder / "README.md").write_text(f"""# {title}
 
 {blocks}
 
